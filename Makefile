@@ -1,0 +1,51 @@
+# Every target makes .venv by itself if it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SCALE ?= auto
+DATA ?=
+RECIPES := $(patsubst projects/%/recipe.toml,%,$(wildcard projects/*/recipe.toml))
+
+.PHONY: help setup test test-all lint data bench report clean $(addprefix reproduce-,$(RECIPES)) $(addprefix sanity-,$(RECIPES))
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@echo "reproduce-NAME  run a recipe: $(RECIPES)   [SCALE=smoke|cpu|gpu|paper] [DATA=folder]"
+	@echo "sanity-NAME     overfit 64 images with the recipe's recogniser"
+
+$(VENV)/.ready: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit("error: Python 3.11 or later is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+setup: $(VENV)/.ready  ## make .venv with the locked packages and install this tree into it
+
+test: $(VENV)/.ready  ## the test suite (no GPU, two cores)
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.ready  ## the suite with the slow tests
+	$(BIN)/python -m pytest --slow
+
+lint: $(VENV)/.ready  ## ruff
+	$(BIN)/python -m ruff check .
+
+data: $(VENV)/.ready  ## render the embedded corpus into data/synth
+	$(BIN)/strlab data synth data/synth
+
+bench: $(VENV)/.ready  ## time the data path and the models against plain references
+	$(BIN)/strlab bench
+
+report: $(VENV)/.ready  ## write the reports of all finished runs again
+	$(BIN)/strlab report outputs
+
+$(addprefix reproduce-,$(RECIPES)): reproduce-%: $(VENV)/.ready
+	$(BIN)/strlab reproduce $* --scale $(SCALE) $(if $(DATA),--data "$(DATA)")
+
+$(addprefix sanity-,$(RECIPES)): sanity-%: $(VENV)/.ready
+	$(BIN)/strlab sanity $*
+
+clean:  ## remove outputs, rendered data and caches (keeps .venv)
+	rm -rf outputs data/synth .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

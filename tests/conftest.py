@@ -1,0 +1,34 @@
+"""Options and fixtures that every test folder shares."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--goldens", type=Path, default=ROOT / "tests" / "goldens", help="folder of measured numbers, one sub-folder a project")
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    skip = pytest.mark.skip(reason="slow: run `make test-all`")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real crops (`STRLAB_REAL_DATA`); the test is skipped where it is not given."""
+    folder = os.environ.get("STRLAB_REAL_DATA")
+    if not folder:
+        pytest.skip("STRLAB_REAL_DATA is not set")
+    return Path(folder)

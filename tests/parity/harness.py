@@ -1,0 +1,68 @@
+"""Reading golden cases: arrays, their `meta`, the recipe that fills weights, and comparison with a stated tolerance.
+
+A parity test asks `pytest_generate_tests` for its cases by file pattern, so a folder with further cases of the same kind
+(other names, inputs, options) is run as it is: nothing here knows a case by name.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Case:
+    """One golden file: `name` is its stem, `arrays` the npz members, `meta` the JSON beside them."""
+
+    name: str
+    path: Path
+    arrays: dict[str, np.ndarray]
+    meta: dict
+
+    @property
+    def manifest(self) -> dict:
+        return json.loads((self.path.parent / f"{self.name}.manifest.json").read_text())
+
+
+def fill(goldens: Path) -> ModuleType:
+    """The module that makes weights and images from names (`fill.py` beside the project folders)."""
+    spec = importlib.util.spec_from_file_location("golden_fill", goldens / "fill.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def case_files(goldens: Path, project: str, pattern: str = "*.npz") -> list[Path]:
+    return sorted((goldens / project).glob(pattern))
+
+
+def load(path: Path) -> Case:
+    if path.suffix == ".json":
+        return Case(path.stem.removesuffix(".manifest"), path, {}, json.loads(path.read_text()))
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    meta = json.loads(str(arrays.pop("meta"))) if "meta" in arrays else {}
+    return Case(path.stem, path, arrays, meta)
+
+
+def to_numpy(value) -> np.ndarray:
+    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+
+
+def assert_close(actual, expected, *, absolute: float = 0.0, relative_to_absmax: float = 0.0, what: str = "") -> None:
+    """Largest difference at most `absolute` + `relative_to_absmax` * max|expected|; shapes equal."""
+    actual, expected = to_numpy(actual).astype(np.float64), np.asarray(expected, dtype=np.float64)
+    assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, golden {expected.shape}"
+    if not expected.size:
+        return
+    assert np.array_equal(np.isfinite(actual), np.isfinite(expected)), f"{what}: finite values differ"
+    finite = np.isfinite(expected)
+    difference = np.abs(actual - expected)[finite].max(initial=0)
+    allowed = absolute + relative_to_absmax * np.abs(expected[finite]).max(initial=0)
+    assert difference <= allowed, f"{what}: off by {difference:.3g}, allowed {allowed:.3g}"
