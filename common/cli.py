@@ -1,0 +1,126 @@
+"""`strlab`: the command that the library installs.
+
+A subcommand's module is imported only when it is called, so that `strlab --help` is quick. Each module offers
+
+    def add_parser(subparsers) -> None:
+        parser = subparsers.add_parser("doctor", help="…", description=__doc__)
+        parser.add_argument(…)
+        parser.set_defaults(run=function)      # function(args: argparse.Namespace) -> int | None
+
+A project adds its own subcommands of `strlab convert` and `strlab data convert` in `projects/<name>/convert.py` and
+`projects/<name>/data_convert.py`, in the same form.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from common import __version__
+from common.errors import UserError, command
+
+
+class Command(NamedTuple):
+    """Where a subcommand lives: a module with `add_parser`, or a module that each project may offer, or both."""
+
+    help: str
+    module: str = ""
+    project_module: str = ""
+
+
+COMMANDS: dict[str, Command] = {
+    "data synth": Command("render the embedded corpus of word crops", "common.data.synth"),
+    "data convert": Command("turn a public data set into a word LMDB", "common.data.convert", "data_convert"),
+    "data augment-sheet": Command("draw what an augmentation recipe does", "common.augment.sheet"),
+    "doctor": Command("check the word LMDBs below a folder, repair into a new one", "common.data.doctor"),
+    "models": Command("list the registered models and their published weights", "common.infer.models"),
+    "read": Command("read the text in images", "common.infer.read"),
+    "eval": Command("accuracy of a checkpoint on every LMDB below a folder", "common.infer.evaluate"),
+    "export": Command("write a checkpoint as ONNX and check it", "common.infer.export"),
+    "serve": Command("a small HTTP server that reads images", "common.infer.serve"),
+    "report": Command("write the reports of finished runs again", "common.infer.report_command"),
+    "reproduce": Command("run a project's recipe, evaluate, write the report", "common.reproduce"),
+    "sanity": Command("overfit 64 images with a project's reader", "common.sanity"),
+    "bench": Command("time the data path and the models in the units u and v", "common.bench.command"),
+    "convert": Command("translate checkpoints between published forms", "", "convert"),
+}
+GROUPS = {"data": "make, convert and look at data"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the `strlab` command; returns the exit status."""
+    return _main(list(sys.argv[1:] if argv is None else argv))
+
+
+@command
+def _main(argv: list[str]) -> int | None:
+    """Parse and run; `UserError` becomes one line and status 2."""
+    name = " ".join(argv[:2]) if argv[:1] and argv[0] in GROUPS else "".join(argv[:1])
+    parser = build_parser(name)
+    args = parser.parse_args(argv)
+    run = getattr(args, "run", None)
+    if run is None:
+        _deepest(parser, argv).print_help()
+        return 0 if not argv else 2
+    return run(args)
+
+
+def build_parser(wanted: str = "") -> argparse.ArgumentParser:
+    """The parser with the full arguments of the subcommand `wanted` ("read", "data synth") and one line for the others."""
+    parser = argparse.ArgumentParser(prog="strlab", description="Scene text recognition: five papers on one library.")
+    parser.add_argument("--version", action="version", version=f"strlab {__version__}")
+    subparsers = parser.add_subparsers(metavar="COMMAND", title="commands")
+    groups = {}
+    for group, help_text in GROUPS.items():
+        groups[group] = subparsers.add_parser(group, help=help_text, description=help_text).add_subparsers(
+            metavar="COMMAND", title="commands"
+        )
+    for name, entry in COMMANDS.items():
+        group, _, leaf = name.rpartition(" ")
+        place = groups[group] if group else subparsers
+        if name == wanted:
+            _add_full(place, leaf, entry)
+        else:
+            place.add_parser(leaf, help=entry.help, add_help=False)
+    return parser
+
+
+def _add_full(place, leaf: str, entry: Command) -> None:
+    """Import the modules of one subcommand and let them add their arguments."""
+    if entry.project_module:
+        parser = place.add_parser(leaf, help=entry.help, description=entry.help)
+        inner = parser.add_subparsers(metavar="KIND", title="kinds")
+        for module in _kinds(entry):
+            module.add_parser(inner)
+        return
+    try:
+        module = importlib.import_module(entry.module)
+    except ModuleNotFoundError as error:
+        if error.name and not error.name.startswith(("common", "projects")):
+            raise UserError(f"strlab {leaf}: the package {error.name!r} is not installed; run `make setup`") from error
+        raise
+    module.add_parser(place)
+
+
+def _kinds(entry: Command) -> list:
+    """The modules that add kinds to a command: the library's own, then each project's."""
+    from common import registry
+
+    modules = [importlib.import_module(entry.module)] if entry.module else []
+    found = (registry.project_module(project, entry.project_module) for project in sorted(registry.project_modules()))
+    return modules + [module for module in found if module is not None]
+
+
+def _deepest(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.ArgumentParser:
+    """The parser of the group that `argv` names, for its help."""
+    for action in parser._subparsers._group_actions if argv and parser._subparsers else []:
+        if argv[0] in action.choices:
+            return _deepest(action.choices[argv[0]], argv[1:])
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
