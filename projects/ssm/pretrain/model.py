@@ -1,0 +1,250 @@
+"""Symmetric superimposition modelling: the pre-training network (SSM, IJCAI 2024, section 3).
+
+A ViT sees only m = (x + F(x)) / 2 and a light decoder, prompted by a direction embedding, separates the two images.
+A momentum copy of encoder, decoder and projector sees a second superimposition and gives the contrastive targets.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+from timm.layers import PatchEmbed
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from common.models.positions import sincos_2d
+from projects.ssm.models.layers import ScaledEmbedding, patchify, run, unpatchify, vit_blocks, vit_norm
+
+WINDOWS = 4
+"""Horizontal windows a feature map is pooled to; each is one instance of the contrast."""
+
+
+@dataclass
+class Separation:
+    """What one prompt gives: features `[B, N, d]`, pixels `[B, N, p*p*3]`, online `q` and momentum `k` `[B*4, d]`."""
+
+    features: Tensor
+    pixels: Tensor
+    q: Tensor
+    k: Tensor
+    target_features: Tensor
+
+
+@dataclass
+class SSMOutput:
+    """`latent` `[B, N, D]` and one `Separation` for the original ("positive") and the inverted ("negative") image."""
+
+    latent: Tensor
+    positive: Separation
+    negative: Separation
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    """Bias-free Linear layers with BatchNorm and ReLU between them; the last BatchNorm has no affine part."""
+    layers: list[nn.Module] = []
+    for index, (width_in, width_out) in enumerate(zip(widths, widths[1:])):
+        layers.append(nn.Linear(width_in, width_out, bias=False))
+        if index < len(widths) - 2:
+            layers += [nn.BatchNorm1d(width_out), nn.ReLU(inplace=True)]
+        else:
+            layers.append(nn.BatchNorm1d(width_out, affine=False))
+    return nn.Sequential(*layers)
+
+
+class SSMPretrainer(nn.Module):
+    """Online network, frozen momentum copy, and the forward pass that trains the one against the other.
+
+    Args:
+        img_size, patch_size: (height, width) in pixels.
+        embed_dim, depth, num_heads: encoder; decoder_*: the prompted decoder.
+        mlp_dim: hidden width of projector and predictor (published: 4096).
+        copy_prompt: start the momentum prompt embedding as a copy too (published: its own draw).
+        ema_decoder_twice: average the decoder blocks twice a step, as published.
+    """
+
+    def __init__(
+        self,
+        img_size: tuple[int, int] = (32, 128),
+        patch_size: tuple[int, int] = (4, 4),
+        *,
+        embed_dim: int = 384,
+        depth: int = 12,
+        num_heads: int = 6,
+        decoder_dim: int = 256,
+        decoder_depth: int = 4,
+        decoder_heads: int = 8,
+        mlp_ratio: float = 4.0,
+        mlp_dim: int = 4096,
+        directions: int = 4,
+        copy_prompt: bool = False,
+        ema_decoder_twice: bool = True,
+    ) -> None:
+        super().__init__()
+        self.img_size, self.patch_size = tuple(img_size), tuple(patch_size)
+        self.grid = (img_size[0] // patch_size[0], img_size[1] // patch_size[1])
+        self.ema_decoder_twice = ema_decoder_twice
+        self.pos_embed = fixed(sincos_2d(*self.grid, embed_dim))
+        self.decoder_pos_embed = fixed(sincos_2d(*self.grid, decoder_dim))
+        self.prompt_embd = ScaledEmbedding(directions, decoder_dim)
+        self.patch_embed = PatchEmbed(img_size, patch_size, 3, embed_dim)
+        self.blocks = vit_blocks(depth, embed_dim, num_heads, mlp_ratio)
+        self.norm = vit_norm(embed_dim)
+        self.decoder_embed = nn.Linear(embed_dim, decoder_dim)
+        self.decoder_blocks = vit_blocks(decoder_depth, decoder_dim, decoder_heads, mlp_ratio)
+        self.decoder_norm = vit_norm(decoder_dim)
+        self.decoder_pred = nn.Linear(decoder_dim, patch_size[0] * patch_size[1] * 3)
+        self.student_norm = nn.LayerNorm(decoder_dim).requires_grad_(False)
+        self.projection_layer = mlp(decoder_dim, mlp_dim, mlp_dim, decoder_dim)
+        self.predictor = mlp(decoder_dim, mlp_dim, decoder_dim)
+        self.initialise()
+        self.mm_patch_embed = frozen(self.patch_embed)
+        self.mm_norm = frozen(self.norm)
+        self.mm_blocks = frozen(self.blocks)
+        self.mm_projection_layer = frozen(self.projection_layer)
+        self.mm_decoder_embed = frozen(self.decoder_embed)
+        self.mm_decoder_blocks = frozen(self.decoder_blocks)
+        self.mm_decoder_norm = frozen(self.decoder_norm)
+        # published: the momentum prompt keeps its own N(0, 1) draw and only drifts towards the online one
+        prompt = self.prompt_embd if copy_prompt else ScaledEmbedding(directions, decoder_dim)
+        self.mm_prompt_embd = frozen(prompt)
+
+    def initialise(self) -> None:
+        """Xavier-uniform Linear weights with zero biases; the patch convolution is drawn as a Linear layer."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.patch_embed.proj.weight.flatten(1))
+
+    def encode(self, images: Tensor, momentum: bool = False) -> Tensor:
+        """`[B, 3, H, W]` -> latent `[B, N, D]`. Both networks add the same fixed position table."""
+        embed, blocks, norm = (
+            (self.mm_patch_embed, self.mm_blocks, self.mm_norm)
+            if momentum
+            else (self.patch_embed, self.blocks, self.norm)
+        )
+        return norm(run(blocks, embed(images) + self.pos_embed))
+
+    def decode(self, latent: Tensor, directions: Tensor, momentum: bool = False) -> Tensor:
+        """Decoder features `[P*B, N, d]` for `directions` `[P, B]`: P prompts of each image in one batch."""
+        embed, prompts, blocks, norm = (
+            (self.mm_decoder_embed, self.mm_prompt_embd, self.mm_decoder_blocks, self.mm_decoder_norm)
+            if momentum
+            else (self.decoder_embed, self.prompt_embd, self.decoder_blocks, self.decoder_norm)
+        )
+        tokens = (embed(latent) + self.decoder_pos_embed).repeat(len(directions), 1, 1)
+        prompt = prompts(directions.flatten())[:, None]
+        return norm(run(blocks, torch.cat([prompt, tokens], dim=1)))[:, 1:]
+
+    def windows(self, features: Tensor) -> Tensor:
+        """Mean of each of the 4 horizontal windows: `[B, N, d]` -> `[B*4, d]`, rows (image, window)."""
+        maps = features.transpose(1, 2).reshape(len(features), -1, *self.grid)
+        pooled = F.adaptive_avg_pool2d(maps, (1, WINDOWS))[:, :, 0]
+        return pooled.transpose(1, 2).reshape(-1, features.shape[-1])
+
+    def forward(
+        self, mix: Tensor, teacher_mix: Tensor, directions: Tensor, momentum: float | None = None
+    ) -> SSMOutput:
+        """Separate `mix` and describe `teacher_mix` with the momentum network.
+
+        Args:
+            mix, teacher_mix: `[B, 3, H, W]` in [0, 1].
+            directions: `[2, B]` ids; row 0 the original's (0), row 1 the inverted view's (1, 2 or 3).
+            momentum: EMA momentum, applied before the targets are computed; None leaves the copy as it is.
+        """
+        latent = self.encode(mix)
+        features = self.decode(latent, directions).chunk(2)
+        # two calls, not one batch: the published batch norms see one prompt's windows at a time
+        queries = [self.predictor(self.projection_layer(self.windows(part))) for part in features]
+        with torch.no_grad():
+            if momentum is not None:
+                self.update_momentum(momentum)
+            target_latent = self.encode(teacher_mix, momentum=True)
+            targets = self.decode(target_latent, directions, momentum=True).chunk(2)
+            keys = [self.mm_projection_layer(self.windows(part)) for part in targets]
+        positive, negative = (
+            Separation(part, self.decoder_pred(part), q, k, target)
+            for part, q, k, target in zip(features, queries, keys, targets)
+        )
+        return SSMOutput(latent, positive, negative)
+
+    @torch.no_grad()
+    def update_momentum(self, momentum: float) -> None:
+        """k <- m k + (1 - m) q in float32; batch-norm statistics are not averaged."""
+        passes = {"decoder_blocks": 2 if self.ema_decoder_twice else 1}
+        names = [name.removeprefix("mm_") for name, _ in self.named_children() if name.startswith("mm_")]
+        for name in names:
+            online = [parameter.detach() for parameter in getattr(self, name).parameters()]
+            averaged = list(getattr(self, f"mm_{name}").parameters())
+            kept = math.pow(momentum, passes.get(name, 1))
+            torch._foreach_lerp_(averaged, online, 1 - kept)
+
+    def encoder_state(self) -> dict[str, Tensor]:
+        """What fine-tuning starts from: the online `patch_embed.*`, `blocks.*` and `norm.*`."""
+        return {
+            name: tensor
+            for name, tensor in self.state_dict().items()
+            if name.startswith(("patch_embed.", "blocks.", "norm."))
+        }
+
+    def separate(self, mix: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """Predicted original and inverted image, each `[B, 3, H, W]`."""
+        pixels = self.decoder_pred(self.decode(self.encode(mix), directions))
+        original, inverted = unpatchify(pixels, self.patch_size, self.img_size).chunk(2)
+        return original, inverted
+
+
+def pixel_target(images: Tensor, patch: tuple[int, int], normalise: bool) -> Tensor:
+    """Patch vectors `[B, N, p*p*3]`, standardised per patch (unbiased variance, eps 1e-6) where asked."""
+    target = patchify(images, patch)
+    if normalise:
+        target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
+    return target
+
+
+def fixed(table: Tensor) -> nn.Parameter:
+    return nn.Parameter(table[None], requires_grad=False)
+
+
+def frozen(module: nn.Module) -> nn.Module:
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+_SMALL = {"embed_dim": 384, "depth": 12, "num_heads": 6, "decoder_dim": 256, "decoder_heads": 8}
+_SIZES = {
+    "small_dec256d4b": {**_SMALL, "decoder_depth": 4},
+    "tiny_dec128d4b": {"embed_dim": 192, "depth": 12, "num_heads": 3, "decoder_dim": 128, "decoder_depth": 4, "decoder_heads": 4},
+    **{f"small_dec256d{depth}b": {**_SMALL, "decoder_depth": depth} for depth in (1, 2, 6, 8)},
+    # despite its name the published "dec384" is 256 wide and 8 deep
+    "small_dec384d4b": {**_SMALL, "decoder_depth": 8},
+    # ours, for CPUs: 8x8 patches, about 1.1 M parameters in the encoder
+    "micro_patch8": {
+        "embed_dim": 128, "depth": 6, "num_heads": 4, "decoder_dim": 64, "decoder_depth": 2, "decoder_heads": 2, "mlp_dim": 256,
+    },
+}  # fmt: skip
+VARIANTS: dict[str, str] = {
+    "flipae_sim_vit_small_str": "small_dec256d4b",
+    "flipae_sim_vit_small_dec256d4b": "small_dec256d4b",
+    "flipae_vit_small_str": "small_dec256d4b",
+    "flipae_vit_small_dec256d4b": "small_dec256d4b",
+    "flipae_vit_tiny_str": "tiny_dec128d4b",
+    "flipae_vit_tiny_dec128d4b": "tiny_dec128d4b",
+    **{f"flipae_vit_small_strdec{depth}": f"small_dec256d{depth}b" for depth in (1, 2, 6, 8)},
+    **{f"flipae_vit_small_dec256d{depth}b": f"small_dec256d{depth}b" for depth in (1, 2, 6, 8)},
+    "flipae_vit_small_strdim384": "small_dec384d4b",
+    "flipae_vit_small_dec384d4b": "small_dec384d4b",
+    "ssm_micro_patch8": "micro_patch8",
+}
+"""Names that `--model` takes -> size; all but the last are published."""
+
+
+def build_pretrainer(name: str, **options) -> SSMPretrainer:
+    """The pre-trainer `name` of `VARIANTS`; `options` override its sizes. Raises KeyError for an unknown name."""
+    size = dict(_SIZES[VARIANTS[name]])
+    if VARIANTS[name] == "micro_patch8":
+        size["patch_size"] = (8, 8)
+    return SSMPretrainer(**{**size, **options})
