@@ -1,0 +1,69 @@
+"""Contrast between two encodings of the same images, with the keys of every process as candidates (MoCo v3; DiG §3.2, SSM §3.3)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Contrast(NamedTuple):
+    """Scalar loss and the shares, in percent, of rows whose positive is the best key and among the best five."""
+
+    loss: Tensor
+    top1: Tensor
+    top5: Tensor
+
+
+def process_count() -> int:
+    """Processes of the default group; 1 where none was started."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def process_rank() -> int:
+    """Rank in the default group; 0 where none was started."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+@torch.no_grad()
+def gather_rows(rows: Tensor) -> Tensor:
+    """`[N, d]` of every process, in rank order: `[world * N, d]`, without gradient. One process: `rows` itself, detached.
+
+    Every process must hold the same N (a training loader drops the incomplete batch).
+    """
+    world = process_count()
+    if world == 1:
+        return rows.detach()
+    gathered = [torch.empty_like(rows) for _ in range(world)]
+    dist.all_gather(gathered, rows.detach().contiguous())
+    return torch.cat(gathered)
+
+
+def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Contrast:
+    """2T times the cross-entropy of each query row finding its own key among the keys of all processes.
+
+    Args:
+        queries: `[N, d]`, gradients flow through these only.
+        keys: `[N, d]`; row i is the positive of query i.
+        temperature: T > 0. The factor 2T keeps the size of the gradient when T changes (MoCo v3, section 3).
+
+    Rows are scaled to length 1 first; the logits are computed in float32 whatever the autocast state.
+    """
+    queries = F.normalize(queries.float(), dim=1)
+    candidates = gather_rows(F.normalize(keys.float(), dim=1))
+    labels = torch.arange(len(queries), device=queries.device) + len(queries) * process_rank()
+    with torch.autocast(queries.device.type, enabled=False):
+        logits = queries @ candidates.T / temperature
+    loss = 2 * temperature * F.cross_entropy(logits, labels)
+    top1, top5 = top_shares(logits.detach(), labels)
+    return Contrast(loss, top1, top5)
+
+
+def top_shares(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Percent of rows `[N, M]` whose label is the best candidate, and among the best five (all, where M < 5)."""
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    hit = (best == labels[:, None]).float() * 100
+    return hit[:, 0].mean(), hit.sum(1).mean()
