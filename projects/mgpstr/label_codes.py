@@ -1,0 +1,175 @@
+"""Text <-> ids at the three granularities of MGP-STR (paper section 3.3): characters, GPT-2 BPE, BERT WordPiece.
+
+Each code offers `encode(label) -> ids`, `decode(ids) -> text`, `num_classes`, `start`, `end` and `end_text` (what the end id
+looks like in decoded text). All targets have T = longest label + 2 positions, start first, padded with 0, which the
+losses ignore. Behaviour is that of the slow tokenizers of transformers 4.2.1, including the English clean-up on decoding.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from common.errors import UserError
+from projects.mgpstr import vocabularies
+
+PAD = 0
+GRANULARITIES = ("char", "bpe", "wp")
+# the spaces that an English tokenizer put before punctuation and clitics, in the order in which they are removed
+CLEAN_UP = ((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"),
+            (" 've", "'ve"), (" 're", "'re"))
+
+
+def clean_up(text: str) -> str:
+    """Remove the spaces before English punctuation and abbreviated forms, as transformers 4 did by default."""
+    for spaced, joined in CLEAN_UP:
+        text = text.replace(spaced, joined)
+    return text
+
+
+class CharCode:
+    """`[GO]` = 0 (also the pad), `[s]` = 1, then the charset from 2."""
+
+    start, end, end_text = 0, 1, "[s]"
+
+    def __init__(self, charset: str, length: int = 27) -> None:
+        self.length = length
+        self.symbols = ["[GO]", "[s]", *charset]
+        self.index = {symbol: position for position, symbol in enumerate(self.symbols)}
+        self.num_classes = len(self.symbols)
+
+    def encode(self, label: str) -> list[int]:
+        """Ids of the characters with start and end. Raises KeyError for a character outside the charset."""
+        return [self.start, *(self.index[character] for character in label), self.end]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The table entries joined, special ones as their names."""
+        return "".join(self.symbols[index] for index in ids)
+
+
+class BpeCode:
+    """GPT-2 byte pairs. Start and end are ids 1 and 2 and the pad 0, which GPT-2 reads as `"`, `#` and `!`."""
+
+    start, end, end_text, num_classes = 1, 2, "#", 50257
+
+    @functools.cached_property
+    def _tokenizer(self):
+        from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+
+        vocabulary, merges = vocabularies.gpt2()
+        tokenizer = Tokenizer(models.BPE(vocab=dict(vocabulary), merges=list(merges)))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.add_special_tokens([AddedToken("<|endoftext|>")])
+        return tokenizer
+
+    @functools.cached_property
+    def _pieces(self) -> list[bytes]:
+        """The bytes of each token: GPT-2 writes every byte as a printable character of its own."""
+        vocabulary, _ = vocabularies.gpt2()
+        alphabet = byte_alphabet()
+        ordered = sorted(vocabulary, key=vocabulary.get)
+        return [bytes(alphabet[character] for character in token) for token in ordered]
+
+    def encode(self, label: str) -> list[int]:
+        return [self.start, *self._tokenizer.encode(label).ids, self.end]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The bytes of the tokens as UTF-8 (broken sequences become U+FFFD), cleaned up."""
+        return clean_up(b"".join(self._pieces[index] for index in ids).decode("utf-8", errors="replace"))
+
+
+def byte_alphabet() -> dict[str, int]:
+    """GPT-2's character for each byte: printable Latin-1 stands for itself, the other 68 bytes for U+0100 and on, in order."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + order): byte for order, byte in enumerate(others)}
+
+
+class WordPieceCode:
+    """bert-base-uncased: lower-cases and strips accents, so this granularity never sees case."""
+
+    start, end, end_text, num_classes = 101, 102, "[SEP]", 30522
+    SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+    def __init__(self, length: int = 27) -> None:
+        self.length = length
+
+    @functools.cached_property
+    def _tokenizer(self):
+        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+        tokenizer = Tokenizer(models.WordPiece(vocab=dict(vocabularies.bert()), unk_token="[UNK]", max_input_chars_per_word=100))
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.add_special_tokens(list(self.SPECIAL))
+        return tokenizer
+
+    @functools.cached_property
+    def _pieces(self) -> list[str]:
+        return list(vocabularies.bert())
+
+    def encode(self, label: str) -> list[int]:
+        """Ids with `[CLS]` and `[SEP]`; pieces beyond the length are cut and `[SEP]` stays."""
+        return [self.start, *self._tokenizer.encode(label).ids[: self.length - 2], self.end]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The pieces joined, cleaned up, and without any white space."""
+        text = " ".join(self._pieces[index] for index in ids).replace(" ##", "")
+        return "".join(clean_up(text).split())
+
+
+class LabelCodes:
+    """The codes of a model: `codes["char"]`, and for MGP-STR also `codes["bpe"]` and `codes["wp"]`.
+
+    Args:
+        charset: characters in index order.
+        max_length: longest label in characters (`--batch_max_length`); targets have max_length + 2 positions.
+        granularities: which codes to make; vocabularies are only read when one is first used.
+    """
+
+    def __init__(self, charset: str, max_length: int = 25, granularities: Sequence[str] = GRANULARITIES) -> None:
+        self.length = max_length + 2
+        made = {"char": CharCode(charset, self.length), "bpe": BpeCode(), "wp": WordPieceCode(self.length)}
+        self.codes = {name: made[name] for name in granularities}
+        self._seen: dict[str, dict[str, np.ndarray]] = {}
+
+    def __getitem__(self, granularity: str):
+        return self.codes[granularity]
+
+    def __iter__(self):
+        return iter(self.codes)
+
+    def encode(self, labels: Sequence[str]) -> dict[str, np.ndarray]:
+        """Targets of a batch: int64 [B, T] for each granularity, 0 where there is nothing to learn.
+
+        Raises `UserError` if a label holds a character outside the charset or takes more than T positions.
+        """
+        return {name: np.stack([self._padded(name, label) for label in labels]) for name in self.codes}
+
+    def fits(self, label: str) -> bool:
+        """True when every code can hold the label."""
+        try:
+            self.encode([label])
+        except UserError:
+            return False
+        return True
+
+    def _padded(self, name: str, label: str) -> np.ndarray:
+        # Words repeat: a small table saves the tokenizers nearly all of their work.
+        if len(self._seen) > 200_000:
+            self._seen.clear()
+        known = self._seen.setdefault(label, {})
+        if name not in known:
+            known[name] = self._encode_one(name, label)
+        return known[name]
+
+    def _encode_one(self, name: str, label: str) -> np.ndarray:
+        try:
+            ids = self.codes[name].encode(label)
+        except KeyError as error:
+            raise UserError(f"label {label!r}: character {error.args[0]!r} is not in --character; filter the labels or extend the charset") from None
+        if len(ids) > self.length:
+            raise UserError(f"label {label!r}: takes {len(ids)} {name} positions, the model has {self.length}; raise --batch_max_length or drop it")
+        return np.array(ids + [PAD] * (self.length - len(ids)), dtype=np.int64)

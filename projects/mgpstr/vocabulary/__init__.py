@@ -1,0 +1,1 @@
+"""Data only: compressed vocabularies, read by `projects.mgpstr.vocabularies`."""
