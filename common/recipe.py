@@ -1,0 +1,179 @@
+"""Recipes: a reproduction as the very commands a person would type.
+
+`projects/<name>/recipe.toml`:
+
+    title = "SIGA: self-supervised implicit glyph attention (CVPR 2023)"
+    model = "siga/TRBA"                       # registry row of the reader that the last step evaluates; "" for none
+
+    [paper]                                   # figures to stand beside ours; only as far as a source gives them
+    data = "MJSynth + SynthText"
+    protocol = "36 characters, case-insensitive"
+    source = "the paper's poster"
+    [[paper.rows]]
+    name = "SIGA_R"
+    accuracy = { IIIT5k_3000 = 95.9, SVT = 92.7 }      # keys: folder names of the evaluation sets; values: %
+
+    [smoke]                                   # one table a scale: smoke, cpu, gpu, paper
+    note = "two minutes; tests the commands, learns nothing"
+    corpus = "{strlab} data synth {data} …"   # run once where --data is not given; equal commands share one folder
+    model = "siga/TRBA"                       # optional here: overrides the one above
+    evaluate = "{out}/run/best_score.pth"     # checkpoint that `strlab eval` reads at the end; leave out for none
+    evaluate_data = "{data}/evaluation"       # this is the default
+    evaluate_flags = "--batch-size 32"        # optional, further flags of `strlab eval`
+    run = "{out}/run"                         # folder of the run that the report shows (metrics.jsonl, …); default {out}
+
+    [[smoke.steps]]
+    name = "masks"
+    run = '''{python} projects/siga/mask_create/generate_mask.py --input {data}/training
+             --output {out}/masks'''          # line ends are blanks; there is no shell: no pipes, no variables
+    outputs = ["{out}/masks"]                 # optional: the step counts as finished only while these exist
+    [[smoke.steps]]
+    name = "train"
+    run = "{python} projects/siga/train.py … --resume auto"
+
+    [sanity]                                  # `strlab sanity NAME` overfits 64 images; same keys as a scale, and
+    at_least = 95.0                           # % of words that must be read, 36-character protocol
+
+Placeholders: {data} {out} {python} {strlab} {device} (cpu or cuda) {scale}. Paths with blanks are safe: a command is split
+first and filled in afterwards. A step that was interrupted is run again, so its command should resume by itself.
+"""
+
+from __future__ import annotations
+
+import shlex
+import string
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from common import registry
+from common.errors import UserError
+
+SCALES = ("smoke", "cpu", "gpu", "paper")
+PLACEHOLDERS = {"data", "out", "python", "strlab", "device", "scale"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of a scale, and the paths that exist when it has finished."""
+
+    name: str
+    run: str
+    outputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One size of a reproduction; the fields are the keys of the module's docstring."""
+
+    steps: tuple[Step, ...]
+    note: str = ""
+    corpus: str = ""
+    model: str = ""
+    evaluate: str = ""
+    evaluate_data: str = "{data}/evaluation"
+    evaluate_flags: str = ""
+    run: str = "{out}"
+    at_least: float = 0.0
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """Published figures of one model: folder name of an evaluation set -> word accuracy in %."""
+
+    name: str
+    accuracy: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A project's recipe, with the paper's figures and where they come from."""
+
+    name: str
+    path: Path
+    title: str
+    scales: Mapping[str, Scale]
+    model: str = ""
+    paper: Mapping[str, str] = field(default_factory=dict)
+    paper_rows: tuple[PaperRow, ...] = ()
+    sanity: Scale | None = None
+
+    def scale(self, name: str) -> Scale:
+        """The scale of that name. Raises `UserError` naming those that there are."""
+        if name not in self.scales:
+            raise UserError(f"--scale: {self.path} has no scale {name!r}; it has {', '.join(self.scales)}")
+        return self.scales[name]
+
+
+def recipe_path(project: str) -> Path:
+    """Where the recipe of a project stands (beside its registry module)."""
+    module = registry.project_modules().get(project)
+    package = find_spec(module.rpartition(".")[0]) if module else None
+    if package is None or not package.submodule_search_locations:
+        raise UserError(f"no project is called {project!r}; there are: {', '.join(sorted(registry.project_modules()))}")
+    return Path(next(iter(package.submodule_search_locations))) / "recipe.toml"
+
+
+def load(project: str) -> Recipe:
+    """Read and check `projects/<project>/recipe.toml`. Raises `UserError` with file and field."""
+    path = recipe_path(project)
+    if not path.is_file():
+        raise UserError(f"{path}: the project {project} has no recipe yet")
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from None
+    _only(path, "the top level", data, {"title", "model", "paper", "sanity", *SCALES})
+    paper = dict(data.get("paper", {}))
+    rows = tuple(PaperRow(row["name"], row["accuracy"]) for row in paper.pop("rows", []))
+    model = data.get("model", "")
+    scales = {name: _scale(path, name, data[name], model) for name in SCALES if name in data}
+    sanity = _scale(path, "sanity", data["sanity"], model) if "sanity" in data else None
+    return Recipe(project, path, data.get("title", project), scales, model, paper, rows, sanity)
+
+
+def _scale(path: Path, name: str, table: dict[str, Any], model: str) -> Scale:
+    """One table of a scale as an object."""
+    _only(path, f"[{name}]", table, {f.name for f in fields(Scale)})
+    steps = []
+    for number, step in enumerate(table.get("steps", []), 1):
+        _only(path, f"[[{name}.steps]] {number}", step, {"name", "run", "outputs"})
+        if "name" not in step or "run" not in step:
+            raise UserError(f"{path}: [[{name}.steps]] {number}: `name` and `run` are needed")
+        steps.append(Step(step["name"], step["run"], tuple(step.get("outputs", ()))))
+    if len({step.name for step in steps}) != len(steps):
+        raise UserError(f"{path}: [[{name}.steps]]: two steps have the same name")
+    scale = Scale(**{**table, "steps": tuple(steps), "model": table.get("model", model)})
+    for text in [scale.corpus, scale.evaluate, scale.evaluate_data, scale.run, *(step.run for step in steps)]:
+        unknown = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None} - PLACEHOLDERS
+        if unknown:
+            raise UserError(f"{path}: [{name}]: unknown placeholder {{{sorted(unknown)[0]}}} in {text!r}")
+    return scale
+
+
+def _only(path: Path, where: str, table: Any, known: set[str]) -> None:
+    """Refuse keys that nobody would read."""
+    if not isinstance(table, dict):
+        raise UserError(f"{path}: {where}: a table is needed")
+    unknown = sorted(set(table) - known)
+    if unknown:
+        raise UserError(f"{path}: {where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
+
+
+def fill(text: str, values: Mapping[str, str]) -> str:
+    """One string with its placeholders filled in."""
+    return text.format_map(values)
+
+
+def command_line(text: str, values: Mapping[str, str]) -> list[str]:
+    """A command of a recipe as arguments: split first, filled in afterwards, so that blanks in paths do no harm.
+
+    `{strlab}` may stand for several words; they are separated by a line feed in `values`.
+    """
+    words = []
+    for word in shlex.split(text, comments=True):
+        words.extend(fill(word, values).split("\n") if word == "{strlab}" else [fill(word, values)])
+    return words
