@@ -1,7 +1,7 @@
 """Reading text in images: what every trained reader offers, and everything around it.
 
-A project writes a *reader*: its preprocessing, model and decode rule (see `Reader`). `Recognizer` adds files, folders, bytes,
-arrays, batches, devices, precision and progress; `open_recognizer` makes one from a checkpoint.
+A project writes a *reader*: its preprocessing, model and decode rule (see `Reader`). `Recognizer` adds files, folders,
+bytes, arrays, batches, devices, precision and progress; `open_recognizer` makes one from a checkpoint.
 
 >>> recognizer = open_recognizer("best_score.pth")                      # doctest: +SKIP
 >>> [(p.text, p.confidence) for p in recognizer(["a.jpg", "b.png"])]    # doctest: +SKIP
@@ -12,7 +12,9 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -35,7 +37,7 @@ class Prediction:
         text: the characters, possibly none.
         confidence: in [0, 1]; the project's own rule (usually the product of the steps' probabilities, end included).
         char_confidences: one probability for each character of `text` (an end token may follow).
-        attention: float array [T, h, w], one map for each character, each scaled by the reader as it likes; None if not asked for.
+        attention: float array [T, h, w], one map for each character, scaled as the reader likes; None if not asked for.
         extra: what a project wants to show beside it, for example {"char": …, "bpe": …} for several heads.
         error: why the image could not be read; the text is then empty and the confidence 0.
     """
@@ -52,10 +54,10 @@ class Prediction:
 class Reader(Protocol):
     """The project's side. It may also offer, and `Recognizer`, `export` and the reports then use:
 
-    - `prepare(image uint8 [h, w, 3]) -> uint8 [H, W, 3]`: fit a crop into the input, where that is not the bicubic resize to
-      `image_size` (padding, keeping the ratio);
-    - `export_module() -> (module, decode)`: a module from normalised float [B, 3, H, W] to a tensor or tuple of tensors, free of
-      loops over data, and `decode(outputs as numpy arrays) -> list[Prediction]`; raise `UserError` for a mode that cannot be;
+    - `prepare(image uint8 [h, w, 3]) -> uint8 [H, W, 3]`: fit a crop into the input, where that is not the bicubic resize
+      to `image_size` (padding, keeping the ratio); called from several threads;
+    - `export_module() -> (module, decode)`: a module from uint8 [B, H, W, 3] to a tensor or tuple of tensors, free of
+      loops over data, and `decode(list of numpy arrays) -> list[Prediction]`; raise `UserError` for a mode that cannot be;
     - `extras(images uint8 [B, H, W, 3]) -> dict[str, ndarray [B, h, w]]`: pictures for the report (glyph masks, maps).
     """
 
@@ -64,7 +66,7 @@ class Reader(Protocol):
     device: torch.device
 
     def read(self, images: torch.Tensor, attention: bool = False) -> list[Prediction]:
-        """Read uint8 images [B, H, W, 3] that lie on `device`; called under inference mode and, if asked for, autocast."""
+        """Read uint8 images [B, H, W, 3] that lie on `device`; called under inference mode and, if asked, autocast."""
         ...
 
 
@@ -98,12 +100,13 @@ class Recognizer:
         reader: the project's side, on its device and in eval mode.
         batch_size: images a forward pass.
         amp: no (fp32, the precision that figures are stated for), fp16 or bf16.
+        workers: threads that decode images.
     """
 
-    def __init__(self, reader: Reader, batch_size: int = 64, amp: str = "no") -> None:
+    def __init__(self, reader: Reader, batch_size: int = 64, amp: str = "no", workers: int = 2) -> None:
         if batch_size < 1:
             raise UserError(f"--batch-size: {batch_size} must be at least 1")
-        self.reader, self.batch_size, self.amp = reader, batch_size, amp
+        self.reader, self.batch_size, self.amp, self.workers = reader, batch_size, amp, workers
         self.bad: list[tuple[str, str]] = []  # (name, reason) of images that could not be read
 
     @property
@@ -129,15 +132,16 @@ class Recognizer:
     def stream(
         self, images: Iterable[ImageLike], attention: bool = False, progress: Callable[[int], None] | None = None
     ) -> Iterator[Prediction]:
-        """As calling, one batch in memory at a time."""
-        pending: list[ImageLike] = []
-        for image in images:
-            pending.append(image)
-            if len(pending) == self.batch_size:
-                yield from self._read_some(pending, attention, progress)
-                pending = []
-        if pending:
-            yield from self._read_some(pending, attention, progress)
+        """As calling, with two batches in memory: threads decode the next one while the model reads."""
+        iterator = iter(images)
+        with ThreadPoolExecutor(self.workers) as pool:
+            waiting = self._submit(pool, iterator)
+            while waiting:
+                following = self._submit(pool, iterator)
+                yield from self._read_some(waiting, attention)
+                if progress is not None:
+                    progress(len(waiting))
+                waiting = following
 
     def read_batch(self, images: torch.Tensor, attention: bool = False) -> list[Prediction]:
         """Read one uint8 batch [B, H, W, 3] that has the model's size already, on any device."""
@@ -158,16 +162,18 @@ class Recognizer:
 
         return resize_bicubic(image, self.reader.image_size)
 
-    def _read_some(
-        self, images: list[ImageLike], attention: bool, progress: Callable[[int], None] | None
-    ) -> list[Prediction]:
-        """Read at most one batch, putting error predictions where an image could not be decoded."""
+    def _submit(self, pool: ThreadPoolExecutor, images: Iterator[ImageLike]) -> list[tuple[ImageLike, Future]]:
+        """Start to decode the next batch."""
+        return [(image, pool.submit(self.prepare, image)) for image in islice(images, self.batch_size)]
+
+    def _read_some(self, waiting: list[tuple[ImageLike, Future]], attention: bool) -> list[Prediction]:
+        """Read one batch, putting error predictions where an image could not be decoded."""
         from common.data.decode import BadImage
 
         fitted, results = [], {}
-        for i, image in enumerate(images):
+        for i, (image, future) in enumerate(waiting):
             try:
-                fitted.append((i, self.prepare(image)))
+                fitted.append((i, future.result()))
             except BadImage as error:
                 name = str(image) if isinstance(image, (str, Path)) else f"image {i} of a batch"
                 self.bad.append((name, str(error)))
@@ -175,9 +181,7 @@ class Recognizer:
         if fitted:
             batch = torch.from_numpy(np.stack([image for _, image in fitted]))
             results.update(zip((i for i, _ in fitted), self.read_batch(batch, attention)))
-        if progress is not None:
-            progress(len(images))
-        return [results[i] for i in range(len(images))]
+        return [results[i] for i in range(len(waiting))]
 
 
 def as_array(image: ImageLike) -> np.ndarray:
@@ -266,8 +270,8 @@ def open_recognizer(
     name = model or card.get("model")
     if not name:
         raise UserError(
-            f"{checkpoint}: no card ({card_path(checkpoint).name}) stands beside it; say which model it holds with --model "
-            "(`strlab models` lists them)"
+            f"{checkpoint}: no card ({card_path(checkpoint).name}) stands beside it; "
+            "say which model it holds with --model (`strlab models` lists them)"
         )
     row = registry.find(str(name))
     if row.open is None:

@@ -1,0 +1,89 @@
+"""Pictures that show what a reader looked at: attention per character over the crop, masks, contact sheets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+# Twelve well-separated colours (RGB) for characters and glyph channels; they repeat after twelve.
+PALETTE = np.array([
+    (230, 65, 70), (60, 160, 75), (70, 105, 215), (240, 150, 40), (150, 70, 180), (60, 190, 210), (220, 80, 180),
+    (150, 190, 50), (110, 90, 60), (20, 130, 130), (245, 205, 60), (120, 120, 130),
+], dtype=np.uint8)
+
+
+def heat(image: np.ndarray, attention: np.ndarray, strength: float = 0.65) -> np.ndarray:
+    """Lay one map over a crop: uint8 [h, w, 3] and float [h', w'] (any scale) -> uint8 [h, w, 3], warm where it is high."""
+    height, width = image.shape[:2]
+    scaled = cv2.resize(np.asarray(attention, np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    low, high = float(scaled.min()), float(scaled.max())
+    scaled = (scaled - low) / (high - low) if high > low else np.zeros_like(scaled)
+    colours = cv2.applyColorMap((scaled * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[:, :, ::-1]
+    weight = strength * scaled[..., None]
+    return np.clip(image * (1 - strength * 0.35) * (1 - weight) + colours * weight, 0, 255).astype(np.uint8)
+
+
+def attention_strip(image: np.ndarray, attention: np.ndarray, most: int = 26, columns: int = 4) -> np.ndarray:
+    """The crop once for each map [T, h, w], `columns` a line, reading order: uint8 [H, W, 3] on white."""
+    maps = np.asarray(attention, np.float32)[:most]
+    if maps.ndim == 2:  # one row of positions for each character
+        maps = maps[:, None, :]
+    return tile([heat(image, one) for one in maps], columns)
+
+
+def attention_sheet(image: np.ndarray, attention: np.ndarray, text: str, scale: int = 3) -> np.ndarray:
+    """A sheet for one image: the crop above, then one line for each character with the character beside it."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    maps = np.asarray(attention, np.float32)
+    maps = maps[:, None, :] if maps.ndim == 2 else maps
+    height, width = image.shape[0] * scale, image.shape[1] * scale
+    margin, gap = 46, 4
+    lines = [enlarge(image, scale), *(heat(enlarge(image, scale), one) for one in maps[: len(text) + 1])]
+    sheet = Image.new("RGB", (margin + width, (height + gap) * len(lines) - gap), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=24)
+    for number, (line, name) in enumerate(zip(lines, ["", *text, "end"])):
+        top = number * (height + gap)
+        sheet.paste(Image.fromarray(line), (margin, top))
+        draw.text((margin / 2, top + height / 2), name, "black", font=font if len(name) == 1 else None, anchor="mm")
+    return np.asarray(sheet)
+
+
+def enlarge(image: np.ndarray, factor: int) -> np.ndarray:
+    """A crop `factor` times as large, bicubic."""
+    return cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+
+
+def label_colours(labels: np.ndarray) -> np.ndarray:
+    """Integer labels [h, w] (0 = background, black) as colours uint8 [h, w, 3]."""
+    labels = np.asarray(labels).astype(np.int64)
+    return np.where(labels[..., None] > 0, PALETTE[(labels - 1) % len(PALETTE)], np.uint8(0)).astype(np.uint8)
+
+
+def as_picture(array: np.ndarray) -> np.ndarray:
+    """Anything flat as a picture: uint8 stays, integers or bool become label colours, floats a grey image from low to high."""
+    array = np.asarray(array)
+    if array.dtype == np.uint8 and array.ndim == 3:
+        return array
+    if array.dtype.kind in "iub":
+        return label_colours(array)
+    low, high = float(array.min()), float(array.max())
+    grey = ((array - low) / (high - low if high > low else 1.0) * 255).astype(np.uint8)
+    return grey if grey.ndim == 3 else np.repeat(grey[..., None], 3, axis=2)
+
+
+def tile(images: Sequence[np.ndarray], columns: int, gap: int = 3) -> np.ndarray:
+    """Pictures of one size in rows of `columns` on white: uint8 [H, W, 3]. Without pictures a single white pixel."""
+    if not images:
+        return np.full((1, 1, 3), 255, np.uint8)
+    height, width = images[0].shape[:2]
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for number, image in enumerate(images):
+        row, column = divmod(number, columns)
+        top, left = row * (height + gap), column * (width + gap)
+        sheet[top : top + height, left : left + width] = image
+    return sheet
