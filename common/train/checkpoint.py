@@ -1,0 +1,275 @@
+"""Checkpoints: written whole or not at all, read as data only, and enough of them to go on exactly.
+
+Everything here writes to a temporary file beside the target, fsyncs it and renames it, so a name that exists holds a
+complete file. Reading goes through `torch.load(weights_only=True)` or safetensors; nothing in a file is executed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import io
+import json
+import os
+import pathlib
+import pickle
+import re
+import shutil
+import subprocess
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from common.errors import UserError
+
+# Types that published checkpoints carry beside tensors and that are plain data when rebuilt.
+SAFE_TYPES: list[Any] = [
+    argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath, np.dtype, np.ndarray, np._core.multiarray.scalar,
+    np._core.multiarray._reconstruct, *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"),
+]
+TEMPORARY = ".tmp-"  # part of the names of unfinished files; nothing with it counts as a checkpoint
+CONVERT = "a trusted copy is converted with `state = …; torch.save(state_dict of tensors, NEW)` where it was made"
+
+
+class DiskFull(UserError):
+    """There is no room for a checkpoint; earlier ones are untouched."""
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, needed: int = 0):
+    """Context manager: an open binary file that becomes `path` when the block ends well, and disappears otherwise.
+
+    Args:
+        path: the final name; its folder is made.
+        needed: bytes about to be written, for the message (and an early check of the free space).
+
+    Raises:
+        DiskFull: no room; says the path and the bytes.
+        UserError: the folder cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if needed > free_bytes(path.parent):
+            raise OSError(errno.ENOSPC, "no space left")
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _explain(error, path, needed) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _explain(error: OSError, path: Path, needed: int) -> UserError:
+    """A disk error in the user's words."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        size = f"{needed:,} bytes are needed" if needed else "more room is needed"
+        free = free_bytes(path.parent)
+        return DiskFull(f"{path}: no space left: {size}, {free:,} are free; free some or choose another output folder")
+    return UserError(f"{path}: cannot be written ({error.strerror or error}); choose another output folder")
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that this user can still write in the folder's file system (of the nearest parent that exists)."""
+    folder = Path(folder).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable; file systems that cannot sync folders are left alone."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+class _FullDiskFile(io.RawIOBase):
+    """Hands writes to a file and remembers the OSError, which torch's zip writer hides in a RuntimeError."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.error = file, None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def tensor_bytes(thing: Any) -> int:
+    """Bytes of all tensors in nested dicts, lists and tuples."""
+    if isinstance(thing, torch.Tensor):
+        return thing.numel() * thing.element_size()
+    if isinstance(thing, Mapping):
+        return sum(tensor_bytes(value) for value in thing.values())
+    if isinstance(thing, (list, tuple)):
+        return sum(tensor_bytes(value) for value in thing)
+    return 0
+
+
+def save_atomic(path: str | Path, thing: Any) -> Path:
+    """`torch.save` (or safetensors, by the suffix, for a dict of tensors) that never leaves a half-written file.
+
+    Raises:
+        DiskFull, UserError: see `atomic_file`; an existing file of that name is then still whole.
+    """
+    path = Path(path)
+    needed = tensor_bytes(thing)
+    with atomic_file(path, needed) as file:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import save
+
+            file.write(save({name: value.contiguous() for name, value in thing.items()}))
+            return path
+        sink = _FullDiskFile(file)
+        try:
+            torch.save(thing, sink)
+        except RuntimeError:
+            if sink.error is not None:
+                raise sink.error from None
+            raise
+    return path
+
+
+def write_json(path: str | Path, thing: Any) -> Path:
+    """Write JSON (UTF-8, indented) atomically; paths and numpy numbers become strings and numbers."""
+    text = json.dumps(thing, indent=1, ensure_ascii=False, default=_plain)
+    with atomic_file(Path(path), len(text)) as file:
+        file.write(text.encode())
+    return Path(path)
+
+
+def _plain(value: Any) -> Any:
+    """JSON form of what json does not know."""
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+def write_card(path: str | Path, model: str, options: Mapping[str, Any], **extra: Any) -> Path:
+    """Write `<file>.json` beside a checkpoint: registry row and build options, so that `read` and `eval` can open it.
+
+    Args:
+        path: the checkpoint.
+        model: registry row, for example "siga/TRBA".
+        options: build options beyond the row's own.
+        extra: whatever else is worth knowing (step, accuracy, charset, commit).
+    """
+    path = Path(path)
+    card = path / "card.json" if path.is_dir() else path.with_name(path.name + ".json")
+    return write_json(card, {"model": model, "options": dict(options), **extra})
+
+
+def load(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
+    """Read a checkpoint as data: safetensors by its suffix, else torch's format with weights only.
+
+    Raises:
+        UserError: no such file, truncated or damaged, no checkpoint at all, or one that holds code or foreign objects
+            (nothing of it is executed).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint file; check the path")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path, device=str(map_location))
+        with torch.serialization.safe_globals(SAFE_TYPES):
+            return torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(_refusal(path, str(error))) from None
+    except PermissionError:
+        raise UserError(f"{path}: may not be read; check its permissions") from None
+    except Exception as error:
+        # Damaged files fail in many types (RuntimeError, EOFError, KeyError, SafetensorError, UnicodeDecodeError…).
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path}: truncated or no checkpoint ({reason}); copy it again or use an older one") from None
+
+
+def _refusal(path: Path, reason: str) -> str:
+    """Words for a file that weights-only loading refused."""
+    found = re.search(r"(?:GLOBAL|Unsupported (?:class|global):?) `?([\w.]+)`?", reason)
+    if found:
+        return f"{path}: refused: it holds {found[1]}, which is no plain tensor data, and might run code; {CONVERT}"
+    return f"{path}: refused: not readable as plain tensor data (damaged, or not a checkpoint); {CONVERT}"
+
+
+def complete(folder: str | Path, pattern: str = "*.pth") -> list[Path]:
+    """Finished checkpoints of a folder, oldest first (by modification time, then by the number in the name)."""
+    files = [p for p in Path(folder).glob(pattern) if TEMPORARY not in p.name and p.is_file()]
+    return sorted(files, key=lambda p: (p.stat().st_mtime_ns, last_number(p.name), p.name))
+
+
+def last_number(name: str) -> int:
+    """The last whole number in a file name, -1 if there is none."""
+    numbers = re.findall(r"\d+", name)
+    return int(numbers[-1]) if numbers else -1
+
+
+def latest(folder: str | Path, pattern: str = "*.pth") -> tuple[Path, Any] | None:
+    """The newest checkpoint that can be read, with its content; damaged ones are passed over with a printed line."""
+    for path in reversed(complete(folder, pattern)):
+        try:
+            return path, load(path)
+        except UserError as error:
+            print(f"skipped: {error}")
+    return None
+
+
+def keep_last(
+    folder: str | Path, pattern: str, count: int, keep: Callable[[Path], bool] = lambda path: False
+) -> None:
+    """Delete the oldest complete checkpoints (and cards) beyond `count`; 0 keeps all. A failed delete is only said."""
+    if count <= 0:
+        return
+    for path in [p for p in complete(folder, pattern) if not keep(p)][:-count]:
+        try:
+            path.unlink()
+            path.with_name(path.name + ".json").unlink(missing_ok=True)
+        except OSError as error:
+            print(f"{path}: could not be deleted ({error.strerror})")
+
+
+def clear_unfinished(folder: str | Path) -> None:
+    """Remove what killed writers left behind (temporary files of processes that are gone)."""
+    for path in Path(folder).glob(f"*{TEMPORARY}*"):
+        owner = path.name.split(TEMPORARY)[1].split("-")[0]
+        alive = owner.isdigit() and Path(f"/proc/{owner}").exists()
+        if not alive:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def strip_module(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict without the `module.` that parallel wrappers put before every name."""
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def git_commit(folder: str | Path | None = None) -> str:
+    """Commit of the source tree ("-dirty" if tracked files differ), or "unknown" outside a repository."""
+    where = Path(folder) if folder else Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=where, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip() or "unknown"

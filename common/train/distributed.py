@@ -1,0 +1,253 @@
+"""Starting one process or many: torchrun, torch.distributed.launch, SLURM, Open MPI, or a plain `python script.py`."""
+
+from __future__ import annotations
+
+import argparse
+import builtins
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as td
+from torch import nn
+
+from common.errors import UserError
+
+_print = builtins.print
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the environment says: rank, number of processes, place on the node, and who started them."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    by: str = "python"
+
+
+@dataclass(frozen=True)
+class Dist:
+    """The process group as the training code sees it; with one process every collective is a no-op.
+
+    Attributes:
+        rank, world_size, local_rank: as launched.
+        device: where this process computes.
+        backend: gloo, nccl, or None without a group.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    backend: str | None = None
+
+    @property
+    def is_main(self) -> bool:
+        """True on rank 0, which alone writes files."""
+        return self.rank == 0
+
+    @property
+    def distributed(self) -> bool:
+        """True when there is a process group."""
+        return self.backend is not None
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.distributed:
+            td.barrier()
+
+    def any(self, flag: bool) -> bool:
+        """True on all ranks if the flag is true on one of them."""
+        if not self.distributed:
+            return flag
+        value = torch.tensor(float(flag), device=self.device)
+        td.all_reduce(value, op=td.ReduceOp.MAX)
+        return bool(value.item())
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """Mean over ranks of a tensor (a copy; the argument is not changed)."""
+        if not self.distributed:
+            return value.detach()
+        value = value.detach().clone()
+        td.all_reduce(value)
+        return value / self.world_size
+
+    def gather(self, thing: Any) -> list[Any]:
+        """The things of all ranks, in rank order, on every rank."""
+        if not self.distributed:
+            return [thing]
+        things: list[Any] = [None] * self.world_size
+        td.all_gather_object(things, thing)
+        return things
+
+    def broadcast(self, thing: Any) -> Any:
+        """Rank 0's thing, on every rank."""
+        if not self.distributed:
+            return thing
+        holder = [thing]
+        td.broadcast_object_list(holder, src=0, device=self.device if self.backend == "nccl" else None)
+        return holder[0]
+
+    @contextlib.contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """Run a block on every rank; if one rank meets a `UserError`, all ranks raise it, so that none waits for ever.
+
+        The block must not contain collectives.
+        """
+        error: UserError | None = None
+        try:
+            yield
+        except UserError as met:
+            error = met
+        messages = [message for message in self.gather(str(error) if error else None) if message]
+        if messages:
+            raise UserError(messages[0])
+
+    def close(self) -> None:
+        """End the process group."""
+        if self.distributed and td.is_initialized():
+            td.destroy_process_group()
+
+
+def add_launch_arguments(parser: argparse.ArgumentParser, default_rank: int = 0) -> None:
+    """Add `--local_rank` (also spelt `--local-rank`, as current launchers do), `--dist_url` and `--device`."""
+    parser.add_argument(
+        "--local_rank", "--local-rank", dest="local_rank", type=int, default=default_rank,
+        help="given by torch.distributed.launch; used where LOCAL_RANK is not in the environment")
+    parser.add_argument("--dist_url", default="env://", help="rendezvous of the process group")
+
+
+def detect_launch(env: Mapping[str, str] = os.environ, local_rank: int = -1) -> Launch:
+    """Read rank and world size from the environment.
+
+    Order: RANK and WORLD_SIZE (torchrun, torch.distributed.launch), SLURM_PROCID, OMPI_COMM_WORLD_RANK, else
+    one process.
+
+    Args:
+        env: the environment.
+        local_rank: what the command line gave; used only if LOCAL_RANK is absent.
+
+    Raises:
+        UserError: numbers that cannot be.
+    """
+    known = (
+        ("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK"),
+        ("slurm", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+        ("mpi", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    )
+    for by, rank_name, world_name, local_name in known:
+        if rank_name not in env or world_name not in env:
+            continue
+        try:
+            rank, world = int(env[rank_name]), int(env[world_name])
+            local = int(env.get(local_name, local_rank if local_rank >= 0 else rank))
+        except ValueError:
+            raise UserError(f"environment: {rank_name}, {world_name} and {local_name} must be whole numbers") from None
+        if not 0 <= rank < world:
+            raise UserError(f"environment: {rank_name}={rank} is not below {world_name}={world}")
+        if by == "slurm" and world == 1:
+            break  # an interactive allocation: nothing was launched
+        return Launch(rank, world, local, by)
+    return Launch()
+
+
+def choose_device(name: str, local_rank: int) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:N` as a device of this process.
+
+    Raises:
+        UserError: CUDA asked for and absent, a card that is not there, or an unknown name.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device: {name!r} is no device; use auto, cpu, cuda or cuda:0") from None
+    if device.type != "cuda":
+        return device
+    if not torch.cuda.is_available():
+        raise UserError(f"--device: {name} was asked for and no CUDA device can be used here; use --device cpu")
+    count = torch.cuda.device_count()
+    index = local_rank if device.index is None else device.index
+    if index >= count:
+        raise UserError(f"--device: card {index} was asked for and there are {count}; start that many processes a node")
+    return torch.device("cuda", index)
+
+
+def setup_distributed(
+    device: str = "auto", backend: str | None = None, *, dist_url: str = "env://", local_rank: int = -1,
+    timeout_minutes: float = 30.0,
+) -> Dist:
+    """Join the group and silence `print` on other ranks than 0 (`print(…, force=True)` still prints).
+
+    Args:
+        device: auto, cpu, cuda or cuda:N.
+        backend: None picks nccl on CUDA and gloo otherwise.
+        dist_url: rendezvous; `env://` reads MASTER_ADDR and MASTER_PORT (127.0.0.1:29500 where they are missing).
+        local_rank: what the launcher passed on the command line, -1 for nothing.
+        timeout_minutes: a collective that waits longer fails.
+
+    Raises:
+        UserError: see `choose_device` and `detect_launch`; a rendezvous that cannot be reached.
+    """
+    launch = detect_launch(local_rank=local_rank)
+    where = choose_device(device, launch.local_rank)
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+    silence_print(launch.rank != 0)
+    if launch.world_size == 1:
+        return Dist(device=where)
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "29500")
+    backend = backend or ("nccl" if where.type == "cuda" else "gloo")
+    try:
+        td.init_process_group(
+            backend, init_method=dist_url, rank=launch.rank, world_size=launch.world_size,
+            timeout=timedelta(minutes=timeout_minutes))
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"--dist_url: {dist_url} cannot be joined ({str(error).splitlines()[0]})") from None
+    dist = Dist(launch.rank, launch.world_size, launch.local_rank, where, backend)
+    dist.barrier()
+    return dist
+
+
+def silence_print(silent: bool) -> None:
+    """Make `print` say nothing unless `force=True` is given (which every rank may give)."""
+
+    def quiet(*args: Any, force: bool = False, **kwargs: Any) -> None:
+        if force or not silent:
+            _print(*args, **kwargs)
+
+    builtins.print = quiet
+
+
+def wrap(
+    module: nn.Module, dist: Dist, *, find_unused: bool = False, sync_batch_norm: bool = False, **options: Any
+) -> nn.Module:
+    """The module on its device and, with several processes, under DistributedDataParallel.
+
+    SyncBatchNorm exists on CUDA only; elsewhere batch statistics stay those of each process.
+    """
+    module = module.to(dist.device)
+    if not dist.distributed:
+        return module
+    if sync_batch_norm and dist.device.type == "cuda":
+        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    ids = [dist.device.index] if dist.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(module, device_ids=ids, find_unused_parameters=find_unused, **options)
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The module inside DistributedDataParallel, DataParallel and torch.compile."""
+    while True:
+        if isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            module = module.module
+        elif hasattr(module, "_orig_mod"):
+            module = module._orig_mod
+        else:
+            return module
