@@ -35,17 +35,3 @@ def run(blocks: nn.ModuleList, tokens: Tensor) -> Tensor:
         tokens = block(tokens)
     return tokens
 
-
-def patchify(images: Tensor, patch: tuple[int, int]) -> Tensor:
-    """`[B, C, H, W]` -> `[B, N, patch_h * patch_w * C]`; tokens row-major, vector order (dy, dx, channel)."""
-    batch, channels, height, width = images.shape
-    patch_h, patch_w = patch
-    grid = images.reshape(batch, channels, height // patch_h, patch_h, width // patch_w, patch_w)
-    return grid.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, patch_h * patch_w * channels)
-
-
-def unpatchify(tokens: Tensor, patch: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
-    """Inverse of `patchify` for images of `image_size` (height, width)."""
-    (patch_h, patch_w), (height, width) = patch, image_size
-    grid = tokens.reshape(len(tokens), height // patch_h, width // patch_w, patch_h, patch_w, -1)
-    return grid.permute(0, 5, 1, 3, 2, 4).reshape(len(tokens), -1, height, width)

@@ -6,17 +6,16 @@ A momentum copy of encoder, decoder and projector sees a second superimposition 
 
 from __future__ import annotations
 
-import copy
-import math
 from dataclasses import dataclass
 
 import torch
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from common.models.patches import patchify, unpatchify
 from common.models.positions import sincos_2d
-from projects.ssm.models.layers import ScaledEmbedding, patchify, run, unpatchify, vit_blocks, vit_norm
+from common.models.siamese import follow, frozen_copy, pool_windows, projection_mlp
+from projects.ssm.models.layers import ScaledEmbedding, run, vit_blocks, vit_norm
 
 WINDOWS = 4
 """Horizontal windows a feature map is pooled to; each is one instance of the contrast."""
@@ -40,18 +39,6 @@ class SSMOutput:
     latent: Tensor
     positive: Separation
     negative: Separation
-
-
-def mlp(*widths: int) -> nn.Sequential:
-    """Bias-free Linear layers with BatchNorm and ReLU between them; the last BatchNorm has no affine part."""
-    layers: list[nn.Module] = []
-    for index, (width_in, width_out) in enumerate(zip(widths, widths[1:])):
-        layers.append(nn.Linear(width_in, width_out, bias=False))
-        if index < len(widths) - 2:
-            layers += [nn.BatchNorm1d(width_out), nn.ReLU(inplace=True)]
-        else:
-            layers.append(nn.BatchNorm1d(width_out, affine=False))
-    return nn.Sequential(*layers)
 
 
 class SSMPretrainer(nn.Module):
@@ -97,19 +84,19 @@ class SSMPretrainer(nn.Module):
         self.decoder_norm = vit_norm(decoder_dim)
         self.decoder_pred = nn.Linear(decoder_dim, patch_size[0] * patch_size[1] * 3)
         self.student_norm = nn.LayerNorm(decoder_dim).requires_grad_(False)
-        self.projection_layer = mlp(decoder_dim, mlp_dim, mlp_dim, decoder_dim)
-        self.predictor = mlp(decoder_dim, mlp_dim, decoder_dim)
+        self.projection_layer = projection_mlp(decoder_dim, mlp_dim, mlp_dim, decoder_dim)
+        self.predictor = projection_mlp(decoder_dim, mlp_dim, decoder_dim)
         self.initialise()
-        self.mm_patch_embed = frozen(self.patch_embed)
-        self.mm_norm = frozen(self.norm)
-        self.mm_blocks = frozen(self.blocks)
-        self.mm_projection_layer = frozen(self.projection_layer)
-        self.mm_decoder_embed = frozen(self.decoder_embed)
-        self.mm_decoder_blocks = frozen(self.decoder_blocks)
-        self.mm_decoder_norm = frozen(self.decoder_norm)
+        self.mm_patch_embed = frozen_copy(self.patch_embed)
+        self.mm_norm = frozen_copy(self.norm)
+        self.mm_blocks = frozen_copy(self.blocks)
+        self.mm_projection_layer = frozen_copy(self.projection_layer)
+        self.mm_decoder_embed = frozen_copy(self.decoder_embed)
+        self.mm_decoder_blocks = frozen_copy(self.decoder_blocks)
+        self.mm_decoder_norm = frozen_copy(self.decoder_norm)
         # published: the momentum prompt keeps its own N(0, 1) draw and only drifts towards the online one
         prompt = self.prompt_embd if copy_prompt else ScaledEmbedding(directions, decoder_dim)
-        self.mm_prompt_embd = frozen(prompt)
+        self.mm_prompt_embd = frozen_copy(prompt)
 
     def initialise(self) -> None:
         """Xavier-uniform Linear weights with zero biases; the patch convolution is drawn as a Linear layer."""
@@ -142,9 +129,7 @@ class SSMPretrainer(nn.Module):
 
     def windows(self, features: Tensor) -> Tensor:
         """Mean of each of the 4 horizontal windows: `[B, N, d]` -> `[B*4, d]`, rows (image, window)."""
-        maps = features.transpose(1, 2).reshape(len(features), -1, *self.grid)
-        pooled = F.adaptive_avg_pool2d(maps, (1, WINDOWS))[:, :, 0]
-        return pooled.transpose(1, 2).reshape(-1, features.shape[-1])
+        return pool_windows(features, self.grid, WINDOWS).flatten(0, 1)
 
     def forward(
         self, mix: Tensor, teacher_mix: Tensor, directions: Tensor, momentum: float | None = None
@@ -175,13 +160,10 @@ class SSMPretrainer(nn.Module):
     @torch.no_grad()
     def update_momentum(self, momentum: float) -> None:
         """k <- m k + (1 - m) q in float32; batch-norm statistics are not averaged."""
-        passes = {"decoder_blocks": 2 if self.ema_decoder_twice else 1}
         names = [name.removeprefix("mm_") for name, _ in self.named_children() if name.startswith("mm_")]
         for name in names:
-            online = [parameter.detach() for parameter in getattr(self, name).parameters()]
-            averaged = list(getattr(self, f"mm_{name}").parameters())
-            kept = math.pow(momentum, passes.get(name, 1))
-            torch._foreach_lerp_(averaged, online, 1 - kept)
+            times = 2 if name == "decoder_blocks" and self.ema_decoder_twice else 1
+            follow(getattr(self, f"mm_{name}").parameters(), getattr(self, name).parameters(), momentum**times)
 
     def encoder_state(self) -> dict[str, Tensor]:
         """What fine-tuning starts from: the online `patch_embed.*`, `blocks.*` and `norm.*`."""
@@ -208,10 +190,6 @@ def pixel_target(images: Tensor, patch: tuple[int, int], normalise: bool) -> Ten
 
 def fixed(table: Tensor) -> nn.Parameter:
     return nn.Parameter(table[None], requires_grad=False)
-
-
-def frozen(module: nn.Module) -> nn.Module:
-    return copy.deepcopy(module).requires_grad_(False)
 
 
 _SMALL = {"embed_dim": 384, "depth": 12, "num_heads": 6, "decoder_dim": 256, "decoder_heads": 8}
