@@ -182,12 +182,14 @@ class PARSeq(nn.Module):
 
     def _refine(self, memory: list, first: Tensor, logits: Tensor, steps: int) -> Tensor:
         """Each position sees every token but its own; tokens from the first EOS on are hidden (cloze mask)."""
-        given = torch.cat([first[:, None], logits[:, : steps - 1].argmax(-1)], dim=1)
-        length = given.shape[1]
+        given = torch.cat([first[:, None], logits[:, :-1].argmax(-1)], dim=1)
         visible = ~((given == EOS).cumsum(-1) > 0)[:, None, None]
-        cloze = cloze_mask(length).to(given.device) & visible
-        queries = self.queries(len(given), 0, steps)[:, :length]
-        return self.head(self.decoder(queries, self.embed(given), memory, cloze, cloze))
+        # all `steps` positions are read again even where the greedy pass stopped early, as published
+        cloze = cloze_mask(steps)[:, : given.shape[1]].to(given.device)
+        content_mask = cloze[: given.shape[1]] & visible
+        return self.head(
+            self.decoder(self.queries(len(given), 0, steps), self.embed(given), memory, cloze & visible, content_mask)
+        )
 
 
 def cloze_mask(length: int) -> Tensor:
