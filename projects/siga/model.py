@@ -1,0 +1,108 @@
+"""SIGA recognisers (Guan et al., "Self-Supervised Implicit Glyph Attention for Text Recognition", CVPR 2023).
+
+    model = build_siga("TRBA", num_class=37)
+    output = model(images, text[:, :-1], masks)            # training: all seven decoders, teacher forced
+    losses = model.losses(output, text, lengths, step)     # losses.total, losses.parts
+    reading, maps = model.read(images)                     # inference: the Share branch alone
+
+Images are float [B, 3, H, W]; text ids int64 [B, T+1] with the start id in column 0; lengths count the end symbol; masks are
+float [B, 1, H, W] of 0 and 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from common.errors import UserError
+from common.models.weights import LoadReport, load_strict, strip_prefix
+from projects.siga.base import SigaModel
+from projects.siga.charstr import CharStrModel
+from projects.siga.two_unit import TwoUnitModel
+from projects.siga.variants import variant
+
+
+def build_siga(
+    name: str,
+    *,
+    num_class: int | None = None,
+    batch_max_length: int = 25,
+    image_size: tuple[int, int] | None = None,
+    num_fiducial: int = 20,
+    input_channel: int = 3,
+    output_channel: int | None = None,
+    hidden_size: int | None = None,
+    rectify_masks: bool | None = None,
+    freeze_tps: bool | None = None,
+) -> SigaModel:
+    """The model called `name` (TRBA, RBA, TSBA, char_str_base_patch4_3_32_128, their `_small` forms or an alias).
+
+    `num_class`: classes of the codec, by default 37 (R, S: end + 36 characters) or 38 (T: start, end + 36). `image_size` (H, W),
+    `num_fiducial`, `output_channel` (columns' width) and `hidden_size` replace the variant's own values. `rectify_masks`: send
+    the pseudo-mask through the image's TPS (published: R yes, S no). `freeze_tps`: keep the rectification out of training, right
+    only with loaded TPS weights (default: yes for the published variants). Raises UserError where the sizes do not fit.
+    """
+    settings = variant(name)
+    given = {"image_size": image_size, "fiducials": num_fiducial, "columns": output_channel, "hidden": hidden_size}
+    settings = replace(settings, **{key: value for key, value in given.items() if value is not None})
+    check_sizes(settings.family, settings.image_size, num_fiducial)
+    if settings.family == "T":
+        return CharStrModel(settings, num_class or 38, batch_max_length, input_channel=input_channel)
+    model = TwoUnitModel(settings, num_class or 37, batch_max_length, input_channel=input_channel, rectify_masks=rectify_masks)
+    if freeze_tps is not None:
+        model.freeze_tps(freeze_tps)
+    return model
+
+
+def check_sizes(family: str, image_size: tuple[int, int], num_fiducial: int) -> None:
+    """Refuse sizes the architectures cannot take."""
+    height, width = image_size
+    heights = {"R": (32,), "S": (32, 48), "T": (32,)}[family]
+    if height not in heights or width % 8:
+        wanted = " or ".join(map(str, heights))
+        raise UserError(f"--imgH/--imgW: {height} x {width}: this model takes height {wanted} and a width that 8 divides")
+    if num_fiducial % 2 or num_fiducial < 4:
+        raise UserError(f"--num_fiducial: {num_fiducial}: must be even and at least 4")
+
+
+def init_published(model: SigaModel) -> None:
+    """The start of R and S without a checkpoint: biases 0, matrices Kaiming-normal (fan in), vectors called weight 1.
+
+    Also LSTMs and embeddings, as published; not the fiducial layer, positions and buffers. T keeps its constructors' start.
+    """
+    if model.settings.family == "T":
+        return
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "localization_fc2" in name or "pos_embed" in name:
+                continue
+            if "bias" in name:
+                parameter.zero_()
+            elif "weight" in name and parameter.ndim >= 2:
+                nn.init.kaiming_normal_(parameter)
+            elif "weight" in name:
+                parameter.fill_(1.0)
+
+
+def load_published(model: SigaModel, state: Mapping, what: str = "checkpoint") -> LoadReport:
+    """Strictly load a published state dict: the dict itself or one that holds it under `net`, with or without `module.`
+    in front and with or without the spline constants. Raises UserError if a name or shape differs."""
+    if "net" in state:
+        state = state["net"]
+    return load_strict(model, state, what=what)
+
+
+def load_tps(model: TwoUnitModel, state: Mapping[str, torch.Tensor], what: str = "TPS weights") -> LoadReport:
+    """Load the rectification alone from a TPS file or a whole checkpoint of R or S, and freeze it as published."""
+    state = strip_prefix(state.get("net", state))
+    prefix = "model_one.Transformation."
+    inner = {name.removeprefix(prefix).removeprefix("Transformation."): tensor for name, tensor in state.items()}
+    wanted = {name: tensor for name, tensor in inner.items() if name.startswith(("LocalizationNetwork.", "GridGenerator."))}
+    if not wanted:
+        raise UserError(f"{what}: weights: no LocalizationNetwork.* entries; give the TPS.pth of the published models")
+    report = load_strict(model.model_one.Transformation, wanted, what=what)
+    model.freeze_tps()
+    return report
