@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,11 +32,3 @@ def pool_windows(tokens: Tensor, grid: tuple[int, int], windows: int) -> Tensor:
 def frozen_copy(module: nn.Module) -> nn.Module:
     """A deep copy whose parameters take no gradient."""
     return copy.deepcopy(module).requires_grad_(False)
-
-
-@torch.no_grad()
-def follow(averaged: Iterable[nn.Parameter], online: Iterable[nn.Parameter], momentum: float) -> None:
-    """averaged <- momentum * averaged + (1 - momentum) * online, in place, all tensors in one fused call."""
-    averaged, online = list(averaged), [parameter.detach() for parameter in online]
-    if averaged:
-        torch._foreach_lerp_(averaged, online, 1 - momentum)
