@@ -25,17 +25,21 @@ class Curve:
         return sorted((x, y) for x, y in zip(self.x, self.y) if math.isfinite(x) and math.isfinite(y))
 
 
-def line_chart(title: str, curves: Sequence[Curve], x_label: str = "step", y_label: str = "", log_y: bool = False) -> str:
+def line_chart(
+    title: str, curves: Sequence[Curve], x_label: str = "step", y_label: str = "", log_y: bool = False
+) -> str:
     """An SVG picture of some curves over common axes. `log_y` needs positive values, others are left out.
 
     With a single point a curve is drawn as a dot. Curves without points are not drawn; without any, the chart says so.
     """
     series = [(curve.name, [p for p in curve.points() if p[1] > 0 or not log_y]) for curve in curves]
     series = [(name, _thin(points)) for name, points in series if points]
-    head = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
-            f'role="img" font-family="sans-serif" font-size="11"><title>{escape(title)}</title>'
-            f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>'
-            f'<text x="{LEFT}" y="17" font-size="13" font-weight="600" fill="#222">{escape(title)}</text>')
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
+        f'role="img" font-family="sans-serif" font-size="11"><title>{escape(title)}</title>'
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>'
+        f'<text x="{LEFT}" y="17" font-size="13" font-weight="600" fill="#222">{escape(title)}</text>'
+    )
     if not series:
         return head + f'<text x="{LEFT}" y="{HEIGHT // 2}" fill="#777">no values</text></svg>'
     xs = [x for _, points in series for x, _ in points]
@@ -45,15 +49,21 @@ def line_chart(title: str, curves: Sequence[Curve], x_label: str = "step", y_lab
 
     def place(x: float, y: float) -> tuple[float, float]:
         y = math.log10(y) if log_y else y
-        return (LEFT + (x - x_span[0]) / (x_span[1] - x_span[0]) * (WIDTH - LEFT - RIGHT),
-                HEIGHT - BOTTOM - (y - y_span[0]) / (y_span[1] - y_span[0]) * (HEIGHT - TOP - BOTTOM))
+        return (
+            LEFT + (x - x_span[0]) / (x_span[1] - x_span[0]) * (WIDTH - LEFT - RIGHT),
+            HEIGHT - BOTTOM - (y - y_span[0]) / (y_span[1] - y_span[0]) * (HEIGHT - TOP - BOTTOM),
+        )
 
     parts = [head, *_axes(x_ticks, y_ticks, place, log_y)]
-    parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) // 2}" y="{HEIGHT - 6}" text-anchor="middle" fill="#555">{escape(x_label)}</text>')
+    parts.append(
+        f'<text x="{(LEFT + WIDTH - RIGHT) // 2}" y="{HEIGHT - 6}" text-anchor="middle" fill="#555">{escape(x_label)}</text>'
+    )
     if y_label:
         middle = (TOP + HEIGHT - BOTTOM) // 2
-        parts.append(f'<text x="12" y="{middle}" text-anchor="middle" fill="#555" '
-                     f'transform="rotate(-90 12 {middle})">{escape(y_label)}</text>')
+        parts.append(
+            f'<text x="12" y="{middle}" text-anchor="middle" fill="#555" '
+            f'transform="rotate(-90 12 {middle})">{escape(y_label)}</text>'
+        )
     for number, (name, points) in enumerate(series):
         parts.append(_line(points, place, COLOURS[number % len(COLOURS)]))
     if len(series) > 1:
@@ -89,12 +99,16 @@ def _axes(x_ticks: list[float], y_ticks: list[float], place, log_y: bool) -> lis
     for tick in y_ticks:
         _, y = place(x_ticks[0], 10.0**tick if log_y else tick)
         label = number_text(10.0**tick if log_y else tick)
-        parts.append(f'<path d="M{LEFT} {y:.1f}H{right}" stroke="#e4e6ea"/>'
-                     f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end" fill="#555">{label}</text>')
+        parts.append(
+            f'<path d="M{LEFT} {y:.1f}H{right}" stroke="#e4e6ea"/>'
+            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end" fill="#555">{label}</text>'
+        )
     for tick in x_ticks:
         x, _ = place(tick, first_y)
-        parts.append(f'<path d="M{x:.1f} {bottom}v4" stroke="#999"/>'
-                     f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle" fill="#555">{number_text(tick)}</text>')
+        parts.append(
+            f'<path d="M{x:.1f} {bottom}v4" stroke="#999"/>'
+            f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle" fill="#555">{number_text(tick)}</text>'
+        )
     parts.append(f'<path d="M{LEFT} {bottom}H{right}" stroke="#999"/>')
     return parts
 
@@ -115,8 +129,10 @@ def _legend(names: list[str]) -> list[str]:
     parts = [f'<rect x="{x:.0f}" y="{y}" width="{width:.0f}" height="{height}" fill="#fff" fill-opacity=".85" rx="3"/>']
     for number, name in enumerate(names):
         line = y + 15 + 15 * number
-        parts.append(f'<path d="M{x + 6:.0f} {line - 4}h12" stroke="{COLOURS[number % len(COLOURS)]}" stroke-width="2.5"/>'
-                     f'<text x="{x + 22:.0f}" y="{line}" fill="#333">{escape(name)}</text>')
+        parts.append(
+            f'<path d="M{x + 6:.0f} {line - 4}h12" stroke="{COLOURS[number % len(COLOURS)]}" stroke-width="2.5"/>'
+            f'<text x="{x + 22:.0f}" y="{line}" fill="#333">{escape(name)}</text>'
+        )
     return parts
 
 

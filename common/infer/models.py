@@ -34,7 +34,14 @@ def _run(args: argparse.Namespace) -> int:
 def describe(row: registry.ModelRow) -> dict[str, object]:
     """One row as plain data."""
     return {
-        "name": row.name, "kind": row.kind, "image_size": list(row.image_size), "mean": list(row.mean), "std": list(row.std),
-        "charset": row.charset, "options": dict(row.options), "paper": row.paper, "status": row.status,
+        "name": row.name,
+        "kind": row.kind,
+        "image_size": list(row.image_size),
+        "mean": list(row.mean),
+        "std": list(row.std),
+        "charset": row.charset,
+        "options": dict(row.options),
+        "paper": row.paper,
+        "status": row.status,
         "weights": [vars(weights) for weights in row.weights],
     }

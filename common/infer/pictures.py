@@ -8,10 +8,23 @@ import cv2
 import numpy as np
 
 # Twelve well-separated colours (RGB) for characters and glyph channels; they repeat after twelve.
-PALETTE = np.array([
-    (230, 65, 70), (60, 160, 75), (70, 105, 215), (240, 150, 40), (150, 70, 180), (60, 190, 210), (220, 80, 180),
-    (150, 190, 50), (110, 90, 60), (20, 130, 130), (245, 205, 60), (120, 120, 130),
-], dtype=np.uint8)
+PALETTE = np.array(
+    [
+        (230, 65, 70),
+        (60, 160, 75),
+        (70, 105, 215),
+        (240, 150, 40),
+        (150, 70, 180),
+        (60, 190, 210),
+        (220, 80, 180),
+        (150, 190, 50),
+        (110, 90, 60),
+        (20, 130, 130),
+        (245, 205, 60),
+        (120, 120, 130),
+    ],
+    dtype=np.uint8,
+)
 
 
 def heat(image: np.ndarray, attention: np.ndarray, strength: float = 0.65) -> np.ndarray:

@@ -23,7 +23,9 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of every command that opens a checkpoint."""
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="a trained reader")
     parser.add_argument("--model", metavar="NAME", help="model row, where no card stands beside the checkpoint")
-    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="build option, overrides the card")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="build option, overrides the card"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--batch-size", type=int, default=64, help="images a forward pass (default 64)")
     parser.add_argument("--amp", default="no", choices=["no", "fp16", "bf16"], help="precision (default no: fp32)")
@@ -48,8 +50,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("read", help="read the text in images", description=__doc__)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or patterns in quotes")
     add_checkpoint_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="one JSON object a line, with confidences of the characters")
-    parser.add_argument("--attention", type=Path, metavar="FOLDER", help="draw where each character was seen, one sheet an image")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object a line, with confidences of the characters"
+    )
+    parser.add_argument(
+        "--attention", type=Path, metavar="FOLDER", help="draw where each character was seen, one sheet an image"
+    )
     parser.set_defaults(run=_run)
 
 
@@ -94,7 +100,10 @@ def _checked(paths: list[Path]) -> Iterator[Path]:
         except (OSError, ValueError, Image.DecompressionBombError):
             width = height = 1  # the reader will say what is wrong with it
         if width > LONGEST_ASPECT * height:
-            print(f"warning: {path}: {width}x{height} is very wide for one word; cut lines into words first", file=sys.stderr)
+            print(
+                f"warning: {path}: {width}x{height} is very wide for one word; cut lines into words first",
+                file=sys.stderr,
+            )
         elif height > 2 * width and height > 8:
             print(f"warning: {path}: {width}x{height} is upright; turn it or expect nonsense", file=sys.stderr)
         yield path

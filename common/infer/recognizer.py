@@ -248,8 +248,12 @@ def read_card(checkpoint: Path) -> dict[str, Any]:
 
 
 def open_recognizer(
-    checkpoint: str | Path, model: str | None = None, device: str = "auto",
-    options: Mapping[str, Any] | None = None, batch_size: int = 64, amp: str = "no",
+    checkpoint: str | Path,
+    model: str | None = None,
+    device: str = "auto",
+    options: Mapping[str, Any] | None = None,
+    batch_size: int = 64,
+    amp: str = "no",
 ) -> Recognizer:
     """Open a trained reader.
 

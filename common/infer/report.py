@@ -86,11 +86,15 @@ class Report:
         """Commands or logs, kept as they are."""
         return self._add("code", text)
 
-    def table(self, header: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "", strong: Sequence[int] = ()) -> Report:
+    def table(
+        self, header: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "", strong: Sequence[int] = ()
+    ) -> Report:
         """A table; numbers are set to the right, floats with two decimals; `strong` are indices of rows set in bold."""
         return self._add("table", (list(header), [list(row) for row in rows], caption, set(strong)))
 
-    def curves(self, charts: Sequence[tuple[str, Sequence[Curve]]], x_label: str = "step", log_y: bool = False) -> Report:
+    def curves(
+        self, charts: Sequence[tuple[str, Sequence[Curve]]], x_label: str = "step", log_y: bool = False
+    ) -> Report:
         """Line charts side by side: (title, curves) of each."""
         return self._add("svg", [(title, line_chart(title, some, x_label, log_y=log_y)) for title, some in charts])
 
@@ -180,7 +184,9 @@ def _html_text(text: str) -> str:
 
 def _html_table(content: tuple) -> str:
     header, rows, caption, strong = content
-    numeric = [bool(rows) and all(isinstance(row[i], (int, float, type(None))) for row in rows) for i in range(len(header))]
+    numeric = [
+        bool(rows) and all(isinstance(row[i], (int, float, type(None))) for row in rows) for i in range(len(header))
+    ]
     marks = [' class="n"' if flag else "" for flag in numeric]
     head = "".join(f"<th{mark}>{_inline(str(name))}</th>" for name, mark in zip(header, marks))
     lines = []
@@ -188,7 +194,9 @@ def _html_table(content: tuple) -> str:
         cells = "".join(f"<td{mark}>{_inline(number(value))}</td>" for value, mark in zip(row, marks))
         lines.append(f"<tr{' class=strong' if index in strong else ''}>{cells}</tr>")
     foot = f"<caption>{_inline(caption)}</caption>" if caption else ""
-    return f'<div class="scroll"><table>{foot}<thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    return (
+        f'<div class="scroll"><table>{foot}<thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    )
 
 
 def _html_grid(content: tuple[list[Cell], int]) -> str:
@@ -198,7 +206,9 @@ def _html_grid(content: tuple[list[Cell], int]) -> str:
         mark = "" if cell.good is None else f' class="{"good" if cell.good else "bad"}"'
         lines = "".join(f'<br><span class="soft">{_inline(line)}</span>' for line in cell.lines)
         pictures = "".join(_img(image, cell.title) for image in cell.images)
-        figures.append(f"<figure>{pictures}<figcaption><strong{mark}>{escape(cell.title)}</strong>{lines}</figcaption></figure>")
+        figures.append(
+            f"<figure>{pictures}<figcaption><strong{mark}>{escape(cell.title)}</strong>{lines}</figcaption></figure>"
+        )
     return f'<div class="grid" style="--cell:{width}px">{"".join(figures)}</div>'
 
 

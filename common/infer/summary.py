@@ -1,0 +1,238 @@
+"""The report of a reproduction, as far as it is the same for every paper.
+
+A project's `report.py` usually calls `standard_report` and adds its own pictures:
+
+    def build(run_dir: Path, recipe: Finished) -> Report:
+        return standard_report(recipe, examples=16, extra_sections=[my_section])
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from common.infer import environment
+from common.infer.report import Cell, Report
+from common.infer.runs import charts_of, curves_of, find_metrics
+
+if TYPE_CHECKING:
+    from common.infer.recognizer import Recognizer
+    from common.reproduce import Finished
+
+PROTOCOLS = ("36", "62", "94")
+EXPLAIN = (
+    "**36**: digits and letters without case, everything else removed from both sides; **62**: the same with case; **94**: all "
+    "printable ASCII characters, with case. A word whose label is empty after this is not counted (n). 1-NED, confidence: means "
+    "over the samples. Weighted totals count samples, unweighted ones count sets."
+)
+
+
+def standard_report(finished: Finished, examples: int = 24, extra_sections: Sequence[Callable[[Report], object]] = ()) -> Report:
+    """Everything that DESIGN asks of a report, for any project.
+
+    Args:
+        finished: what `strlab reproduce` has run.
+        examples: crops in the grid.
+        extra_sections: functions that add a project's own blocks, after the examples.
+    """
+    recipe, evaluation = finished.recipe, finished.evaluation
+    report = Report(f"{recipe.title}", f"scale `{finished.scale_name}`: {finished.scale.note}")
+    add_summary(report, finished)
+    if evaluation:
+        add_accuracy(report, finished)
+    add_curves(report, finished.run_dir if finished.run_dir.is_dir() else finished.out)
+    if evaluation and finished.checkpoint is not None:
+        rows = read_predictions(finished.out / "eval" / "predictions.csv")
+        add_examples(report, finished, rows, examples)
+        for section in extra_sections:
+            section(report)
+        add_errors(report, finished, rows)
+    else:
+        for section in extra_sections:
+            section(report)
+    add_provenance(report, finished)
+    return report
+
+
+def add_summary(report: Report, finished: Finished) -> None:
+    """The first paragraph: what was trained on what, how long it took, how well it reads."""
+    total = sum(step.seconds for step in finished.steps)
+    lines = [f"Data: {data_words(finished)}.", f"Time of all steps: {total / 60:.1f} minutes."]
+    evaluation = finished.evaluation
+    if evaluation:
+        weighted = evaluation["totals"]["weighted"]
+        lines.insert(0, f"**{weighted['36']:.1f} %** of {weighted['n']:,} evaluation words are read right (36 characters, "
+                        f"weighted by samples), by `{evaluation['model']}`.")
+    report.text(" ".join(lines))
+    rows = [[step.name, f"{step.seconds / 60:.1f}", "`" + " ".join(step.command) + "`"] for step in finished.steps]
+    report.table(["step", "minutes", "command"], rows)
+
+
+def data_words(finished: Finished) -> str:
+    """Where the data came from, in a phrase."""
+    if finished.own_data:
+        return f"the folder given with --data (`{finished.data.name}`)"
+    return f"the embedded synthetic corpus, rendered by `{finished.steps[0].command and ' '.join(finished.steps[0].command)}`"
+
+
+def add_accuracy(report: Report, finished: Finished) -> None:
+    """Accuracy per set under the three protocols, beside the paper's figures."""
+    evaluation = finished.evaluation
+    paper = finished.recipe.paper_rows
+    report.heading("Accuracy")
+    header = ["set", "n", "36", "62", "94", "1-NED", "confidence", "not read", *(f"paper: {row.name}" for row in paper)]
+    rows: list[list[Any]] = []
+    for entry in evaluation["sets"]:
+        accuracies = [entry["protocols"][p]["accuracy"] for p in PROTOCOLS]
+        published = [row.accuracy.get(entry["name"]) for row in paper]
+        rows.append([entry["name"], entry["protocols"]["36"]["n"], *accuracies, entry["ned"], entry["confidence"],
+                     entry["unreadable"], *published])
+    for kind in ("weighted", "unweighted"):
+        totals = evaluation["totals"][kind]
+        rows.append([f"all, {kind}", totals["n"], *(totals[p] for p in PROTOCOLS), totals["ned"], totals["confidence"], None,
+                     *(None for _ in paper)])
+    report.table(header, rows, EXPLAIN, strong=[len(rows) - 2, len(rows) - 1])
+    if paper:
+        facts = finished.recipe.paper
+        synthetic = "" if finished.own_data else (
+            " Our sets of the same names are **synthetic stand-ins** from the embedded corpus: the two columns cannot be compared, "
+            "the published figures only show what the full method reaches.")
+        report.text(f"The paper's figures: trained on {facts.get('data', 'the data it names')}; protocol: "
+                    f"{facts.get('protocol', 'as published')}; source: {facts.get('source', 'the paper')}.{synthetic}")
+
+
+def add_curves(report: Report, folder: Path) -> None:
+    """Loss, accuracy, learning rate and speed of every run below a folder."""
+    runs = {name: rows for name, rows in find_metrics(folder).items() if rows}
+    if not runs:
+        return
+    report.heading("Training")
+    for name, rows in runs.items():
+        if len(runs) > 1:
+            report.heading(name or "run", level=3)
+        report.curves(charts_of(curves_of(rows)))
+        speed = [row["images_per_second"] for row in rows if isinstance(row.get("images_per_second"), (int, float))]
+        waits = [row["data_wait"] for row in rows if isinstance(row.get("data_wait"), (int, float))]
+        if speed:
+            wait = f"; waiting for data: {np.median(waits):.0f} % of the time" if waits else ""
+            report.text(f"Median throughput: {np.median(speed):.1f} images a second{wait}.")
+
+
+def read_predictions(path: Path) -> list[dict[str, str]]:
+    """The rows of `predictions.csv` as `strlab eval` wrote them."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def add_examples(report: Report, finished: Finished, rows: list[dict[str, str]], count: int) -> None:
+    """A grid of crops with prediction, truth, confidence, attention per character, and the reader's own pictures."""
+    if not rows:
+        return
+    rng = np.random.default_rng(0)
+    chosen = [rows[i] for i in sorted(rng.choice(len(rows), min(count, len(rows)), replace=False))]
+    cells = cells_of(open_for(finished), chosen, set_folders(finished.evaluation), attention=True)
+    report.heading("Examples").text(
+        "Crops drawn at random from the evaluation sets: the prediction in green (right) or red (36-character protocol), the truth "
+        "and the confidence below it; then, over the crop, where each character was looked for, in reading order.")
+    report.grid(cells)
+
+
+def open_for(finished: Finished) -> Recognizer:
+    """The recognizer that was evaluated."""
+    from common.infer.recognizer import open_recognizer
+
+    return open_recognizer(finished.checkpoint, finished.scale.model or None)
+
+
+def set_folders(evaluation: Mapping[str, Any]) -> dict[str, Path]:
+    """Folder of each evaluated LMDB by its name."""
+    return {entry["name"]: Path(entry["path"]) for entry in evaluation["sets"]}
+
+
+def cells_of(recognizer: Recognizer, rows: Sequence[dict[str, str]], folders: Mapping[str, Path], attention: bool) -> list[Cell]:
+    """Grid cells of some rows of `predictions.csv`; the crops are read again for their attention and pictures."""
+    import torch
+
+    from common.data.lmdb import WordLmdb
+    from common.infer.pictures import as_picture, attention_strip, enlarge
+
+    opened = {name: WordLmdb(folders[name]) for name in {row["set"] for row in rows}}
+    crops = [recognizer.prepare(opened[row["set"]].image_bytes(int(row["index"]))) for row in rows]
+    predictions = recognizer(crops, attention=attention)
+    extras: dict[str, np.ndarray] = {}
+    if attention and hasattr(recognizer.reader, "extras") and crops:
+        with torch.inference_mode():
+            extras = recognizer.reader.extras(torch.from_numpy(np.stack(crops)).to(recognizer.reader.device))
+    cells = []
+    for i, (row, crop, prediction) in enumerate(zip(rows, crops, predictions)):
+        images = [enlarge(crop, 3)]
+        if prediction.attention is not None and prediction.text:
+            images.append(attention_strip(enlarge(crop, 2), prediction.attention[: max(1, len(prediction.text))]))
+        lines = [f"truth `{row['label']}`, confidence {float(row['confidence']):.2f}, {row['set']}"]
+        for name, pictures in extras.items():
+            images.append(enlarge(as_picture(pictures[i]), max(1, crop.shape[1] * 2 // pictures[i].shape[1])))
+            lines.append(f"last picture{'s' if len(extras) > 1 else ''}: {name}")
+        cells.append(Cell(images, row["prediction"] or "(nothing)", lines, row["correct_36"] == "1"))
+    return cells
+
+
+def add_errors(report: Report, finished: Finished, rows: list[dict[str, str]]) -> None:
+    """The worst errors (sure and far from the truth) and the confused characters."""
+    from common.metrics.confusions import confusions
+
+    wrong = [row for row in rows if row["correct_36"] == "0"]
+    if not wrong:
+        return
+    report.heading("Worst errors").text(
+        f"{len(wrong):,} of {len(rows):,} words are wrong under the 36-character protocol. First those that the reader was sure of.")
+    sure = sorted(wrong, key=lambda row: (-float(row["confidence"]), row["set"], int(row["index"])))[:12]
+    report.grid(cells_of(open_for(finished), sure, set_folders(finished.evaluation), attention=False))
+    far = sorted(wrong, key=lambda row: (float(row["ned"]), row["set"], int(row["index"])))[:12]
+    report.heading("Farthest from the truth", level=3).table(
+        ["set", "truth", "read", "1-NED", "confidence"],
+        [[row["set"], row["label"], row["prediction"], float(row["ned"]), float(row["confidence"])] for row in far])
+    counts = confusions((row["label"].lower(), row["prediction"].lower()) for row in wrong).most_common(24)
+    report.heading("Confusions").table(
+        ["true", "read", "times"], [[true or "(nothing)", read or "(nothing)", n] for (true, read), n in counts],
+        "Differing characters of a shortest edit path between truth and prediction, without case; (nothing) read means that a "
+        "character was missed, true (nothing) that one was invented.")
+
+
+def add_provenance(report: Report, finished: Finished) -> None:
+    """Options, commit, versions, machine and the data's LMDBs."""
+    from common.infer.recognizer import read_card
+
+    report.heading("How it was made")
+    card = read_card(finished.checkpoint) if finished.checkpoint is not None and finished.checkpoint.exists() else {}
+    if card:
+        report.heading("Options", level=3).table(["option", "value"], [[name, str(value)] for name, value in flat(card)])
+    report.heading("Software and machine", level=3)
+    report.table(["what", "value"], [[name, value] for name, value in environment.describe().items()])
+    sets = data_sets(finished.data)
+    if sets:
+        report.heading("Data", level=3).table(["folder", "words"], sets)
+
+
+def flat(table: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """A nested mapping as (dotted name, value) pairs."""
+    pairs: list[tuple[str, Any]] = []
+    for name, value in table.items():
+        if isinstance(value, Mapping) and value:
+            pairs.extend(flat(value, f"{prefix}{name}."))
+        else:
+            pairs.append((f"{prefix}{name}", value))
+    return pairs
+
+
+def data_sets(root: Path) -> list[list[Any]]:
+    """Folder and number of words of every LMDB below a root."""
+    from common.data.lmdb import WordLmdb
+    from common.data.words import discover
+
+    return [[path.relative_to(root).as_posix(), len(WordLmdb(path))] for path in discover(root, None)]
