@@ -76,28 +76,35 @@ def sliced(tensor: torch.Tensor, expression: str) -> torch.Tensor:
 
 
 def check_gradients(model: torch.nn.Module, meta: dict, relative: float) -> None:
-    total = torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], float("inf"))
-    assert float(total) == pytest.approx(meta["total_grad_norm"], rel=relative)
+    # a float32 norm of a million small numbers is itself wrong by 1e-4, so norms are taken in float64
+    norms = {name: float(p.grad.double().norm()) for name, p in model.named_parameters() if p.grad is not None}
+    total = sum(norm**2 for norm in norms.values()) ** 0.5
+    assert total == pytest.approx(meta["total_grad_norm"], rel=max(relative, 2e-4))  # the original summed in float32
     for name, parameter in model.named_parameters():
         golden = meta["grad_norms"][name]
         if golden is None:
             assert parameter.grad is None, name
         else:
             # what lies far below the total norm is the rounding noise of larger terms
-            assert float(parameter.grad.norm()) == pytest.approx(golden, rel=relative, abs=relative * 1e-4 * float(total)), name
+            assert norms[name] == pytest.approx(golden, rel=relative, abs=relative * 1e-4 * total), name
 
 
 def step_once(model: torch.nn.Module, meta: dict) -> None:
     """Clip and step as the case's optimizer text says."""
-    lr, clip = (float(re.search(rf"{key} ([\d.e-]+\d)", meta["optimizer"]).group(1)) for key in ("lr", "clip"))
+    lr, clip = (float(re.search(rf"{key} ([\d.]+(e-?\d+)?)", meta["optimizer"]).group(1)) for key in ("lr", "clip"))
     trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
     torch.nn.utils.clip_grad_norm_(trained, clip)
     torch.optim.Adadelta(trained, lr=lr, rho=0.95, eps=1e-8).step()
 
 
-def test_mgp_outputs(mgp_case, request) -> None:
+def test_mgp(mgp_case, request) -> None:
     case, fill = harness.load(mgp_case), harness.fill(request.config.getoption("--goldens"))
     model, images = prepared(case, fill)
+    check_mgp_outputs(model, images, case)
+    check_mgp_training_step(model, images, case)
+
+
+def check_mgp_outputs(model: torch.nn.Module, images: torch.Tensor, case: harness.Case) -> None:
     arrays, meta = case.arrays, case.meta
     absolute = 2e-5 if model.mgp_str.embed_dim <= 192 else 5e-5
     with torch.no_grad():
@@ -118,33 +125,31 @@ def test_mgp_outputs(mgp_case, request) -> None:
         harness.assert_close(probs[done], arrays[f"{name}_maxprob"][:, 1:][done], absolute=absolute, what=f"{name} decoded probability")
 
 
-def test_mgp_training_step(mgp_case, request) -> None:
-    case, fill = harness.load(mgp_case), harness.fill(request.config.getoption("--goldens"))
-    model, images = prepared(case, fill)
+def check_mgp_training_step(model: torch.nn.Module, images: torch.Tensor, case: harness.Case) -> None:
     meta = case.meta
     codes = LabelCodes(CHARACTERS, meta["batch_max_length"] - 2, model.granularities)
     targets = {name: torch.from_numpy(ids) for name, ids in codes.encode(meta["labels"]).items()}
     for name, ids in targets.items():
         assert np.array_equal(ids, case.arrays[f"{name}_target"])
     losses = model.train().losses(images, targets)
-    assert {name: float(loss) for name, loss in losses.items()} == pytest.approx(meta["loss"], rel=1e-5)
+    assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(meta["loss"], rel=1e-5)
     total = sum(losses.values())
-    assert float(total) == pytest.approx(meta["loss_total"], rel=1e-5)
+    assert total.item() == pytest.approx(meta["loss_total"], rel=1e-5)
     total.backward()
     check_gradients(model, meta, 1e-4)
     step_once(model, meta)
     for name, golden in meta.get("param_l2_after_step", {}).items():
-        assert float(model.get_parameter(name).norm()) == pytest.approx(golden, rel=1e-3), name
+        assert float(model.get_parameter(name).detach().double().norm()) == pytest.approx(golden, rel=1e-3), name
     with torch.no_grad():
         after = model.losses(images, targets)
-    assert {name: float(loss) for name, loss in after.items()} == pytest.approx(meta["after_one_adadelta_step"], rel=1e-3)
+    assert {name: loss.item() for name, loss in after.items()} == pytest.approx(meta["after_one_adadelta_step"], rel=1e-3)
 
 
 def acds_inputs(case: harness.Case) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     target = torch.from_numpy(case.arrays["char_target"]).long()
     codes = LabelCodes(CHARACTERS, target.shape[1] - 2, ("char",))
     assert np.array_equal(codes.encode(case.meta["labels"])["char"], target)
-    return {"char": target}, torch.from_numpy(case.arrays["mask"])
+    return {"char": target}, torch.from_numpy(case.arrays["mask"] > 0)
 
 
 def test_acds_outputs(acds_case, request) -> None:
@@ -176,16 +181,16 @@ def test_acds_training_step(acds_case, request) -> None:
     _, maps = model.train()(images)
     harness.assert_close(maps, case.arrays["map_train"], relative_to_absmax=1e-4, what="map in train mode")
     for name, golden in meta.get("running_stat_l2_after_first_forward", {}).items():
-        assert float(model.get_buffer(name).norm()) == pytest.approx(golden, rel=1e-4), name
+        assert float(model.get_buffer(name).double().norm()) == pytest.approx(golden, rel=1e-4), name
     fill.fill_module(model)
     losses = model.losses(images, targets, masks)
-    assert float(losses["char"]) == pytest.approx(meta["loss"]["char"], rel=1e-4)
-    assert float(losses["mask"]) == pytest.approx(0.5 * meta["loss"]["mask"], rel=1e-4)
+    assert losses["char"].item() == pytest.approx(meta["loss"]["char"], rel=1e-4)
+    assert losses["mask"].item() == pytest.approx(0.5 * meta["loss"]["mask"], rel=1e-4)
     total = sum(losses.values())
-    assert float(total) == pytest.approx(meta["loss"]["total"], rel=1e-4)
+    assert total.item() == pytest.approx(meta["loss"]["total"], rel=1e-4)
     total.backward()
     check_gradients(model, meta, 1e-3)
     step_once(model, meta)
     after = model.losses(images, targets, masks)
-    assert float(after["char"]) == pytest.approx(meta["after_one_adadelta_step"]["char"], rel=1e-3)
-    assert float(after["mask"]) == pytest.approx(0.5 * meta["after_one_adadelta_step"]["mask"], rel=1e-3)
+    assert after["char"].item() == pytest.approx(meta["after_one_adadelta_step"]["char"], rel=1e-3)
+    assert after["mask"].item() == pytest.approx(0.5 * meta["after_one_adadelta_step"]["mask"], rel=1e-3)
