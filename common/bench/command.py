@@ -25,7 +25,9 @@ HEAD = ("row", "ours", "unit", "published", "target", "ms/image", "spread", "dri
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add `strlab bench`."""
     parser = subparsers.add_parser("bench", help="time the data path and the models", description=__doc__)
-    parser.add_argument("--only", default="", metavar="PATTERN", help="rows whose name contains this; | separates several")
+    parser.add_argument(
+        "--only", default="", metavar="PATTERN", help="rows whose name contains this; | separates several"
+    )
     parser.add_argument("--list", action="store_true", help="only name the rows")
     parser.add_argument("--json", action="store_true", help="one JSON object a row instead of the table")
     parser.add_argument("--strict", action="store_true", help="exit status 1 if a row misses its target")

@@ -7,7 +7,17 @@ import platform
 import sys
 from importlib import metadata
 
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "lmdb", "lightning", "diffusers")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "pillow",
+    "opencv-python-headless",
+    "lmdb",
+    "lightning",
+    "diffusers",
+)
 
 
 def versions() -> dict[str, str]:
@@ -26,7 +36,11 @@ def machine() -> dict[str, str]:
     import torch
 
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    facts = {"system": f"{platform.system()} {platform.machine()}", "cores": str(usable), "threads": str(torch.get_num_threads())}
+    facts = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": str(usable),
+        "threads": str(torch.get_num_threads()),
+    }
     if torch.cuda.is_available():
         facts["gpu"] = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         facts["cuda"] = str(torch.version.cuda)
@@ -37,4 +51,9 @@ def describe() -> dict[str, str]:
     """Commit, versions and machine in one flat table."""
     from common.train.checkpoint import git_commit
 
-    return {"commit": git_commit(), **machine(), **versions(), "command": " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])}
+    return {
+        "commit": git_commit(),
+        **machine(),
+        **versions(),
+        "command": " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
+    }

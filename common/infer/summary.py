@@ -31,7 +31,9 @@ EXPLAIN = (
 )
 
 
-def standard_report(finished: Finished, examples: int = 24, extra_sections: Sequence[Callable[[Report], object]] = ()) -> Report:
+def standard_report(
+    finished: Finished, examples: int = 24, extra_sections: Sequence[Callable[[Report], object]] = ()
+) -> Report:
     """Everything that DESIGN asks of a report, for any project.
 
     Args:
@@ -65,8 +67,11 @@ def add_summary(report: Report, finished: Finished) -> None:
     evaluation = finished.evaluation
     if evaluation:
         weighted = evaluation["totals"]["weighted"]
-        lines.insert(0, f"**{weighted['36']:.1f} %** of {weighted['n']:,} evaluation words are read right (36 characters, "
-                        f"weighted by samples), by `{evaluation['model']}`.")
+        lines.insert(
+            0,
+            f"**{weighted['36']:.1f} %** of {weighted['n']:,} evaluation words are read right (36 characters, "
+            f"weighted by samples), by `{evaluation['model']}`.",
+        )
     report.text(" ".join(lines))
     rows = [[step.name, f"{step.seconds / 60:.1f}", "`" + " ".join(step.command) + "`"] for step in finished.steps]
     report.table(["step", "minutes", "command"], rows)
@@ -89,20 +94,45 @@ def add_accuracy(report: Report, finished: Finished) -> None:
     for entry in evaluation["sets"]:
         accuracies = [entry["protocols"][p]["accuracy"] for p in PROTOCOLS]
         published = [row.accuracy.get(entry["name"]) for row in paper]
-        rows.append([entry["name"], entry["protocols"]["36"]["n"], *accuracies, entry["ned"], entry["confidence"],
-                     entry["unreadable"], *published])
+        rows.append(
+            [
+                entry["name"],
+                entry["protocols"]["36"]["n"],
+                *accuracies,
+                entry["ned"],
+                entry["confidence"],
+                entry["unreadable"],
+                *published,
+            ]
+        )
     for kind in ("weighted", "unweighted"):
         totals = evaluation["totals"][kind]
-        rows.append([f"all, {kind}", totals["n"], *(totals[p] for p in PROTOCOLS), totals["ned"], totals["confidence"], None,
-                     *(None for _ in paper)])
+        rows.append(
+            [
+                f"all, {kind}",
+                totals["n"],
+                *(totals[p] for p in PROTOCOLS),
+                totals["ned"],
+                totals["confidence"],
+                None,
+                *(None for _ in paper),
+            ]
+        )
     report.table(header, rows, EXPLAIN, strong=[len(rows) - 2, len(rows) - 1])
     if paper:
         facts = finished.recipe.paper
-        synthetic = "" if finished.own_data else (
-            " Our sets of the same names are **synthetic stand-ins** from the embedded corpus: the two columns cannot be compared, "
-            "the published figures only show what the full method reaches.")
-        report.text(f"The paper's figures: trained on {facts.get('data', 'the data it names')}; protocol: "
-                    f"{facts.get('protocol', 'as published')}; source: {facts.get('source', 'the paper')}.{synthetic}")
+        synthetic = (
+            ""
+            if finished.own_data
+            else (
+                " Our sets of the same names are **synthetic stand-ins** from the embedded corpus: the two columns cannot be compared, "
+                "the published figures only show what the full method reaches."
+            )
+        )
+        report.text(
+            f"The paper's figures: trained on {facts.get('data', 'the data it names')}; protocol: "
+            f"{facts.get('protocol', 'as published')}; source: {facts.get('source', 'the paper')}.{synthetic}"
+        )
 
 
 def add_curves(report: Report, folder: Path) -> None:
@@ -139,7 +169,8 @@ def add_examples(report: Report, finished: Finished, rows: list[dict[str, str]],
     cells = cells_of(open_for(finished), chosen, set_folders(finished.evaluation), attention=True)
     report.heading("Examples").text(
         "Crops drawn at random from the evaluation sets: the prediction in green (right) or red (36-character protocol), the truth "
-        "and the confidence below it; then, over the crop, where each character was looked for, in reading order.")
+        "and the confidence below it; then, over the crop, where each character was looked for, in reading order."
+    )
     report.grid(cells)
 
 
@@ -155,7 +186,9 @@ def set_folders(evaluation: Mapping[str, Any]) -> dict[str, Path]:
     return {entry["name"]: Path(entry["path"]) for entry in evaluation["sets"]}
 
 
-def cells_of(recognizer: Recognizer, rows: Sequence[dict[str, str]], folders: Mapping[str, Path], attention: bool) -> list[Cell]:
+def cells_of(
+    recognizer: Recognizer, rows: Sequence[dict[str, str]], folders: Mapping[str, Path], attention: bool
+) -> list[Cell]:
     """Grid cells of some rows of `predictions.csv`; the crops are read again for their attention and pictures."""
     import torch
 
@@ -190,18 +223,22 @@ def add_errors(report: Report, finished: Finished, rows: list[dict[str, str]]) -
     if not wrong:
         return
     report.heading("Worst errors").text(
-        f"{len(wrong):,} of {len(rows):,} words are wrong under the 36-character protocol. First those that the reader was sure of.")
+        f"{len(wrong):,} of {len(rows):,} words are wrong under the 36-character protocol. First those that the reader was sure of."
+    )
     sure = sorted(wrong, key=lambda row: (-float(row["confidence"]), row["set"], int(row["index"])))[:12]
     report.grid(cells_of(open_for(finished), sure, set_folders(finished.evaluation), attention=False))
     far = sorted(wrong, key=lambda row: (float(row["ned"]), row["set"], int(row["index"])))[:12]
     report.heading("Farthest from the truth", level=3).table(
         ["set", "truth", "read", "1-NED", "confidence"],
-        [[row["set"], row["label"], row["prediction"], float(row["ned"]), float(row["confidence"])] for row in far])
+        [[row["set"], row["label"], row["prediction"], float(row["ned"]), float(row["confidence"])] for row in far],
+    )
     counts = confusions((row["label"].lower(), row["prediction"].lower()) for row in wrong).most_common(24)
     report.heading("Confusions").table(
-        ["true", "read", "times"], [[true or "(nothing)", read or "(nothing)", n] for (true, read), n in counts],
+        ["true", "read", "times"],
+        [[true or "(nothing)", read or "(nothing)", n] for (true, read), n in counts],
         "Differing characters of a shortest edit path between truth and prediction, without case; (nothing) read means that a "
-        "character was missed, true (nothing) that one was invented.")
+        "character was missed, true (nothing) that one was invented.",
+    )
 
 
 def add_provenance(report: Report, finished: Finished) -> None:
@@ -211,7 +248,9 @@ def add_provenance(report: Report, finished: Finished) -> None:
     report.heading("How it was made")
     card = read_card(finished.checkpoint) if finished.checkpoint is not None and finished.checkpoint.exists() else {}
     if card:
-        report.heading("Options", level=3).table(["option", "value"], [[name, str(value)] for name, value in flat(card)])
+        report.heading("Options", level=3).table(
+            ["option", "value"], [[name, str(value)] for name, value in flat(card)]
+        )
     report.heading("Software and machine", level=3)
     report.table(["what", "value"], [[name, value] for name, value in environment.describe().items()])
     sets = data_sets(finished.data)
