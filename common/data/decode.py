@@ -1,0 +1,119 @@
+"""Encoded image bytes -> uint8 pixels, and the bicubic resize of the papers, both with exactly Pillow's pixels.
+
+JPEGs take a faster road (libjpeg-turbo through simplejpeg); whatever that road refuses is given to Pillow, whose verdict holds.
+EXIF orientation is ignored, as the published loaders do. Every failure is a `BadImage`.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageFile
+
+from common.errors import UserError
+
+# Formats that Pillow reads without running another program (no EPS) and that word crops come in.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF", "MPO", "JPEG2000", "AVIF")
+MAX_PIXELS = 2**25  # 33.5 million, 100 MB as RGB: far above any word crop, far below what fills a machine
+
+
+class BadImage(ValueError):
+    """Bytes that are no readable image, or an image over the pixel cap; the message says which."""
+
+
+def decode_rgb(data: bytes, max_pixels: int = MAX_PIXELS, truncated: bool = False) -> np.ndarray:
+    """Pixels of an encoded image: uint8 [H, W, 3], RGB, C-contiguous, equal to Pillow's `open().convert("RGB")`.
+
+    The first frame of an animation. More than `max_pixels` is refused before anything is decoded. `truncated=True` accepts a file
+    that breaks off (DiG does): what is missing stays as Pillow leaves it. Raises `BadImage` and nothing else.
+    """
+    fast = _decode_jpeg(data, max_pixels)
+    return fast if fast is not None else np.array(_open_rgb(data, max_pixels, truncated))
+
+
+def decode_resized(data: bytes, size: tuple[int, int], max_pixels: int = MAX_PIXELS, truncated: bool = False) -> np.ndarray:
+    """`resize_bicubic(decode_rgb(data), size)` without the copies between: uint8 [h, w, 3] for `size` = (h, w)."""
+    fast = _decode_jpeg(data, max_pixels)
+    image = Image.fromarray(fast) if fast is not None else _open_rgb(data, max_pixels, truncated)
+    height, width = size
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def resize_bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Pillow's antialiased bicubic of uint8 [H, W, 3] or [H, W] to `size` = (h, w), aspect ignored; uint8."""
+    height, width = size
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A text mask [H, W] resized to `size` = (h, w) by Pillow's bicubic, without thresholding.
+
+    Integer masks (0/1 as stored) go through mode `I` and stay integers (int32); float masks, as a warp leaves them, through mode
+    `F` (float32; values overshoot [0, 1] by up to about 0.25). SIGA's losses threshold at > 0.5 (spec 3.4).
+    """
+    height, width = size
+    mode = np.float32 if np.issubdtype(mask.dtype, np.floating) else np.int32
+    image = Image.fromarray(np.ascontiguousarray(mask, dtype=mode))
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def decode_mask(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """A stored text mask (PNG with the values 0 and 1): uint8 [H, W] of 0/1. Raises `BadImage`."""
+    image = _opened(data, max_pixels)
+    return (np.asarray(_loaded(image, "L")) > 0).astype(np.uint8)
+
+
+def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
+    """RGB pixels of an ordinary grey or YCbCr JPEG; None sends the bytes to Pillow."""
+    if data[:2] != b"\xff\xd8":
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        # CMYK and YCCK need Adobe's inversion, which Pillow knows; the cap is judged there too.
+        if height * width > max_pixels or colours not in ("YCbCr", "Gray"):
+            return None
+        return simplejpeg.decode_jpeg(data, colorspace="RGB")
+    except Exception:
+        return None  # broken, or merely unusual: Pillow decides
+
+
+def _opened(data: bytes, max_pixels: int) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.UnidentifiedImageError:
+        raise BadImage(f"not an image ({len(data)} bytes)") from None
+    except Exception as error:
+        raise BadImage(f"{type(error).__name__}: {error}") from None
+    width, height = image.size
+    if width * height > max_pixels:
+        raise BadImage(f"{width}x{height} pixels, more than the cap of {max_pixels}")
+    return image
+
+
+def _loaded(image: Image.Image, mode: str) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return image.convert(mode)
+    except UserError:
+        raise
+    except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error and more
+        raise BadImage(f"{type(error).__name__}: {error}") from None
+
+
+def _open_rgb(data: bytes, max_pixels: int, truncated: bool) -> Image.Image:
+    image = _opened(data, max_pixels)
+    if not truncated:
+        return _loaded(image, "RGB")
+    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
+    try:
+        return _loaded(image, "RGB")
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before

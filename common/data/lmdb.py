@@ -1,0 +1,224 @@
+"""The word LMDB: `num-samples`, `image-%09d`, `label-%09d` (1-based) and further values under the same numbers.
+
+Reading is lazy and per process, so a `WordLmdb` may be pickled, forked and spawned. Writing grows the map as it fills, commits in
+batches, and the folder appears under its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import lmdb
+
+from common.errors import UserError
+
+COUNT_KEY = b"num-samples"
+TOLERATED_SHARE = 0.01  # of num-samples: a larger error stops, a smaller one is said and counted
+CURE = "copy the folder again, or look with `strlab doctor`"
+
+
+def key(prefix: str, index: int) -> bytes:
+    """The key of 0-based sample `index`: `key("image", 0)` is `image-000000001`."""
+    return b"%s-%09d" % (prefix.encode(), index + 1)
+
+
+def open_environment(path: Path) -> lmdb.Environment:
+    """The LMDB in folder `path`, read only, no lock file. Raises `UserError` for what is missing, foreign or cut off."""
+    file = path / "data.mdb"
+    if not file.is_file():
+        raise UserError(f"{path}: no data.mdb in it: give the folder of an LMDB")
+    try:
+        return lmdb.open(str(path), readonly=True, lock=False, readahead=False, meminit=False, max_readers=32)
+    except lmdb.Error as error:
+        size = file.stat().st_size
+        raise UserError(f"{file}: not a whole LMDB ({size} bytes; {error}): {CURE}") from None
+
+
+class WordLmdb:
+    """Read-only view of one word LMDB; samples are numbered from 0 here, from 1 in the file.
+
+    Nothing is opened before the first access, and then once per process. `len()` is `num-samples`. Raises `UserError` on first access
+    when the folder is missing, foreign or truncated, or `num-samples` is missing or wrong by more than 1 %.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._pid: int | None = None
+        self._environment: lmdb.Environment | None = None
+        self._transaction: lmdb.Transaction | None = None
+        self._count: int | None = None
+
+    def __getstate__(self) -> dict:
+        return {"path": self.path, "_count": self._count}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(state["path"])
+        self._count = state["_count"]
+
+    def __len__(self) -> int:
+        if self._count is None:
+            self._count = self._read_count()
+        return self._count
+
+    def image_bytes(self, index: int) -> bytes:
+        """The encoded image of sample `index`. Raises KeyError (naming the key) when it is missing."""
+        return self._get(key("image", index))
+
+    def label(self, index: int) -> str:
+        """The label as stored. Raises KeyError when it is missing, UnicodeDecodeError when it is not UTF-8."""
+        return self._get(key("label", index)).decode("utf-8")
+
+    def value(self, prefix: str, index: int) -> bytes | None:
+        """What stands under `prefix-%09d` (mask, boxes, …), or None."""
+        return self._read(key(prefix, index))
+
+    def items(self, prefix: str) -> Iterator[tuple[int, bytes]]:
+        """(0-based index, value) of all keys `prefix-…` in order; far faster than asking one by one."""
+        start = prefix.encode() + b"-"
+        with self._environment_here().begin() as transaction, transaction.cursor() as cursor:
+            if not cursor.set_range(start):
+                return
+            for name, value in cursor:
+                if not name.startswith(start):
+                    return
+                if name[len(start) :].isdigit():
+                    yield int(name[len(start) :]) - 1, value
+
+    def count_keys(self, prefix: str) -> int:
+        """How many keys `prefix-…` there are (walks them)."""
+        start = prefix.encode() + b"-"
+        with self._environment_here().begin() as transaction, transaction.cursor() as cursor:
+            found, counted = cursor.set_range(start), 0
+            while found and cursor.key().startswith(start):
+                counted += 1
+                found = cursor.next()
+        return counted
+
+    def close(self) -> None:
+        """Close this process's handle; the next access opens a new one."""
+        if self._environment is not None and self._pid == os.getpid():
+            if self._transaction is not None:
+                self._transaction.abort()
+            self._environment.close()
+        self._environment = self._transaction = self._pid = None
+
+    def _environment_here(self) -> lmdb.Environment:
+        if self._environment is None or self._pid != os.getpid():
+            # A handle inherited through fork must be neither used nor closed here: it is only forgotten.
+            self._environment, self._pid = open_environment(self.path), os.getpid()
+            self._transaction = self._environment.begin(buffers=False)
+        return self._environment
+
+    def _read(self, name: bytes) -> bytes | None:
+        if self._pid != os.getpid():
+            self._environment_here()
+        try:
+            return self._transaction.get(name)
+        except lmdb.Error as error:
+            raise UserError(f"{self.path / 'data.mdb'}: {name.decode()}: unreadable page ({error}): {CURE}") from None
+
+    def _get(self, name: bytes) -> bytes:
+        value = self._read(name)
+        if value is None:
+            raise KeyError(f"no {name.decode()} in {self.path}")
+        return value
+
+    def _read_count(self) -> int:
+        raw = self._read(COUNT_KEY)
+        if raw is None or not raw.strip().isdigit():
+            found = self.count_keys("image")
+            what = "missing" if raw is None else f"{raw[:20]!r}"
+            raise UserError(f"{self.path}: num-samples is {what}, {found} images found: `strlab doctor {self.path} --repair NEW` mends it")
+        count = int(raw)
+        if self._has(count) or (count and not self._has(count - 1)):
+            found = self.count_keys("image")
+            said = f"{self.path}: num-samples says {count}, {found} images found"
+            if abs(found - count) > TOLERATED_SHARE * max(found, count):
+                raise UserError(f"{said}: `strlab doctor {self.path} --repair NEW` mends it")
+            print(f"warning: {said}; samples above the smaller number are not read", flush=True)
+        return count
+
+    def _has(self, index: int) -> bool:
+        return self._read(key("image", index)) is not None or self._read(key("label", index)) is not None
+
+
+class LmdbWriter:
+    """Context manager that writes a word LMDB at `path`, which must not exist (`overwrite=True` replaces it at the end).
+
+    `with LmdbWriter(path) as writer: writer.add(image, label, mask=png)`. Entries go to a temporary folder beside `path`, in
+    transactions of `batch` samples; a full map is doubled and the transaction repeated. On a clean exit `num-samples` is written last,
+    the file is synced and the folder renamed; on an exception nothing is left. `map_size` is the first size of the map in bytes.
+    """
+
+    def __init__(self, path: str | Path, map_size: int = 64 << 20, batch: int = 1000, overwrite: bool = False) -> None:
+        self.path, self.batch, self.overwrite = Path(path), batch, overwrite
+        self.count = 0
+        self._pending: list[tuple[bytes, bytes]] = []
+        if self.path.exists() and not overwrite:
+            raise UserError(f"{self.path}: it exists: give a new folder")
+        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._environment = lmdb.open(str(self._temporary), map_size=map_size, lock=False, sync=False, metasync=False)
+        except (OSError, lmdb.Error) as error:
+            raise UserError(f"{self.path}: cannot write there ({error}): choose another folder or free some space") from None
+
+    def __enter__(self) -> LmdbWriter:
+        return self
+
+    def add(self, image: bytes | None, label: str | None, **extras: bytes) -> int:
+        """Append one sample; its 0-based index. `extras` are stored as `name-%09d`; None leaves the key out."""
+        index = self.count
+        values = {"image": image, "label": None if label is None else label.encode("utf-8"), **extras}
+        self._pending += [(key(prefix, index), value) for prefix, value in values.items() if value is not None]
+        self.count += 1
+        if self.count % self.batch == 0:
+            self._flush()
+        return index
+
+    def add_value(self, prefix: str, index: int, value: bytes) -> None:
+        """Store `value` under `prefix-%09d` of sample `index`; mask LMDBs are written so. Counts samples up to `index`."""
+        self._pending.append((key(prefix, index), value))
+        self.count = max(self.count, index + 1)
+        if len(self._pending) >= 3 * self.batch:
+            self._flush()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self._pending.append((COUNT_KEY, str(self.count).encode()))
+                self._flush()
+                self._environment.sync(True)
+        except BaseException:
+            kind = UserError
+            raise
+        finally:
+            self._environment.close()
+            if kind is not None:
+                shutil.rmtree(self._temporary, ignore_errors=True)
+        if kind is None:
+            if self.overwrite and self.path.exists():
+                shutil.rmtree(self.path)
+            os.replace(self._temporary, self.path)
+
+    def _flush(self) -> None:
+        while self._pending:
+            try:
+                with self._environment.begin(write=True) as transaction:
+                    for name, value in self._pending:
+                        transaction.put(name, value)
+                self._pending.clear()
+            except lmdb.MapFullError:
+                self._grow()
+            except (OSError, lmdb.Error) as error:
+                raise UserError(f"{self.path}: writing failed after {self.count} samples ({error}): free some space") from None
+
+    def _grow(self) -> None:
+        size = self._environment.info()["map_size"]
+        wanted = sum(len(name) + len(value) for name, value in self._pending)
+        self._environment.set_mapsize(2 * size + 2 * wanted)

@@ -1,0 +1,192 @@
+"""The font faces of the corpus: where they are, which split they belong to, which characters they lack."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import ImageFont
+
+from common.errors import UserError
+
+# Families of the fontpkg-* packages (SIL OFL 1.1 or Apache-2.0) by kind; a star keeps a family for evaluation.
+_FAMILIES = {
+    "sans": "roboto montserrat *poppins josefin_sans oswald anton *archivo_black bebas_neue teko russo_one",
+    "serif": "merriweather playfair_display eb_garamond libre_baskerville *pt_serif source_serif_4 cinzel *abril_fatface",
+    "slab": "arvo *bitter roboto_slab zilla_slab alfa_slab_one",
+    "script": "caveat dancing_script great_vibes indie_flower *kalam lobster lobster_two *oleo_script pacifico "
+    "permanent_marker satisfy shadows_into_light yellowtail zeyada",
+    "display": "black_ops_one bungee fredoka *lilita_one luckiest_guy orbitron press_start_2p *righteous titan_one",
+    "mono": "fira_code inconsolata roboto_mono *space_mono",
+}
+_KIND_WEIGHT = {"sans": 1.0, "serif": 0.8, "slab": 0.5, "display": 0.45, "mono": 0.15, "script": 1.0, "other": 1.0}
+_TOO_THIN = ("Thin", "ExtraLight", "Hairline")
+_SUFFIXES = {".ttf", ".otf", ".ttc"}
+
+
+@dataclass(frozen=True)
+class Face:
+    """One way to draw letters: a font file, and for a variable font its axis values in the file's order."""
+
+    family: str
+    kind: str
+    path: str
+    axes: tuple[float, ...] | None
+    held_out: bool  # used for evaluation only
+    missing: str = ""  # characters of the asked charset that it cannot draw
+    capitals_only: bool = False  # draws lower-case letters as capitals
+
+    def open(self, size: int) -> ImageFont.FreeTypeFont:
+        """The face at `size` pixels per em."""
+        # The basic layout engine: the same on every machine, whether or not a shaping library is installed.
+        font = ImageFont.truetype(self.path, size, layout_engine=ImageFont.Layout.BASIC)
+        if self.axes:
+            font.set_variation_by_axes(list(self.axes))
+        return font
+
+    @property
+    def name(self) -> str:
+        """File stem, with the weight of a variable face."""
+        stem = Path(self.path).stem.partition("[")[0]
+        return stem if not self.axes else f"{stem}:{'/'.join(f'{a:g}' for a in self.axes)}"
+
+
+@functools.lru_cache(maxsize=8)
+def find_faces(fonts: tuple[str, ...], characters: str) -> tuple[Face, ...]:
+    """All faces of `fonts` (family names, font files or folders; empty: every bundled family), checked for coverage.
+
+    Faces that lack more than a tenth of `characters` are left out. Raises `UserError` if a name is not found, a file
+    is no font, a character is in no face of training or of evaluation, or there are fewer than two families.
+    """
+    files = _bundled() if not fonts else _chosen(fonts)
+    held_out = {family for family, _, _, held in files if held}
+    families = sorted({family for family, *_ in files})
+    if len(families) < 2:
+        raise UserError("--fonts: give at least two families: evaluation draws with fonts that training has not seen")
+    if not held_out or len(held_out) == len(families):
+        held_out = set(families[::5])
+    faces = []
+    for family, kind, path, _ in files:
+        for face in _faces_of(family, kind, path, family in held_out):
+            checked = _check(face, characters)
+            if len(checked.missing) <= len(characters) // 10:
+                faces.append(checked)
+    for held in (False, True):
+        drawable: set[str] = set()
+        for face in faces:
+            if face.held_out == held:
+                drawable |= set(characters) - set(face.missing)
+        lost = "".join(sorted(set(characters) - drawable))
+        if lost:
+            which = "evaluation" if held else "training"
+            raise UserError(f"--fonts: no {which} font can draw {lost!r}: add a font that can, or shorten --charset")
+    return tuple(faces)
+
+
+def coverage_report(faces: Sequence[Face]) -> list[str]:
+    """One line per face that lacks characters."""
+    return [f"{face.name}: no glyph for {face.missing}" for face in faces if face.missing]
+
+
+def _bundled() -> list[tuple[str, str, Path, bool]]:
+    files = []
+    for kind, names in _FAMILIES.items():
+        for name in names.split():
+            found = _package_fonts(name.lstrip("*"))
+            files += [(name.lstrip("*"), kind, path, name.startswith("*")) for path in found]
+    if not files:
+        raise UserError("fonts: no fontpkg-* package is installed: run `make setup`, or give --fonts FOLDER")
+    return files
+
+
+def _package_fonts(name: str) -> list[Path]:
+    spec = importlib.util.find_spec(f"fontpkg_{name}")
+    if spec is None or not spec.submodule_search_locations:
+        return []
+    return sorted(Path(spec.submodule_search_locations[0], "files").glob("*.ttf"))
+
+
+def _chosen(fonts: tuple[str, ...]) -> list[tuple[str, str, Path, bool]]:
+    kinds = {name.lstrip("*"): (kind, name[0] == "*") for kind, names in _FAMILIES.items() for name in names.split()}
+    files = []
+    for font in fonts:
+        path, key = Path(font), font.lower().replace(" ", "_").replace("-", "_")
+        if path.is_dir():
+            found = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in _SUFFIXES]
+            files += [(p.stem.partition("[")[0].partition("-")[0].lower(), "other", p, False) for p in found]
+        elif path.suffix.lower() in _SUFFIXES and path.is_file():
+            files.append((path.stem.partition("[")[0].partition("-")[0].lower(), "other", path, False))
+        elif key in kinds and (found := _package_fonts(key)):
+            files += [(key, kinds[key][0], p, kinds[key][1]) for p in found]
+        else:
+            raise UserError(f"--fonts {font}: neither a bundled family, a font file nor a folder with fonts")
+    return files
+
+
+def _faces_of(family: str, kind: str, path: Path, held_out: bool) -> list[Face]:
+    if any(thin in path.stem for thin in _TOO_THIN):
+        return []
+    try:
+        font = ImageFont.truetype(str(path), 20, layout_engine=ImageFont.Layout.BASIC)
+        axes = font.get_variation_axes()
+    except NotImplementedError:  # Pillow without FreeType's variations
+        axes = []
+    except OSError as error:
+        if "variation" not in str(error) and "argument" not in str(error):
+            raise UserError(f"{path}: cannot be opened as a font ({error}): remove it from --fonts") from error
+        axes = []
+    if not axes:
+        return [Face(family, kind, str(path), None, held_out)]
+    names = [axis["name"].decode() if isinstance(axis["name"], bytes) else str(axis["name"]) for axis in axes]
+    weights = [400.0, 700.0, 900.0] if "Weight" in names else [None]
+    chosen = []
+    for weight in weights:
+        values = [float(axis["default"]) for axis in axes]
+        if weight is not None:
+            axis = axes[names.index("Weight")]
+            if not axis["minimum"] <= weight <= axis["maximum"]:
+                continue
+            values[names.index("Weight")] = weight
+        chosen.append(Face(family, kind, str(path), tuple(values), held_out))
+    return chosen
+
+
+def _check(face: Face, characters: str) -> Face:
+    font = face.open(32)
+    blank = _picture(font, "\U0010ffff")
+    pictures = {c: _picture(font, c) for c in dict.fromkeys(characters + "aegrnAEGRN")}
+    missing = "".join(c for c in characters if pictures[c].size == 0 or np.array_equal(pictures[c], blank))
+    alike = sum(_alike(pictures[c], pictures[c.upper()]) for c in "aegrn")
+    return Face(face.family, face.kind, face.path, face.axes, face.held_out, missing, alike >= 4)
+
+
+def _picture(font: ImageFont.FreeTypeFont, character: str) -> np.ndarray:
+    mask, _ = font.getmask2(character, mode="L", anchor="ls")
+    return np.asarray(mask, np.uint8).reshape(mask.size[1], mask.size[0])
+
+
+def _alike(small: np.ndarray, capital: np.ndarray) -> bool:
+    """Whether two glyphs are the same shape at different sizes (small capitals)."""
+    import cv2
+
+    if small.size == 0 or capital.size == 0:
+        return False
+    a, b = (cv2.resize(p, (24, 24), interpolation=cv2.INTER_AREA).astype(np.float32).ravel() for p in (small, capital))
+    return bool(np.corrcoef(a, b)[0, 1] > 0.8)
+
+
+def face_weights(faces: Sequence[Face], script_share: float) -> np.ndarray:
+    """Probability of each face: kinds by fixed weights, families of a kind alike, faces of a family alike."""
+    families = {(face.kind, face.family) for face in faces}
+    weights = []
+    for face in faces:
+        kind_weight = _KIND_WEIGHT[face.kind] * (script_share if face.kind == "script" else 1.0)
+        in_kind = sum(kind == face.kind for kind, _ in families)
+        in_family = sum(other.family == face.family for other in faces)
+        weights.append(kind_weight / in_kind / in_family)
+    total = np.array(weights)
+    return total / total.sum()
