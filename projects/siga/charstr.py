@@ -144,7 +144,7 @@ class CharStrModel(SigaModel):
         contextual = net.SequenceEncoding(visual)
         logits = decode_all(net.heads(), contextual, (middle, low), text, self.start_id, self.active_dropout)
         features = {
-            "sequential_features": visual, "glyph_middle": middle, "glyph_low": low, "contextual": contextual,
+            "sequential_features": visual.transpose(1, 2).unsqueeze(2), "glyph_middle": middle, "glyph_low": low, "contextual": contextual,
             "fused": logits.pop("fused"),
         }
         return SigaOutput({"ours": ours.logits, **logits}, ours.attention, maps, masks, features)

@@ -40,7 +40,8 @@ def decode_all(
     start: int,
     drop: float,
 ) -> dict[str, torch.Tensor]:
-    """Logits [B, T, C] of every decoder of the second unit, and `fused` [B, T, columns], the Share decoder's input.
+    """Logits [B, T, C] of every decoder of the second unit, and `fused` [B, T, hidden], the gated
+    features that lead to Share.
 
     `contextual` [B, W, hidden]; `glyphs` two of [B, T, hidden]; `text` [B, T] for teacher forcing, else greedy from `start`.
     `drop` is applied to both glyph sequences (the same draw for both decoders that read them) and to the projection.
@@ -55,9 +56,9 @@ def decode_all(
         decoded = fuser(contextual, text, start=start, steps=steps, aside=aside)
         logits[f"iter{index}"] = decoded.logits
         gated.append(decoded.outputs)
-    fused = heads.project(heads.fusion(*gated))
-    logits["fused"] = fused
-    logits["share"] = heads.generator(F.dropout(fused, drop, training=drop > 0), text, start=start).logits
+    logits["fused"] = heads.fusion(*gated)
+    projected = F.dropout(heads.project(logits["fused"]), drop, training=drop > 0)
+    logits["share"] = heads.generator(projected, text, start=start).logits
     return logits
 
 

@@ -103,20 +103,20 @@ class TwoUnitModel(SigaModel):
         holder = getattr(self.model_two, "loss", None)
         return None if holder is None else holder.iou_loss.crossentropy.weight
 
-    def rectify(self, images: torch.Tensor, masks: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Straighten the word; the mask too where the variant does so."""
+    def rectify(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(straightened images, the sampling grid; None where the model has no rectification)."""
         transform = self.model_one.Transformation
         if not isinstance(transform, Tps):
-            return images, masks
+            return images, None
         grid = transform.grid(images)
-        if masks is not None and self.rectify_masks:
-            masks = sample(masks, grid)
-        return sample(images, grid), masks
+        return sample(images, grid), grid
 
     def forward(self, images: torch.Tensor, text: torch.Tensor | None = None, masks: torch.Tensor | None = None) -> SigaOutput:
         """Every branch. `text` [B, T]: teacher forcing; without it all decoders are greedy for T steps."""
         one, two = self.model_one, self.model_two
-        rectified, masks = self.rectify(images, masks)
+        rectified, grid = self.rectify(images)
+        if masks is not None and grid is not None and self.rectify_masks:
+            masks = sample(masks, grid)
         columns, fpn = one.FeatureExtraction(rectified)
         visual = columns.squeeze(2).transpose(1, 2)
         ours = one.Prediction(one.SequenceModeling(visual), text, start=self.start_id, steps=self.steps)
@@ -127,14 +127,14 @@ class TwoUnitModel(SigaModel):
         features = {
             "rectified_image": rectified, "visual_feature": visual, "backbone_last": columns, "contextual": contextual,
             "glyph_low": low, "glyph_middle": middle, "fused": logits.pop("fused"),
-            "fpn0": fpn[0], "fpn1": fpn[1], "fpn2": fpn[2],
+            "fpn0": fpn[0], "fpn1": fpn[1], "fpn2": fpn[2], "grid": grid,
         }
         return SigaOutput({"ours": ours.logits, **logits}, ours.attention, maps, masks, features)
 
     def read(self, images: torch.Tensor, *, stop_early: bool = True) -> tuple[Reading, GlyphMaps]:
         """The Share branch alone and the character maps it used; ends once every word has ended if `stop_early`."""
         two = self.model_two
-        columns, fpn = self.model_one.FeatureExtraction(self.rectify(images, None)[0])
+        columns, fpn = self.model_one.FeatureExtraction(self.rectify(images)[0])
         maps = two.Attention_Cls(fpn, with_mask=False)
         glyphs = two.Attention_Cls.glyphs(fpn, maps)
         contextual = two.SequenceEncoding(columns.squeeze(2).transpose(1, 2))
