@@ -178,9 +178,9 @@ class GoCodec:
         ends, starts, points = _first(ids, self.end), _first(ids, self.start), self.table.points(ids)
         decoded = []
         for row, end in enumerate(ends):
-            if 0 <= end and not 0 <= starts[row] < end:
-                text, cut = _text(points[row, :end]), int(end)
-            else:  # a [GO] inside, or no end: published string arithmetic
+            text, cut = _text(points[row, : max(end, 0)][points[row, : max(end, 0)] >= 0]), int(end)
+            if end < 0 or 0 <= starts[row] < end or "[s]" in text:
+                # no end, a [GO] inside, or characters that spell the end: published string arithmetic
                 raw = self.raw_text(ids[row : row + 1])[0]
                 cut = raw.find("[s]")
                 text = raw[:cut]

@@ -1,18 +1,19 @@
 """Text <-> ids at the three granularities of MGP-STR (paper section 3.3): characters, GPT-2 BPE, BERT WordPiece.
 
-Each code offers `encode(label) -> ids`, `decode(ids) -> text`, `num_classes`, `start`, `end` and `end_text` (what the end id
-looks like in decoded text). All targets have T = longest label + 2 positions, start first, padded with 0, which the
-losses ignore. Behaviour is that of the slow tokenizers of transformers 4.2.1, including the English clean-up on decoding.
+Characters are `common.text.codecs.GoCodec`. The sub-word codes offer `encode(label) -> ids`, `decode_text(ids) -> text`, `num_classes`,
+`start`, `end` and `end_text` (what the end id looks like in decoded text). All targets have T = longest label + 2 positions,
+start first, padded with 0, which the losses ignore. Behaviour is that of the slow tokenizers of transformers 4.2.1,
+including the English clean-up on decoding.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from common.errors import UserError
+from common.text.codecs import Decoded, GoCodec, LabelError
 from projects.mgpstr import vocabularies
 
 PAD = 0
@@ -29,27 +30,33 @@ def clean_up(text: str) -> str:
     return text
 
 
-class CharCode:
-    """`[GO]` = 0 (also the pad), `[s]` = 1, then the charset from 2."""
+class SubwordCode:
+    """What both sub-word codes share: the rule that turns ids and probabilities into a string and its score."""
 
-    start, end, end_text = 0, 1, "[s]"
+    end: int
+    end_text: str
 
-    def __init__(self, charset: str, length: int = 27) -> None:
-        self.length = length
-        self.symbols = ["[GO]", "[s]", *charset]
-        self.index = {symbol: position for position, symbol in enumerate(self.symbols)}
-        self.num_classes = len(self.symbols)
+    def decode(self, ids: np.ndarray, probabilities: np.ndarray) -> list[Decoded]:
+        """Strings and scores of ids [B, P] with probabilities [B, P] (spec 5.5).
 
-    def encode(self, label: str) -> list[int]:
-        """Ids of the characters with start and end. Raises KeyError for a character outside the charset."""
-        return [self.start, *(self.index[character] for character in label), self.end]
+        The string is cut at the first end *text*, without one it loses its last character; the score is the product up to and
+        including the first end *id*, 0 without one.
+        """
+        decoded = []
+        for row, probs in zip(ids, probabilities):
+            text = self.decode_text(row)
+            ends = np.flatnonzero(row == self.end)
+            counted = probs[: ends[0] + 1] if len(ends) else probs[:0]
+            score = float(np.multiply.reduce(counted)) if len(ends) else 0.0
+            decoded.append(Decoded(text[: text.find(self.end_text)], score, tuple(counted.tolist())))
+        return decoded
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The table entries joined, special ones as their names."""
-        return "".join(self.symbols[index] for index in ids)
+    def decode_text(self, ids: Sequence[int]) -> str:
+        """The whole decoded text of one row, special tokens as text."""
+        raise NotImplementedError
 
 
-class BpeCode:
+class BpeCode(SubwordCode):
     """GPT-2 byte pairs. Start and end are ids 1 and 2 and the pad 0, which GPT-2 reads as `"`, `#` and `!`."""
 
     start, end, end_text, num_classes = 1, 2, "#", 50257
@@ -75,7 +82,7 @@ class BpeCode:
     def encode(self, label: str) -> list[int]:
         return [self.start, *self._tokenizer.encode(label).ids, self.end]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode_text(self, ids: Sequence[int]) -> str:
         """The bytes of the tokens as UTF-8 (broken sequences become U+FFFD), cleaned up."""
         return clean_up(b"".join(self._pieces[index] for index in ids).decode("utf-8", errors="replace"))
 
@@ -87,7 +94,7 @@ def byte_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(0x100 + order): byte for order, byte in enumerate(others)}
 
 
-class WordPieceCode:
+class WordPieceCode(SubwordCode):
     """bert-base-uncased: lower-cases and strips accents, so this granularity never sees case."""
 
     start, end, end_text, num_classes = 101, 102, "[SEP]", 30522
@@ -114,7 +121,7 @@ class WordPieceCode:
         """Ids with `[CLS]` and `[SEP]`; pieces beyond the length are cut and `[SEP]` stays."""
         return [self.start, *self._tokenizer.encode(label).ids[: self.length - 2], self.end]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode_text(self, ids: Sequence[int]) -> str:
         """The pieces joined, cleaned up, and without any white space."""
         text = " ".join(self._pieces[index] for index in ids).replace(" ##", "")
         return "".join(clean_up(text).split())
@@ -131,45 +138,45 @@ class LabelCodes:
 
     def __init__(self, charset: str, max_length: int = 25, granularities: Sequence[str] = GRANULARITIES) -> None:
         self.length = max_length + 2
-        made = {"char": CharCode(charset, self.length), "bpe": BpeCode(), "wp": WordPieceCode(self.length)}
-        self.codes = {name: made[name] for name in granularities}
-        self._seen: dict[str, dict[str, np.ndarray]] = {}
+        self.char = GoCodec(charset, max_length, through_end=True)
+        subwords = {"bpe": BpeCode(), "wp": WordPieceCode(self.length)}
+        self.codes = {"char": self.char, **{name: subwords[name] for name in granularities if name != "char"}}
+        self._seen: dict[tuple[str, str], np.ndarray] = {}
 
-    def __getitem__(self, granularity: str):
+    def __getitem__(self, granularity: str) -> GoCodec | SubwordCode:
         return self.codes[granularity]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self.codes)
 
     def encode(self, labels: Sequence[str]) -> dict[str, np.ndarray]:
         """Targets of a batch: int64 [B, T] for each granularity, 0 where there is nothing to learn.
 
-        Raises `UserError` if a label holds a character outside the charset or takes more than T positions.
+        Raises `LabelError` (a `UserError`) if a label holds a character outside the charset or takes more than T positions.
         """
-        return {name: np.stack([self._padded(name, label) for label in labels]) for name in self.codes}
+        targets = {"char": self.char.encode(labels)[0]}
+        for name in self.codes:
+            if name != "char":
+                targets[name] = np.stack([self._padded(name, label) for label in labels])
+        return targets
 
     def fits(self, label: str) -> bool:
         """True when every code can hold the label."""
         try:
             self.encode([label])
-        except UserError:
+        except LabelError:
             return False
         return True
 
     def _padded(self, name: str, label: str) -> np.ndarray:
-        # Words repeat: a small table saves the tokenizers nearly all of their work.
-        if len(self._seen) > 200_000:
+        # Words repeat: a table saves the tokenizers nearly all of their work.
+        if len(self._seen) > 400_000:
             self._seen.clear()
-        known = self._seen.setdefault(label, {})
-        if name not in known:
-            known[name] = self._encode_one(name, label)
-        return known[name]
-
-    def _encode_one(self, name: str, label: str) -> np.ndarray:
-        try:
+        if (name, label) not in self._seen:
             ids = self.codes[name].encode(label)
-        except KeyError as error:
-            raise UserError(f"label {label!r}: character {error.args[0]!r} is not in --character; filter the labels or extend the charset") from None
-        if len(ids) > self.length:
-            raise UserError(f"label {label!r}: takes {len(ids)} {name} positions, the model has {self.length}; raise --batch_max_length or drop it")
-        return np.array(ids + [PAD] * (self.length - len(ids)), dtype=np.int64)
+            if len(ids) > self.length:
+                raise LabelError(
+                    f"label {label!r}: takes {len(ids)} {name} positions, the model has {self.length}: raise --batch_max_length or drop it"
+                )
+            self._seen[name, label] = np.array(ids + [PAD] * (self.length - len(ids)), dtype=np.int64)
+        return self._seen[name, label]

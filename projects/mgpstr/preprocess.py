@@ -1,0 +1,35 @@
+"""From a decoded picture and a raw label to what MGP-STR and ACDS-STR see (spec section 3). No mean or deviation is taken off."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from common.data.decode import resize_bicubic
+from common.text.normalise import Normaliser, kept_by_regex_class
+
+SIZE = (32, 128)
+
+
+def fit(image: np.ndarray, size: tuple[int, int] = SIZE, pad: bool = False) -> np.ndarray:
+    """uint8 [h, w, 3] -> uint8 [H, W, 3]: bicubic regardless of the aspect, or with `pad` keeping it, black to the right."""
+    height, width = size
+    if not pad:
+        return resize_bicubic(image, size)
+    kept = min(width, math.ceil(height * image.shape[1] / image.shape[0]))
+    return pad_right(resize_bicubic(image, (height, kept)), width)
+
+
+def pad_right(image: np.ndarray, width: int) -> np.ndarray:
+    """Add black columns up to `width`."""
+    return np.pad(image, ((0, 0), (0, width - image.shape[1]), (0, 0)))
+
+
+def label_normaliser(charset: str, sensitive: bool = False, published: bool = False) -> Normaliser:
+    """Lower-case unless `sensitive`, then keep the characters of the charset only.
+
+    The published code puts the charset unescaped into a regular expression and so deletes the backslash from case-sensitive labels;
+    `published=True` does as well (no case-sensitive weights were published).
+    """
+    return Normaliser(kept_by_regex_class(charset) if published else charset, lower=not sensitive)
