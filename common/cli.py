@@ -69,7 +69,8 @@ def _main(argv: list[str]) -> int | None:
 
 
 def build_parser(wanted: str = "") -> argparse.ArgumentParser:
-    """The parser with the full arguments of the subcommand `wanted` ("read", "data synth") and one line for the others."""
+    """The parser with the full arguments of the subcommand `wanted` ("read", "data synth") and one line for the
+    others."""
     parser = argparse.ArgumentParser(prog="strlab", description="Scene text recognition: five papers on one library.")
     parser.add_argument("--version", action="version", version=f"strlab {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", title="commands")

@@ -20,7 +20,8 @@
     evaluate = "{out}/run/best_score.pth"     # checkpoint that `strlab eval` reads at the end; leave out for none
     evaluate_data = "{data}/evaluation"       # this is the default
     evaluate_flags = "--batch-size 32"        # optional, further flags of `strlab eval`
-    run = "{out}/run"                         # folder of the run that the report shows (metrics.jsonl, …); default {out}
+    run = "{out}/run"                         # folder of the run that the report shows (metrics.jsonl, …); default
+    {out}
 
     [[smoke.steps]]
     name = "masks"
@@ -34,8 +35,8 @@
     [sanity]                                  # `strlab sanity NAME` overfits 64 images; same keys as a scale, and
     at_least = 95.0                           # % of words that must be read, 36-character protocol
 
-Placeholders: {data} {out} {python} {strlab} {device} (cpu or cuda) {scale}. Paths with blanks are safe: a command is split
-first and filled in afterwards. A step that was interrupted is run again, so its command should resume by itself.
+Placeholders: {data} {out} {python} {strlab} {device} (cpu or cuda) {scale}. Paths with blanks are safe: a command is
+split first and filled in afterwards. A step that was interrupted is run again, so its command should resume by itself.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ A project lists its rows in `projects/<name>/registry.py`:
 `strlab models` and `strlab --help` stay fast; prefer them.
 
 - `build(**options) -> nn.Module`: the model with random weights.
-- `open(checkpoint: Path, options: dict, device: torch.device) -> Reader`: build with these options, load the file strictly
-  (through `common.train.checkpoint.load`), put it on the device in eval mode and return what `common.infer.recognizer`
-  describes. A checkpoint that does not fit raises `UserError`.
+- `open(checkpoint: Path, options: dict, device: torch.device) -> Reader`: build with these options, load the file
+  strictly (through `common.train.checkpoint.load`), put it on the device in eval mode and return what
+  `common.infer.recognizer` describes. A checkpoint that does not fit raises `UserError`.
 
 A thing registered is a thing tested: `tests/test_registry.py` builds every row, with `test_options` where the row has
 them and on the meta device where `meta` is set.
@@ -147,7 +147,8 @@ def find(name: str) -> ModelRow:
 
 
 def project_module(project: str, module: str) -> Any | None:
-    """Import `projects.<project>.<module>` next to the project's registry; None where the project has no such module."""
+    """Import `projects.<project>.<module>` next to the project's registry; None where the project has no such
+    module."""
     registry = project_modules().get(project)
     if registry is None:
         raise UserError(f"no project is called {project!r}; there are: {', '.join(sorted(project_modules()))}")

@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import shlex
+import signal
 import sys
 import time
 import uuid
@@ -50,6 +51,30 @@ class Finished:
     steps: tuple[Done, ...]
     checkpoint: Path | None
 
+    def save(self) -> None:
+        """Keep what is needed to write the report again: `finished.json` in the output folder."""
+        entry = {
+            "recipe": self.recipe.name,
+            "scale": self.scale_name,
+            "data": str(self.data),
+            "own_data": self.own_data,
+        }
+        entry["steps"] = [{"name": step.name, "command": step.command, "seconds": step.seconds} for step in self.steps]
+        write_text(self.out / "finished.json", json.dumps(entry, indent=1))
+
+    @classmethod
+    def load(cls, out: Path) -> Finished:
+        """What `save` kept, with the recipe as it is now. Raises `UserError` for another file."""
+        path = out / "finished.json"
+        try:
+            entry = json.loads(path.read_text("utf-8"))
+            steps = tuple(Done(step["name"], tuple(step["command"]), step["seconds"]) for step in entry["steps"])
+            recipe = recipes.load(entry["recipe"])
+            runner = Runner(recipe, entry["scale"], recipe.scale(entry["scale"]), out, Path(entry["data"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: not the note of a finished reproduction ({error}); run it again") from None
+        return runner.finished(steps, entry["own_data"])
+
     @property
     def run_dir(self) -> Path:
         """Folder of the training run that the report shows."""
@@ -65,8 +90,8 @@ class Finished:
 class Runner:
     """Runs the steps of one scale in order, with a stamp file for each finished one.
 
-    A stamp holds a hash of the command, of the inputs and of the stamp before it, so a step is run again when anything before
-    it was. Stamps are written atomically after the command ended with status 0.
+    A stamp holds a hash of the command, of the inputs and of the stamp before it, so a step is run again when anything
+    before it was. Stamps are written atomically after the command ended with status 0.
     """
 
     def __init__(self, recipe: Recipe, scale_name: str, scale: Scale, out: Path, data: Path | None) -> None:
@@ -74,7 +99,9 @@ class Runner:
         self.own_data = data is not None
         self.data = data or ROOT / "data" / f"synth-{_digest(scale.corpus)[:8]}"
         if data is None and not scale.corpus:
-            raise UserError(f"--data: the scale {scale_name} of {recipe.name} needs a data folder (training/, evaluation/)")
+            raise UserError(
+                f"--data: the scale {scale_name} of {recipe.name} needs a data folder (training/, evaluation/)"
+            )
         if data is not None and not data.is_dir():
             raise UserError(f"--data: {data} is no folder; give one with training/ and evaluation/ below it")
 
@@ -83,8 +110,12 @@ class Runner:
         python = _short(Path(sys.executable))
         strlab = Path(sys.executable).with_name("strlab")
         return {
-            "data": _short(self.data), "out": _short(self.out), "python": python, "scale": self.scale_name,
-            "strlab": _short(strlab) if strlab.exists() else f"{python}\n-m\ncommon.cli", "device": _device(),
+            "data": _short(self.data),
+            "out": _short(self.out),
+            "python": python,
+            "scale": self.scale_name,
+            "strlab": _short(strlab) if strlab.exists() else f"{python}\n-m\ncommon.cli",
+            "device": _device(),
         }
 
     def plan(self) -> list[tuple[str, list[str], tuple[Path, ...], Path]]:
@@ -119,11 +150,12 @@ class Runner:
                 old = self._run_step(name, command, stamp, digest)
             done.append(Done(name, tuple(command), old["seconds"] if old else 0.0))
             previous = old["id"] if old else digest
-        values = self.values()
-        checkpoint = ROOT / recipes.fill(self.scale.evaluate, values) if self.scale.evaluate else None
-        return Finished(
-            self.recipe, self.scale_name, self.scale, self.data, self.out, self.own_data, tuple(done), checkpoint
-        )
+        return self.finished(tuple(done), self.own_data)
+
+    def finished(self, steps: tuple[Done, ...], own_data: bool) -> Finished:
+        """What the report is made from."""
+        checkpoint = ROOT / recipes.fill(self.scale.evaluate, self.values()) if self.scale.evaluate else None
+        return Finished(self.recipe, self.scale_name, self.scale, self.data, self.out, own_data, steps, checkpoint)
 
     def _run_step(self, name: str, command: list[str], stamp: Path, digest: str) -> dict[str, Any]:
         """Run one command and stamp it."""
@@ -169,8 +201,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add `strlab reproduce`."""
     parser = subparsers.add_parser("reproduce", help="run a project's recipe", description=__doc__.split("\n")[0])
     parser.add_argument("name", help="project: siga, mgpstr, dig, ssm, textssr")
-    parser.add_argument("--scale", default="auto", choices=["auto", *recipes.SCALES], help="auto: gpu if CUDA is there, else cpu")
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="training/ and evaluation/ below it; default: the embedded corpus")
+    parser.add_argument(
+        "--scale", default="auto", choices=["auto", *recipes.SCALES], help="auto: gpu if CUDA is there, else cpu"
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="training/ and evaluation/ below it; default: the embedded corpus"
+    )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: outputs/NAME/SCALE")
     parser.add_argument("--fresh", action="store_true", help="run all steps again (a rendered corpus is kept)")
     parser.add_argument("--dry-run", action="store_true", help="only print the commands")
@@ -183,10 +219,15 @@ def _reproduce(args: argparse.Namespace) -> int:
     scale = recipe.scale(scale_name)
     out = (args.out or ROOT / "outputs" / recipe.name / scale_name).absolute()
     print(f"{recipe.title}\nscale {scale_name}: {scale.note}", flush=True)
+    # A terminated run ends its child, as an interrupted one does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     started = time.monotonic()
-    finished = Runner(recipe, scale_name, scale, out, args.data.absolute() if args.data else None).run(args.dry_run, args.fresh)
+    finished = Runner(recipe, scale_name, scale, out, args.data.absolute() if args.data else None).run(
+        args.dry_run, args.fresh
+    )
     if args.dry_run:
         return 0
+    finished.save()
     html, markdown = write_report(finished)
     print(f"all done in {_clock(time.monotonic() - started)}\nreport: {html}\n        {markdown}")
     return 0

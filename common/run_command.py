@@ -20,14 +20,17 @@ class StepFailed(Exception):
 def run_command(command: Sequence[str], cwd: Path, log: Path) -> float:
     """Run a command, copying its output to the terminal and to `log` (appended); returns the seconds it took.
 
-    The child is ended when this process is interrupted or terminated. Raises `StepFailed` with the status and the log's path.
+    The child is ended when this process is interrupted or terminated. Raises `StepFailed` with the status and the
+    log's path.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     started = time.monotonic()
     with log.open("ab") as file:
         try:
-            process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            )
         except OSError as error:
             raise StepFailed(f"{command[0]}: {error.strerror or error}") from None
         try:

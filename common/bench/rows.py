@@ -18,8 +18,8 @@ class Row:
 
     Attributes:
         name: `area: what`, for example "siga: train step R, batch 4".
-        run: called once; if it returns a function, that one is timed (so a row builds its model only when it is chosen),
-            else `run` itself is.
+        run: called once; if it returns a function, that one is timed (so a row builds its model only when it is
+            chosen), else `run` itself is.
         unit: u or v (seconds an image over the unit's seconds, lower is better), items/s (higher is better), or
             x (how many times as fast as `versus`, higher is better).
         images_per_call: images that one call works on.
@@ -43,7 +43,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """A measured row. `value` is in the row's unit; `unit_drift` is how far the unit moved from before to after, as a share."""
+    """A measured row. `value` is in the row's unit; `unit_drift` is how far the unit moved from before to after, as a
+    share."""
 
     row: Row
     value: float

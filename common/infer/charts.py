@@ -55,16 +55,15 @@ def line_chart(
         )
 
     parts = [head, *_axes(x_ticks, y_ticks, place, log_y)]
-    parts.append(
-        f'<text x="{(LEFT + WIDTH - RIGHT) // 2}" y="{HEIGHT - 6}" text-anchor="middle" fill="#555">{escape(x_label)}</text>'
-    )
+    centre = (LEFT + WIDTH - RIGHT) // 2
+    parts.append(f'<text x="{centre}" y="{HEIGHT - 6}" text-anchor="middle" fill="#555">{escape(x_label)}</text>')
     if y_label:
         middle = (TOP + HEIGHT - BOTTOM) // 2
         parts.append(
             f'<text x="12" y="{middle}" text-anchor="middle" fill="#555" '
             f'transform="rotate(-90 12 {middle})">{escape(y_label)}</text>'
         )
-    for number, (name, points) in enumerate(series):
+    for number, (_, points) in enumerate(series):
         parts.append(_line(points, place, COLOURS[number % len(COLOURS)]))
     if len(series) > 1:
         parts.extend(_legend([name for name, _ in series]))

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from importlib import metadata
+from pathlib import Path
 
 PACKAGES = (
     "torch",
@@ -55,5 +56,5 @@ def describe() -> dict[str, str]:
         "commit": git_commit(),
         **machine(),
         **versions(),
-        "command": " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }

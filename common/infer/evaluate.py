@@ -1,8 +1,8 @@
 """`strlab eval`: what a checkpoint reads of every LMDB below some folders.
 
-For each set and in total (weighted by samples and unweighted): word accuracy under the protocols of 36, 62 and 94 characters,
-1-NED, mean confidence, and how many samples were counted, could not be read or were left out. Evaluation is in fp32 unless
-`--amp` says otherwise. `--out` gets `eval.json` and `predictions.csv`.
+For each set and in total (weighted by samples and unweighted): word accuracy under the protocols of 36, 62 and 94
+characters, 1-NED, mean confidence, and how many samples were counted, could not be read or were left out. Evaluation
+is in fp32 unless `--amp` says otherwise. `--out` gets `eval.json` and `predictions.csv`.
 """
 
 from __future__ import annotations
@@ -26,16 +26,33 @@ from common.infer.read import add_checkpoint_arguments, open_from
 from common.infer.recognizer import Prediction, Recognizer, read_card
 from common.metrics.protocols import PROTOCOLS, Scores, totals
 
-COLUMNS = ("set", "index", "label", "prediction", "confidence", "ned", "correct_36", "correct_62", "correct_94", "characters")
+COLUMNS = (
+    "set",
+    "index",
+    "label",
+    "prediction",
+    "confidence",
+    "ned",
+    "correct_36",
+    "correct_62",
+    "correct_94",
+    "characters",
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add `strlab eval`."""
     parser = subparsers.add_parser("eval", help="accuracy on LMDBs", description=__doc__)
     add_checkpoint_arguments(parser)
-    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="FOLDER", help="every LMDB at or below these")
-    parser.add_argument("--select", nargs="*", metavar="NAME", help="only LMDBs with one of these among their path's parts")
-    parser.add_argument("--max-samples", type=int, default=0, metavar="N", help="at most the first N of each set (0: all)")
+    parser.add_argument(
+        "--data", type=Path, nargs="+", required=True, metavar="FOLDER", help="every LMDB at or below these"
+    )
+    parser.add_argument(
+        "--select", nargs="*", metavar="NAME", help="only LMDBs with one of these among their path's parts"
+    )
+    parser.add_argument(
+        "--max-samples", type=int, default=0, metavar="N", help="at most the first N of each set (0: all)"
+    )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write eval.json and predictions.csv there")
     parser.set_defaults(run=_run)
 
@@ -69,8 +86,10 @@ class Evaluation:
         """Figures as plain data, accuracies, 1-NED and confidence in %."""
         return {
             "sets": [_set_dict(one) for one in self.sets],
-            "totals": {kind: _totals_dict(totals([one.scores for one in self.sets], kind == "weighted"))
-                       for kind in ("weighted", "unweighted")},
+            "totals": {
+                kind: _totals_dict(totals([one.scores for one in self.sets], kind == "weighted"))
+                for kind in ("weighted", "unweighted")
+            },
             "seconds": round(self.seconds, 3),
             "images_per_second": round(self.read / max(self.seconds, 1e-9), 2),
         }
@@ -93,7 +112,9 @@ def find_sets(folders: Sequence[Path], select: Sequence[str] | None = None) -> l
     return found
 
 
-def evaluate(recognizer: Recognizer, sets: Sequence[tuple[str, Path]], max_samples: int = 0, progress: bool = True) -> Evaluation:
+def evaluate(
+    recognizer: Recognizer, sets: Sequence[tuple[str, Path]], max_samples: int = 0, progress: bool = True
+) -> Evaluation:
     """Read every set and score it. Samples that cannot be read are counted, and wrong for no protocol."""
     results, started = [], time.monotonic()
     for name, path in sets:
@@ -101,7 +122,9 @@ def evaluate(recognizer: Recognizer, sets: Sequence[tuple[str, Path]], max_sampl
     return Evaluation(results, time.monotonic() - started)
 
 
-def evaluate_set(recognizer: Recognizer, name: str, path: Path, max_samples: int = 0, progress: bool = True) -> SetResult:
+def evaluate_set(
+    recognizer: Recognizer, name: str, path: Path, max_samples: int = 0, progress: bool = True
+) -> SetResult:
     """Read one LMDB."""
     from tqdm import tqdm
 
@@ -138,15 +161,34 @@ def _row(name: str, index: int, label: str, prediction: Prediction, scores: Scor
     judged = scores.add(label, prediction.text, prediction.confidence)
     marks = ["" if judged.correct[p] is None else int(judged.correct[p]) for p in PROTOCOLS]
     characters = " ".join(f"{float(value):.4f}" for value in prediction.char_confidences)
-    return (name, index, label, prediction.text, f"{float(prediction.confidence):.6f}", f"{judged.ned:.6f}", *marks, characters)
+    return (
+        name,
+        index,
+        label,
+        prediction.text,
+        f"{float(prediction.confidence):.6f}",
+        f"{judged.ned:.6f}",
+        *marks,
+        characters,
+    )
 
 
 def _set_dict(one: SetResult) -> dict[str, Any]:
     figures = _totals_dict(one.scores.summary())
-    protocols = {p: {"n": one.scores.count[p], "correct": one.scores.right[p], "accuracy": figures[p]} for p in PROTOCOLS}
-    return {"name": one.name, "path": str(one.path.absolute()), "samples": one.samples, "read": len(one.rows),
-            "unreadable": one.unreadable, "missing": one.missing, "protocols": protocols, "ned": figures["ned"],
-            "confidence": figures["confidence"]}
+    protocols = {
+        p: {"n": one.scores.count[p], "correct": one.scores.right[p], "accuracy": figures[p]} for p in PROTOCOLS
+    }
+    return {
+        "name": one.name,
+        "path": str(one.path.absolute()),
+        "samples": one.samples,
+        "read": len(one.rows),
+        "unreadable": one.unreadable,
+        "missing": one.missing,
+        "protocols": protocols,
+        "ned": figures["ned"],
+        "confidence": figures["confidence"],
+    }
 
 
 def csv_text(rows: Iterator[tuple] | Sequence[tuple]) -> str:
@@ -161,12 +203,15 @@ def csv_text(rows: Iterator[tuple] | Sequence[tuple]) -> str:
 def table(evaluation: dict[str, Any]) -> str:
     """The console table: accuracies in %, with the number of counted samples of each protocol."""
     width = max(12, *(len(one["name"]) for one in evaluation["sets"])) + 2
-    lines = [f"{'set':<{width}}{'samples':>8}{'acc 36':>9}{'(n)':>9}{'acc 62':>9}{'(n)':>9}{'acc 94':>9}{'(n)':>9}{'1-NED':>8}{'conf.':>8}"]
+    heads = "".join(f"{'acc ' + p:>9}{'(n)':>9}" for p in PROTOCOLS)
+    lines = [f"{'set':<{width}}{'samples':>8}{heads}{'1-NED':>8}{'conf.':>8}"]
     for one in evaluation["sets"]:
         figures = "".join(f"{one['protocols'][p]['accuracy']:9.2f}{one['protocols'][p]['n']:9d}" for p in PROTOCOLS)
         skipped = one["unreadable"] + one["missing"]
         note = f"  {skipped} skipped" if skipped else ""
-        lines.append(f"{one['name']:<{width}}{one['samples']:8d}{figures}{one['ned']:8.2f}{one['confidence']:8.2f}{note}")
+        lines.append(
+            f"{one['name']:<{width}}{one['samples']:8d}{figures}{one['ned']:8.2f}{one['confidence']:8.2f}{note}"
+        )
     for kind in ("weighted", "unweighted"):
         total = evaluation["totals"][kind]
         figures = "".join(f"{total[p]:9.2f}{'':9}" for p in PROTOCOLS)

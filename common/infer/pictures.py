@@ -28,7 +28,8 @@ PALETTE = np.array(
 
 
 def heat(image: np.ndarray, attention: np.ndarray, strength: float = 0.65) -> np.ndarray:
-    """Lay one map over a crop: uint8 [h, w, 3] and float [h', w'] (any scale) -> uint8 [h, w, 3], warm where it is high."""
+    """Lay one map over a crop: uint8 [h, w, 3] and float [h', w'] (any scale) -> uint8 [h, w, 3], warm where it is
+    high."""
     height, width = image.shape[:2]
     scaled = cv2.resize(np.asarray(attention, np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     low, high = float(scaled.min()), float(scaled.max())
@@ -76,7 +77,8 @@ def label_colours(labels: np.ndarray) -> np.ndarray:
 
 
 def as_picture(array: np.ndarray) -> np.ndarray:
-    """Anything flat as a picture: uint8 stays, integers or bool become label colours, floats a grey image from low to high."""
+    """Anything flat as a picture: uint8 stays, integers or bool become label colours, floats a grey image from low to
+    high."""
     array = np.asarray(array)
     if array.dtype == np.uint8 and array.ndim == 3:
         return array

@@ -54,10 +54,11 @@ class Prediction:
 class Reader(Protocol):
     """The project's side. It may also offer, and `Recognizer`, `export` and the reports then use:
 
-    - `prepare(image uint8 [h, w, 3]) -> uint8 [H, W, 3]`: fit a crop into the input, where that is not the bicubic resize
-      to `image_size` (padding, keeping the ratio); called from several threads;
+    - `prepare(image uint8 [h, w, 3]) -> uint8 [H, W, 3]`: fit a crop into the input, where that is not the bicubic
+      resize to `image_size` (padding, keeping the ratio); called from several threads;
     - `export_module() -> (module, decode)`: a module from uint8 [B, H, W, 3] to a tensor or tuple of tensors, free of
-      loops over data, and `decode(list of numpy arrays) -> list[Prediction]`; raise `UserError` for a mode that cannot be;
+      loops over data, and `decode(list of numpy arrays) -> list[Prediction]`; raise `UserError` for a mode that cannot
+      be;
     - `extras(images uint8 [B, H, W, 3]) -> dict[str, ndarray [B, h, w]]`: pictures for the report (glyph masks, maps).
     """
 

@@ -24,9 +24,11 @@ from common.infer.charts import Curve, line_chart
 STYLE = """
 :root{--ink:#1f2328;--soft:#59636e;--line:#d8dee4;--pale:#f6f8fa;--good:#1a7f4b;--bad:#b3261e}
 *{box-sizing:border-box}
-body{margin:0;background:#fff;color:var(--ink);font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+body{margin:0;background:#fff;color:var(--ink);
+font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 main{max-width:1080px;margin:0 auto;padding:32px 20px 64px}
-h1{font-size:27px;margin:0 0 2px}h2{font-size:20px;margin:38px 0 10px;padding-bottom:5px;border-bottom:1px solid var(--line)}
+h1{font-size:27px;margin:0 0 2px}
+h2{font-size:20px;margin:38px 0 10px;padding-bottom:5px;border-bottom:1px solid var(--line)}
 h3{font-size:16px;margin:24px 0 8px}p{margin:8px 0;max-width:80ch}.sub{color:var(--soft);margin:0 0 20px}
 nav{font-size:14px;margin:0 0 8px}nav a{margin-right:14px;color:#2563a8;text-decoration:none}
 .scroll{overflow-x:auto}table{border-collapse:collapse;margin:10px 0;font-size:14px}
@@ -36,7 +38,8 @@ tr.strong td{font-weight:600;border-top:2px solid var(--line)}
 caption{caption-side:bottom;text-align:left;color:var(--soft);font-size:13px;padding-top:6px;max-width:90ch}
 code,pre{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;background:var(--pale);border-radius:4px}
 code{padding:1px 4px}pre{padding:10px 12px;overflow-x:auto;white-space:pre-wrap;overflow-wrap:anywhere}
-.row{display:flex;flex-wrap:wrap;gap:16px}.row svg{border:1px solid var(--line);border-radius:6px;max-width:100%;height:auto}
+.row{display:flex;flex-wrap:wrap;gap:16px}
+.row svg{border:1px solid var(--line);border-radius:6px;max-width:100%;height:auto}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(var(--cell),1fr));gap:14px;margin:12px 0}
 figure{margin:0;border:1px solid var(--line);border-radius:6px;padding:8px;overflow:hidden;background:#fff}
 figure img{display:block;width:100%;height:auto;border-radius:3px;margin-bottom:5px;image-rendering:auto}
@@ -123,7 +126,8 @@ class Report:
         return (
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(self.title)}</title>'
             f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}</style></head>\n'
-            f'<body><main><h1>{escape(self.title)}</h1><p class="sub">{_inline(self.subtitle)}</p><nav>{nav}</nav>\n{body}\n</main></body></html>\n'
+            f'<body><main><h1>{escape(self.title)}</h1>'
+            f'<p class="sub">{_inline(self.subtitle)}</p><nav>{nav}</nav>\n{body}\n</main></body></html>\n'
         )
 
     def markdown(self, pictures: dict[str, bytes], folder: str = "report_files") -> str:

@@ -54,7 +54,8 @@ def curves_of(rows: Iterable[dict[str, Any]], prefix: str = "") -> dict[str, Cur
 
 
 def charts_of(curves: dict[str, Curve], most: int = 6) -> list[tuple[str, list[Curve]]]:
-    """Charts for a report: losses, accuracies, learning rates, speed; at most `most` curves in each, the rest left out."""
+    """Charts for a report: losses, accuracies, learning rates, speed; at most `most` curves in each, the rest left
+    out."""
     groups = {"loss": [], "accuracy": [], "learning rate": [], "images a second": [], "other": []}
     for name, curve in curves.items():
         groups[_group(name)].append(curve)

@@ -4,9 +4,9 @@
                   answer: {"predictions": [{"text", "confidence", "char_confidences", "error"}, …]}
     GET  /health  {"status": "ok", "model": …, "charset": …}
 
-Requests that arrive together are read in one batch. It listens on the loopback address unless told otherwise, knows no paths
-or links, refuses bodies above `--max-bytes` and more than `--max-images` images, answers 503 where too many wait, and ends
-connections that stall. There is no authentication: put a proxy before it where others can reach it.
+Requests that arrive together are read in one batch. It listens on the loopback address unless told otherwise, knows no
+paths or links, refuses bodies above `--max-bytes` and more than `--max-images` images, answers 503 where too many
+wait, and ends connections that stall. There is no authentication: put a proxy before it where others can reach it.
 """
 
 from __future__ import annotations

@@ -25,9 +25,13 @@ if TYPE_CHECKING:
 
 PROTOCOLS = ("36", "62", "94")
 EXPLAIN = (
-    "**36**: digits and letters without case, everything else removed from both sides; **62**: the same with case; **94**: all "
-    "printable ASCII characters, with case. A word whose label is empty after this is not counted (n). 1-NED, confidence: means "
-    "over the samples. Weighted totals count samples, unweighted ones count sets."
+    "**36**: digits and letters without case, everything else removed from both sides; **62**: the same with case; "
+    "**94**: all printable ASCII characters, with case. A word whose label is empty after this is not counted (n). All "
+    "figures in %. 1-NED, confidence: means over the samples. Weighted totals count samples, unweighted ones count sets."
+)
+STAND_INS = (
+    " Our sets of the same names are **synthetic stand-ins** from the embedded corpus: the two columns cannot be compared, "
+    "the published figures only show what the full method reaches."
 )
 
 
@@ -81,7 +85,7 @@ def data_words(finished: Finished) -> str:
     """Where the data came from, in a phrase."""
     if finished.own_data:
         return f"the folder given with --data (`{finished.data.name}`)"
-    return f"the embedded synthetic corpus, rendered by `{finished.steps[0].command and ' '.join(finished.steps[0].command)}`"
+    return f"the embedded synthetic corpus, rendered by `{' '.join(finished.steps[0].command)}`"
 
 
 def add_accuracy(report: Report, finished: Finished) -> None:
@@ -121,14 +125,7 @@ def add_accuracy(report: Report, finished: Finished) -> None:
     report.table(header, rows, EXPLAIN, strong=[len(rows) - 2, len(rows) - 1])
     if paper:
         facts = finished.recipe.paper
-        synthetic = (
-            ""
-            if finished.own_data
-            else (
-                " Our sets of the same names are **synthetic stand-ins** from the embedded corpus: the two columns cannot be compared, "
-                "the published figures only show what the full method reaches."
-            )
-        )
+        synthetic = "" if finished.own_data else STAND_INS
         report.text(
             f"The paper's figures: trained on {facts.get('data', 'the data it names')}; protocol: "
             f"{facts.get('protocol', 'as published')}; source: {facts.get('source', 'the paper')}.{synthetic}"
@@ -168,8 +165,8 @@ def add_examples(report: Report, finished: Finished, rows: list[dict[str, str]],
     chosen = [rows[i] for i in sorted(rng.choice(len(rows), min(count, len(rows)), replace=False))]
     cells = cells_of(open_for(finished), chosen, set_folders(finished.evaluation), attention=True)
     report.heading("Examples").text(
-        "Crops drawn at random from the evaluation sets: the prediction in green (right) or red (36-character protocol), the truth "
-        "and the confidence below it; then, over the crop, where each character was looked for, in reading order."
+        "Crops drawn at random from the evaluation sets: the prediction in green (right) or red (36-character protocol), "
+        "the truth and the confidence below it. Under the crop: where each character was looked for, in reading order."
     )
     report.grid(cells)
 
@@ -223,7 +220,8 @@ def add_errors(report: Report, finished: Finished, rows: list[dict[str, str]]) -
     if not wrong:
         return
     report.heading("Worst errors").text(
-        f"{len(wrong):,} of {len(rows):,} words are wrong under the 36-character protocol. First those that the reader was sure of."
+        f"{len(wrong):,} of {len(rows):,} words are wrong under the 36-character protocol. "
+        "First those that the reader was sure of."
     )
     sure = sorted(wrong, key=lambda row: (-float(row["confidence"]), row["set"], int(row["index"])))[:12]
     report.grid(cells_of(open_for(finished), sure, set_folders(finished.evaluation), attention=False))
@@ -236,8 +234,8 @@ def add_errors(report: Report, finished: Finished, rows: list[dict[str, str]]) -
     report.heading("Confusions").table(
         ["true", "read", "times"],
         [[true or "(nothing)", read or "(nothing)", n] for (true, read), n in counts],
-        "Differing characters of a shortest edit path between truth and prediction, without case; (nothing) read means that a "
-        "character was missed, true (nothing) that one was invented.",
+        "Differing characters of a shortest edit path between truth and prediction, without case; (nothing) read means "
+        "that a character was missed, true (nothing) that one was invented.",
     )
 
 

@@ -1,0 +1,30 @@
+"""`strlab report`: write the reports of finished reproductions again, for example after the report's form has
+changed."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from common.errors import UserError
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add `strlab report`."""
+    parser = subparsers.add_parser("report", help="write the reports of finished runs again", description=__doc__)
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=Path("outputs"), help="searched for runs (default: outputs)"
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from common.reproduce import Finished, write_report
+
+    folders = sorted(path.parent for path in args.folder.rglob("finished.json"))
+    if not folders:
+        raise UserError(f"{args.folder}: no finished reproduction below it; run `strlab reproduce NAME` first")
+    for folder in folders:
+        html, _ = write_report(Finished.load(folder.absolute()))
+        print(html)
+    return 0
