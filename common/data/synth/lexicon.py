@@ -7,7 +7,6 @@ Training, validation and evaluation never share a string: a hash of the letters 
 from __future__ import annotations
 
 import functools
-import string
 import unicodedata
 import zlib
 from bisect import bisect
@@ -16,6 +15,7 @@ import numpy as np
 
 from common.data.synth.options import SynthOptions
 from common.errors import UserError
+from common.text.charset import UPPER
 
 _BOUNDS = (0.82, 0.88)  # upper ends of train and validation; the rest is evaluation
 SPLITS = ("train", "validation", "evaluation")
@@ -82,7 +82,7 @@ class TextSource:
     def __init__(self, options: SynthOptions, split: str):
         self.options, self.split = options, split
         self.allowed = set(options.characters)
-        self.upper = bool(self.allowed & set(string.ascii_uppercase))
+        self.upper = bool(self.allowed & set(UPPER))
         words, weights = vocabulary(options.languages, options.vocabulary, options.characters)
         short = max(1, options.min_length - 2)  # a mark may lengthen a word that is too short by itself
         keep = [i for i, w in enumerate(words) if short <= len(w) <= options.max_length and split_of(w) == split]
@@ -93,7 +93,9 @@ class TextSource:
                 f"{options.max_length} letters in charset {options.charset}: widen the lengths or the charset"
             )
         self.cumulative = np.cumsum(weights[keep])
+        # ACDS's box labels are split at every "_", so none is drawn.
         self.random_letters = [c for c in options.characters if c != "_"]
+        self.plain_letters = [c for c in self.random_letters if c.isalnum()]
 
     def draw(self, count: int, rng: np.random.Generator) -> list[str]:
         """Return `count` strings; strings that do not fit are drawn again."""
@@ -149,5 +151,5 @@ class TextSource:
     def _random(self, rng: np.random.Generator, case: float, pick: float) -> str:
         low, high = self.options.min_length, min(self.options.max_length, max(self.options.min_length, 8))
         length = low + int(pick * (high - low + 1))
-        picks = rng.integers(0, len(self.random_letters), length)
-        return "".join(self.random_letters[i] for i in picks)
+        letters = self.random_letters if case < 0.4 else self.plain_letters
+        return "".join(letters[i] for i in rng.integers(0, len(letters), length))

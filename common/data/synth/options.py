@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import string
 from dataclasses import dataclass
 
 from common.errors import UserError
+from common.text.charset import CHARSET_36, CHARSET_62, CHARSET_94, UPPER
 
 DIFFICULTIES = ("easy", "medium", "hard")
 CASES = ("ic03", "lower", "upper", "title")
-NAMED_CHARSETS = {
-    "36": string.digits + string.ascii_lowercase,
-    "62": string.digits + string.ascii_letters,
-    "94": string.digits + string.ascii_letters + string.punctuation,
-}
+NAMED_CHARSETS = {"36": CHARSET_36, "62": CHARSET_62, "94": CHARSET_94}
 # The number of words of the real sets: the synthetic stand-ins share `evaluation` in the same proportions.
 EVALUATION_SHARES = {
     "IIIT5k_3000": 3000,
@@ -68,7 +64,7 @@ class SynthOptions:
                 raise UserError(f"--{field}: {getattr(self, field)!r} is not one of {', '.join(known)}")
         if self.charset.partition("+")[0] not in NAMED_CHARSETS:
             raise UserError(f"--charset: {self.charset!r}: give 36, 62 or 94, perhaps with more letters as in 94+éèü")
-        if self.case in ("upper", "title") and not set(string.ascii_uppercase) <= set(self.characters):
+        if self.case in ("upper", "title") and not set(UPPER) <= set(self.characters):
             raise UserError(f"--case {self.case}: charset {self.charset} has no capitals: use --charset 62 or 94")
         shares = (self.digit_share, self.punctuation_share, self.random_share)
         if min(shares) < 0 or sum(shares) > 1:

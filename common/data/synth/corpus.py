@@ -1,0 +1,203 @@
+"""Renders a corpus to disk: several processes draw, one writes; it appears under its name only when it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import zlib
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from common.data.lmdb import LmdbWriter
+from common.data.synth.fonts import coverage_report, find_faces
+from common.data.synth.lexicon import TextSource
+from common.data.synth.options import Part, SynthOptions, corpus_parts
+from common.data.synth.sheet import write_sheet
+from common.data.synth.word import RenderedWord, renderer_for
+from common.errors import UserError
+from common.files import write_text
+
+RENDERER = 1  # raise it when the same options draw other samples
+CARD = "corpus.json"
+_CHUNK = 100
+_BYTES_PER_CROP = 8000  # of an LMDB with image, mask, boxes and label, rather too much than too little
+_README = """This is a synthetic corpus, rendered by `strlab data synth`; no picture of it was photographed.
+
+The folders under evaluation/ carry the names of the public sets whose character they imitate (curved like CUTE80, in
+perspective like SVTP, blurred like IC15, ...), so that every tool finds them. They do NOT hold the public sets: a figure
+measured here is not comparable with any published one. Words and fonts of evaluation do not occur in training.
+
+Options, fonts and sizes: corpus.json. Samples: contact_sheet.png. Keys per sample: image-, label-, mask- (PNG, 1 where a
+letter is), boxes- (JSON [[x1, y1, x2, y2, "c"], ...] in pixels of the image), meta- (JSON: font, background).
+"""
+
+
+def render_corpus(out: str | Path, options: SynthOptions, workers: int | None = None, progress: bool = True) -> Path:
+    """Render the corpus of `options` into folder `out` and return it; do nothing if it is already there.
+
+    The samples depend on `options` alone, not on `workers` (processes; None: one per core, 0: this process). After an
+    interruption the finished LMDBs are kept beside `out` and the next call goes on. Raises `UserError` for bad options,
+    for an `out` that holds anything else, and for too little disk space.
+    """
+    out = Path(out)
+    options.check()
+    if is_rendered(out, options):
+        if progress:
+            print(f"{out}: already rendered with these options", flush=True)
+        return out
+    partial = out.absolute().with_name(f".{out.absolute().name}.rendering")
+    _check_space(out.absolute(), options)
+    with _only_one(partial):
+        if is_rendered(out, options):  # by the process that we waited for
+            return out
+        faces = find_faces(options.fonts, options.characters)
+        for line in coverage_report(faces) if progress else ():
+            print(f"font {line}", flush=True)
+        _start(partial, options)
+        parts = corpus_parts(options)
+        _render_parts(partial, parts, options, os.cpu_count() or 1 if workers is None else workers, progress)
+        write_sheet(partial, parts)
+        write_text(partial / "README.md", _README)
+        write_text(partial / CARD, json.dumps(_card(options, parts, faces), indent=1, ensure_ascii=False))
+        os.replace(partial, out)
+    return out
+
+
+def is_rendered(out: Path, options: SynthOptions) -> bool:
+    """Whether `out` holds the corpus of `options`. Raises `UserError` when it holds anything else."""
+    if not out.exists():
+        return False
+    if not out.is_dir():
+        raise UserError(f"{out}: it is a file: give a folder")
+    card = out / CARD
+    if not card.is_file():
+        if any(out.iterdir()):
+            raise UserError(f"{out}: it is not empty and has no {CARD}: give a new folder")
+        return False
+    try:
+        found = json.loads(card.read_text(encoding="utf-8"))
+        old, version = found["options"], found["renderer"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{card}: not the card of a rendered corpus ({error!r}): delete {out} or give a new one") from None
+    differ = [f"{name} {old.get(name)} -> {value}" for name, value in options.as_dict().items() if old.get(name) != value]
+    if version != RENDERER:
+        differ.append(f"renderer {version} -> {RENDERER}")
+    if differ:
+        raise UserError(f"{out}: rendered with other options ({'; '.join(differ)}): delete it or give a new folder")
+    return True
+
+
+def render_range(part: Part, options: SynthOptions, start: int, texts: list[str]) -> list[RenderedWord]:
+    """Samples `start`, `start` + 1, … of a part, which show `texts`: the unit of work of one process."""
+    held_out = part.split == "evaluation"
+    renderer = renderer_for(options.fonts, options.characters, held_out, options.difficulty, part.style)
+    seed = [options.seed, _part_key(part)]
+    return [renderer.render(text, np.random.default_rng([*seed, start + i])) for i, text in enumerate(texts)]
+
+
+def _part_key(part: Part) -> int:
+    return zlib.crc32(part.folder.encode())
+
+
+def _encode_range(job: tuple[Part, SynthOptions, int, list[str]]) -> list[tuple[bytes, str, bytes, bytes, bytes]]:
+    return [(w.jpeg(), w.text, w.mask_png(), w.boxes_json(), w.meta_json()) for w in render_range(*job)]
+
+
+def _prepare_worker() -> None:
+    cv2.setNumThreads(1)  # the processes fill the cores by themselves
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops them
+
+
+def _render_parts(root: Path, parts: list[Part], options: SynthOptions, workers: int, progress: bool) -> None:
+    left = [part for part in parts if not (root / part.folder / "data.mdb").is_file()]
+    total, done = sum(p.size for p in parts), sum(p.size for p in parts if p not in left)
+    sources: dict[str, TextSource] = {}
+    with contextlib.ExitStack() as stack:
+        run = map
+        if workers > 0 and left:
+            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers, _prepare_worker))
+            run = pool.imap
+        bar = stack.enter_context(tqdm(total=total, initial=done, unit=" crops", disable=not progress))
+        for part in left:
+            source = sources.setdefault(part.split, None) or TextSource(options, part.split)
+            sources[part.split] = source
+            texts = source.draw(part.size, np.random.default_rng([options.seed, _part_key(part)]))
+            jobs = [(part, options, start, texts[start : start + _CHUNK]) for start in range(0, part.size, _CHUNK)]
+            bar.set_description(part.folder)
+            with LmdbWriter(root / part.folder) as writer:
+                for samples in run(_encode_range, jobs):
+                    for image, label, mask, boxes, meta in samples:
+                        writer.add(image, label, mask=mask, boxes=boxes, meta=meta)
+                    bar.update(len(samples))
+
+
+def _card(options: SynthOptions, parts: list[Part], faces) -> dict:
+    packages = ("numpy", "opencv-python-headless", "pillow", "simplejpeg", "scikit-image", "wordfreq")
+    versions = {}
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {
+        "synthetic": "Rendered by `strlab data synth`. The sets under evaluation/ are stand-ins named after public sets.",
+        "renderer": RENDERER,
+        "options": options.as_dict(),
+        "parts": {part.folder: {"crops": part.size, "words_and_fonts": part.split} for part in parts},
+        "fonts": {
+            "training": sorted({face.family for face in faces if not face.held_out}),
+            "evaluation": sorted({face.family for face in faces if face.held_out}),
+        },
+        "packages": versions,
+    }
+
+
+@contextlib.contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Hold `folder`, made if need be, against other processes that render the same corpus; they wait."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"{folder.parent}: cannot write there ({error.strerror}): give another folder") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        # The one before us may have renamed the folder that we waited for.
+        folder.mkdir(exist_ok=True)
+        yield
+    finally:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        os.close(handle)
+
+
+def _start(partial: Path, options: SynthOptions) -> None:
+    """Keep finished LMDBs of an interrupted run with the same options, throw away everything else."""
+    note, wanted = partial / "options.json", {"renderer": RENDERER, "options": options.as_dict()}
+    try:
+        same = json.loads(note.read_text(encoding="utf-8")) == wanted
+    except (OSError, ValueError):
+        same = False
+    for entry in partial.rglob("*") if same else partial.iterdir():
+        if entry.is_dir() and (not same or entry.name.endswith(".tmp")):
+            shutil.rmtree(entry, ignore_errors=True)
+        elif not same:
+            entry.unlink()
+    if not same:
+        write_text(note, json.dumps(wanted, indent=1))
+
+
+def _check_space(out: Path, options: SynthOptions) -> None:
+    parent = next(folder for folder in out.parents if folder.exists())
+    need = (options.train + options.validation + options.evaluation) * _BYTES_PER_CROP
+    free = shutil.disk_usage(parent).free
+    if free < need:
+        raise UserError(f"{out}: needs about {need >> 20} MiB, {free >> 20} MiB are free: free some or lower --train")
