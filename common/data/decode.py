@@ -16,7 +16,7 @@ from PIL import Image, ImageFile
 from common.errors import UserError
 
 # Formats that Pillow reads without running another program (no EPS) and that word crops come in.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF", "MPO", "JPEG2000", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF", "JPEG2000", "AVIF")
 MAX_PIXELS = 2**25  # 33.5 million, 100 MB as RGB: far above any word crop, far below what fills a machine
 
 

@@ -38,6 +38,49 @@ def open_environment(path: Path) -> lmdb.Environment:
         raise UserError(f"{file}: not a whole LMDB ({size} bytes; {error}): {CURE}") from None
 
 
+class _Handle:
+    """One open environment with its read transaction, shared by all `WordLmdb`s of a process on the same file."""
+
+    def __init__(self, path: Path) -> None:
+        self.environment, self.users = open_environment(path), 0
+        self.transaction = self.environment.begin(buffers=False)
+
+
+# LMDB refuses to open a file twice in one process, so handles are shared by (device, inode).
+_handles: dict[tuple[int, int], _Handle] = {}
+_handles_pid = os.getpid()
+
+
+def _take(path: Path) -> tuple[tuple[int, int], _Handle]:
+    global _handles_pid
+    if _handles_pid != os.getpid():
+        # Inherited through fork: closing them here unmaps this process's copies only, and lets the files be opened anew.
+        for handle in _handles.values():
+            handle.environment.close()
+        _handles.clear()
+        _handles_pid = os.getpid()
+    try:
+        status = (path / "data.mdb").stat()
+    except OSError:
+        status = None
+    name = (status.st_dev, status.st_ino) if status else (0, 0)
+    if name not in _handles:
+        _handles[name] = _Handle(path)
+    _handles[name].users += 1
+    return name, _handles[name]
+
+
+def _give_back(name: tuple[int, int]) -> None:
+    handle = _handles.get(name)
+    if handle is None or _handles_pid != os.getpid():
+        return
+    handle.users -= 1
+    if not handle.users:
+        del _handles[name]
+        handle.transaction.abort()
+        handle.environment.close()
+
+
 class WordLmdb:
     """Read-only view of one word LMDB; samples are numbered from 0 here, from 1 in the file.
 
@@ -48,7 +91,7 @@ class WordLmdb:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._pid: int | None = None
-        self._environment: lmdb.Environment | None = None
+        self._handle_name: tuple[int, int] | None = None
         self._transaction: lmdb.Transaction | None = None
         self._count: int | None = None
 
@@ -79,47 +122,49 @@ class WordLmdb:
     def items(self, prefix: str) -> Iterator[tuple[int, bytes]]:
         """(0-based index, value) of all keys `prefix-…` in order; far faster than asking one by one."""
         start = prefix.encode() + b"-"
-        with self._environment_here().begin() as transaction, transaction.cursor() as cursor:
-            if not cursor.set_range(start):
-                return
-            for name, value in cursor:
-                if not name.startswith(start):
-                    return
-                if name[len(start) :].isdigit():
-                    yield int(name[len(start) :]) - 1, value
+        for name, value in self._walk(start):
+            if name[len(start) :].isdigit():
+                yield int(name[len(start) :]) - 1, value
 
     def count_keys(self, prefix: str) -> int:
         """How many keys `prefix-…` there are (walks them)."""
-        start = prefix.encode() + b"-"
-        with self._environment_here().begin() as transaction, transaction.cursor() as cursor:
-            found, counted = cursor.set_range(start), 0
-            while found and cursor.key().startswith(start):
-                counted += 1
-                found = cursor.next()
-        return counted
+        return sum(1 for _ in self._walk(prefix.encode() + b"-", values=False))
 
     def close(self) -> None:
-        """Close this process's handle; the next access opens a new one."""
-        if self._environment is not None and self._pid == os.getpid():
-            if self._transaction is not None:
-                self._transaction.abort()
-            self._environment.close()
-        self._environment = self._transaction = self._pid = None
+        """Let go of this process's handle; the next access opens a new one."""
+        if self._handle_name is not None and self._pid == os.getpid():
+            _give_back(self._handle_name)
+        self._handle_name = self._transaction = self._pid = None
 
-    def _environment_here(self) -> lmdb.Environment:
-        if self._environment is None or self._pid != os.getpid():
-            # A handle inherited through fork must be neither used nor closed here: it is only forgotten.
-            self._environment, self._pid = open_environment(self.path), os.getpid()
-            self._transaction = self._environment.begin(buffers=False)
-        return self._environment
+    def __del__(self) -> None:
+        if getattr(self, "_handle_name", None) is not None:
+            self.close()
+
+    def _read_transaction(self) -> lmdb.Transaction:
+        if self._pid != os.getpid():
+            self._handle_name, handle = _take(self.path)
+            self._transaction, self._pid = handle.transaction, os.getpid()
+        return self._transaction
+
+    def _walk(self, start: bytes, values: bool = True) -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) of all keys that begin with `start`, in order."""
+        try:
+            with self._read_transaction().cursor() as cursor:
+                found = cursor.set_range(start)
+                while found and cursor.key().startswith(start):
+                    yield cursor.key(), cursor.value() if values else b""
+                    found = cursor.next()
+        except lmdb.Error as error:
+            raise self._unreadable(start, error) from None
 
     def _read(self, name: bytes) -> bytes | None:
-        if self._pid != os.getpid():
-            self._environment_here()
         try:
-            return self._transaction.get(name)
+            return self._read_transaction().get(name)
         except lmdb.Error as error:
-            raise UserError(f"{self.path / 'data.mdb'}: {name.decode()}: unreadable page ({error}): {CURE}") from None
+            raise self._unreadable(name, error) from None
+
+    def _unreadable(self, name: bytes, error: Exception) -> UserError:
+        return UserError(f"{self.path / 'data.mdb'}: {name.decode()}: unreadable page ({error}): {CURE}")
 
     def _get(self, name: bytes) -> bytes:
         value = self._read(name)
