@@ -1,0 +1,164 @@
+"""The training loss of the character-aware diffusion model and its sampling loop (TextSSR, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.errors import UserError
+from projects.textssr.unet import TextUNet, predictor_input
+
+Draw = Callable[[str, Tensor], Tensor]
+"""(name of the draw, a tensor of its shape and device) -> standard normal values."""
+
+
+def normal(generator: torch.Generator | None = None) -> Draw:
+    """Standard normal draws, from `generator` where one is given (it stays on its own device), else from the global one."""
+
+    def draw(name: str, like: Tensor) -> Tensor:
+        device = generator.device if generator is not None else like.device
+        return torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
+
+    return draw
+
+
+@dataclass
+class Condition:
+    """What the picture and the wanted word give: pixels in [-1, 1], glyph in [0.5, 1], planes in [0, 1], mask 1 = keep.
+
+    Shapes `[B, 3, R, R]` for `masked` and `glyph`, `[B, 25, 64, 64]` for `planes`, `[B, 1, R, R]` for `mask`.
+    """
+
+    masked: Tensor
+    glyph: Tensor
+    planes: Tensor
+    mask: Tensor
+
+    @property
+    def small_mask(self) -> Tensor:
+        """The mask at latent size: the pixel at (8 i, 8 j)."""
+        return F.interpolate(self.mask, scale_factor=1 / 8, mode="nearest")
+
+
+@dataclass
+class Posterior:
+    """Mean and log-variance `[B, 4, h, w]` of an encoded picture: what may be cached, since a sample costs only a draw."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    def sample(self, draw: Draw, name: str, scale: float) -> Tensor:
+        deviation = torch.exp(0.5 * self.logvar.clamp(-30, 20))
+        return (self.mean + deviation * draw(name, self.mean)) * scale
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, images: Tensor) -> Posterior:
+    """Posterior of `[B, 3, R, R]` pictures."""
+    latent = vae.encode(images.to(vae.dtype)).latent_dist
+    return Posterior(latent.mean, latent.logvar)
+
+
+def target_of(scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """What the UNet learns to predict: the noise, or the velocity sqrt(abar) noise - sqrt(1 - abar) latents."""
+    kind = scheduler.config.prediction_type
+    if kind == "epsilon":
+        return noise
+    if kind == "v_prediction":
+        return scheduler.get_velocity(latents, noise, timesteps)
+    raise UserError(f"scheduler: prediction_type: Unknown prediction type {kind} (use epsilon or v_prediction)")
+
+
+@dataclass
+class StepOutput:
+    """Loss and what it was made of: the UNet's input `[B, 13, h, w]`, its prediction and the target `[B, 4, h, w]`."""
+
+    loss: Tensor
+    sample: Tensor
+    prediction: Tensor
+    target: Tensor
+
+
+def diffusion_loss(
+    unet: TextUNet,
+    scheduler: DDPMScheduler,
+    image: Posterior,
+    masked: Posterior,
+    glyph: Posterior,
+    condition: Condition,
+    scale: float,
+    draw: Draw,
+    timesteps: Tensor | None = None,
+) -> StepOutput:
+    """Mean squared error over the whole crop. Draws, in order: eps_pixel, noise, eps_masked, eps_glyph, then the timesteps."""
+    latents = image.sample(draw, "eps_pixel", scale)
+    noise = draw("noise", latents)
+    masked_latents = masked.sample(draw, "eps_masked", scale)
+    glyph_latents = glyph.sample(draw, "eps_glyph", scale)
+    if timesteps is None:
+        steps = scheduler.config.num_train_timesteps
+        timesteps = torch.randint(0, steps, (len(latents),), device=latents.device)
+    noisy = scheduler.add_noise(latents, noise, timesteps)
+    sample = predictor_input(noisy, masked_latents, glyph_latents, condition.small_mask.to(latents.dtype))
+    prediction = unet(sample, timesteps, condition.planes).sample
+    target = target_of(scheduler, latents, noise, timesteps)
+    return StepOutput(F.mse_loss(prediction.float(), target.float()), sample, prediction, target)
+
+
+@torch.no_grad()
+def paint(
+    unet: TextUNet,
+    vae: AutoencoderKL,
+    scheduler: DDPMScheduler,
+    condition: Condition,
+    steps: int,
+    draw: Draw,
+    progress: Callable[[list], list] = list,
+) -> Tensor:
+    """Sample crops `[B, 3, R, R]` in [-1, 1] (not clamped) by ancestral denoising.
+
+    Draws, in order: `glyph`, `masked`, `init`, then `step` once per step (the last one has practically no weight).
+    """
+    scale = vae.config.scaling_factor
+    scheduler.set_timesteps(steps, device=condition.mask.device)
+    glyph = encode(vae, condition.glyph).sample(draw, "glyph", scale)
+    masked = encode(vae, condition.masked).sample(draw, "masked", scale)
+    latents = draw("init", masked) * scheduler.init_noise_sigma
+    mask = condition.small_mask.to(latents.dtype)
+    context = unet.ttf_net(condition.planes)  # the planes do not change from step to step
+    for timestep in progress(scheduler.timesteps):
+        sample = predictor_input(scheduler.scale_model_input(latents, timestep), masked, glyph, mask)
+        prediction = unet(sample, timestep, context).sample
+        latents = ancestral_step(scheduler, prediction, timestep, latents, draw)
+    return vae.decode(latents.to(vae.dtype) / scale).sample
+
+
+def ancestral_step(scheduler: DDPMScheduler, prediction: Tensor, timestep: Tensor, latents: Tensor, draw: Draw) -> Tensor:
+    """x_{t-1} of DDPM (Ho et al. 2020, eq. 6) with the noise of `draw`, for the scheduler's own spacing of steps."""
+    if timestep == 0:
+        return scheduler.step(prediction, timestep, latents).prev_sample
+    # the scheduler draws from the global generator only; its mean is taken and the noise added here
+    previous = scheduler.previous_timestep(timestep)
+    abar = scheduler.alphas_cumprod[timestep]
+    abar_before = scheduler.alphas_cumprod[previous] if previous >= 0 else scheduler.one
+    alpha = abar / abar_before
+    if scheduler.config.prediction_type == "v_prediction":
+        original = abar.sqrt() * latents - (1 - abar).sqrt() * prediction
+    else:
+        original = (latents - (1 - abar).sqrt() * prediction) / abar.sqrt()
+    if scheduler.config.clip_sample:
+        original = original.clamp(-scheduler.config.clip_sample_range, scheduler.config.clip_sample_range)
+    mean = (abar_before.sqrt() * (1 - alpha) * original + alpha.sqrt() * (1 - abar_before) * latents) / (1 - abar)
+    variance = scheduler._get_variance(int(timestep))
+    return mean + variance.sqrt() * draw("step", latents)
+
+
+def to_pixels(images: Tensor, *, clamp: bool = True) -> Tensor:
+    """[-1, 1] -> 0..255 float; `clamp=False` keeps the published overflow."""
+    pixels = (images / 2 + 0.5) * 255
+    return pixels.clamp(0, 255) if clamp else pixels
