@@ -1,0 +1,114 @@
+"""Files, bytes, arrays and broken images through a reader; cards; the read command; the registry."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common import cli, registry
+from common.errors import UserError
+from common.infer.recognizer import Recognizer, find_images, open_recognizer, pick_device
+from tests.common import toy
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    toy.install(monkeypatch)
+    return toy.save_toy(tmp_path / "toy.pth")
+
+
+@pytest.fixture
+def recognizer(checkpoint: Path) -> Recognizer:
+    return open_recognizer(checkpoint, "toy/brightness", "cpu", batch_size=2)
+
+
+def test_reads_every_kind_of_image(recognizer: Recognizer, tmp_path: Path) -> None:
+    (tmp_path / "b.png").write_bytes(toy.crop("b"))
+    picture = Image.open(io.BytesIO(toy.crop("c")))
+    grey = np.full((9, 20), 10, np.uint8)
+    found = recognizer([toy.crop("a"), tmp_path / "b.png", str(tmp_path / "b.png"), picture, grey, picture.convert("RGBA")])
+    assert [p.text for p in found] == list("abbcac")
+    assert all(0.5 < p.confidence <= 1 and len(p.char_confidences) == 1 for p in found)
+    assert recognizer.reader.batches == [2, 2, 2]
+
+
+def test_a_broken_image_is_counted_and_keeps_its_place(recognizer: Recognizer, tmp_path: Path) -> None:
+    found = recognizer([b"no image", toy.crop("a"), tmp_path / "absent.png", np.zeros((4, 4, 3)), toy.crop("c")])
+    assert [p.text for p in found] == ["", "a", "", "", "c"]
+    assert [bool(p.error) for p in found] == [True, False, True, True, False]
+    assert len(recognizer.bad) == 3
+
+
+def test_without_images_nothing_is_read(recognizer: Recognizer) -> None:
+    assert recognizer([]) == [] and recognizer.reader.batches == []
+
+
+def test_the_card_names_model_and_options(checkpoint: Path) -> None:
+    checkpoint.with_name("toy.pth.json").write_text(json.dumps({"model": "toy/Brightness", "options": {"sharpness": 3.0}}))
+    assert open_recognizer(checkpoint).reader.model.sharpness == 3.0
+    assert open_recognizer(checkpoint, options={"sharpness": 4.0}).reader.model.sharpness == 4.0
+
+
+@pytest.mark.parametrize("card, model, words", [
+    (None, None, "--model"), ("{broken", None, "no readable card"), ("[1]", None, "JSON object"), (None, "toy/Bright", "toy/Brightness"),
+])  # fmt: skip
+def test_unclear_checkpoints_are_refused_in_words(checkpoint: Path, card: str | None, model: str | None, words: str) -> None:
+    if card is not None:
+        checkpoint.with_name("toy.pth.json").write_text(card)
+    with pytest.raises(UserError, match=words):
+        open_recognizer(checkpoint, model)
+
+
+def test_absent_things_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        open_recognizer(tmp_path / "absent.pth")
+    with pytest.raises(UserError, match="no image is there"):
+        find_images([str(tmp_path / "*.png")])
+    with pytest.raises(UserError, match="is no device"):
+        pick_device("gpu7")
+
+
+def test_find_images_takes_files_folders_and_patterns(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    for name in ("x.png", "y.JPG", "notes.txt"):
+        (folder / name).write_bytes(toy.crop("a"))
+    assert [p.name for p in find_images([str(folder)])] == ["x.png", "y.JPG"]
+    assert [p.name for p in find_images([str(folder / "*.png"), str(folder / "notes.txt")])] == ["x.png", "notes.txt"]
+
+
+def test_read_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, wide, bad = tmp_path / "good.png", tmp_path / "wide.png", tmp_path / "bad.png"
+    good.write_bytes(toy.crop("a"))
+    wide.write_bytes(toy.crop("b", (400, 10)))
+    bad.write_bytes(b"\x89PNG nothing")
+    files = ["read", str(good), str(wide), str(bad), "--checkpoint", str(checkpoint), "--model", "toy/Brightness", "--device", "cpu"]
+    assert cli.main([*files, "--attention", str(tmp_path / "maps")]) == 1
+    out, err = capsys.readouterr()
+    assert [line.split("\t")[:2] for line in out.splitlines()] == [[str(good), "a"], [str(wide), "b"]]
+    assert "very wide" in err and "bad.png: skipped" in err and "1 of 3" in err
+    assert (tmp_path / "maps" / "good_attention.png").is_file()
+    assert cli.main([*files[:2], *files[4:], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == "a"
+
+
+def test_command_errors_are_one_line_and_status_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.png").write_bytes(toy.crop("a"))
+    assert cli.main(["read", str(tmp_path / "a.png"), "--checkpoint", str(tmp_path / "no.pth")]) == 2
+    assert capsys.readouterr().err.startswith("error: --checkpoint:")
+
+
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 0
+    text = capsys.readouterr().out
+    assert all(name.split()[0] in text for name in cli.COMMANDS)
+
+
+def test_project_names_are_checked() -> None:
+    with pytest.raises(UserError, match="no project is called 'nobody'"):
+        registry.project_module("nobody", "report")

@@ -1,0 +1,93 @@
+"""Charts, reports as HTML and Markdown, pictures, confusions."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from common.infer.charts import Curve, line_chart, ticks
+from common.infer.pictures import as_picture, attention_sheet, attention_strip, heat, tile
+from common.infer.report import Cell, Report
+from common.infer.runs import charts_of, curves_of, find_metrics
+from common.metrics.confusions import confusions, edits
+
+
+@pytest.mark.parametrize("low, high", [(0, 1), (0, 0), (5, 5), (-3, 7), (1e-7, 3e-7), (0, 123456), (99.2, 99.9)])
+def test_ticks_are_round_rising_and_enclose(low: float, high: float) -> None:
+    found = ticks(low, high, 5)
+    assert found[0] <= low + 1e-12 and found[-1] >= high - 1e-12 and 2 <= len(found) <= 12
+    assert all(b > a for a, b in zip(found, found[1:]))
+
+
+@pytest.mark.parametrize("y", [[], [1.0], [1.0, 1.0], [float("nan"), 2.0, float("inf"), 3.0], [-1.0, 5.0]])
+@pytest.mark.parametrize("log_y", [False, True])
+def test_a_chart_is_well_formed_whatever_the_values(y: list[float], log_y: bool) -> None:
+    svg = line_chart("loss <b> & more", [Curve("a<b", range(len(y)), y), Curve("none", [], [])], "step", "loss", log_y)
+    assert ElementTree.fromstring(svg).tag.endswith("svg")
+    assert "nan" not in svg.lower().replace("(nan)", "") and "inf" not in svg
+
+
+def test_long_curves_become_small_pictures() -> None:
+    assert len(line_chart("long", [Curve("c", range(100_000), np.sin(np.arange(100_000)))])) < 20_000
+
+
+class Checker(html.parser.HTMLParser):
+    """Collects tags and what would be loaded from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded, self.tags = [], set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.loaded += [v for k, v in attrs if k in ("src", "href") and v and not v.startswith(("data:", "#"))]
+
+
+def sample_report() -> Report:
+    picture = np.zeros((8, 16, 3), np.uint8)
+    report = Report("A <report>", "with `code`").heading("First").text("one **two**\n\n<script>x</script>").code("a < b")
+    report.table(["set", "n"], [["x|y", 3], ["<z>", None]], "caption", strong=[1]).image(picture, "a picture")
+    report.curves([("loss", [Curve("loss", [0, 1], [2, 1])])])
+    return report.grid([Cell([picture], "word<", ["truth `w`"], True), Cell([], "none", (), None)])
+
+
+def test_html_is_self_contained_and_escaped(tmp_path: Path) -> None:
+    page, text = sample_report().write(tmp_path)
+    checker = Checker()
+    checker.feed(page.read_text("utf-8"))
+    assert checker.loaded == [] and "script" not in checker.tags
+    assert {"table", "svg", "figure", "img", "code"} <= checker.tags
+    markdown = text.read_text("utf-8")
+    assert "x\\|y" in markdown and "**" in markdown
+    for name in ("001.png", "002.svg", "003.png"):
+        assert f"report_files/{name}" in markdown and (tmp_path / "report_files" / name).is_file()
+
+
+def test_pictures_have_the_sizes_they_should() -> None:
+    crop, maps = np.full((32, 128, 3), 90, np.uint8), np.random.default_rng(0).random((5, 4, 16))
+    assert heat(crop, maps[0]).shape == (32, 128, 3) and heat(crop, np.ones((2, 2))).dtype == np.uint8
+    assert attention_strip(crop, maps, columns=2).shape == (3 * 35 - 3, 2 * 131 - 3, 3)
+    assert attention_strip(crop, maps[:, 0]).shape[2] == 3
+    assert attention_sheet(crop, maps, "ab").shape == ((96 + 4) * 4 - 4, 46 + 384, 3)
+    assert as_picture(maps[0]).shape == (4, 16, 3) and as_picture(np.arange(6).reshape(2, 3)).shape == (2, 3, 3)
+    assert tile([], 3).shape == (1, 1, 3)
+
+
+def test_metrics_become_charts(tmp_path: Path) -> None:
+    lines = [json.dumps({"step": i, "loss": 2.0 / (i + 1), "accuracy": i, "lr": 0.1, "name": "x", "ok": True}) for i in range(5)]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 9, "los')
+    rows = find_metrics(tmp_path)["run"]
+    charts = charts_of(curves_of(rows))
+    assert [title for title, _ in charts] == ["loss", "accuracy", "learning rate"] and len(rows) == 5
+    assert charts_of(curves_of([])) == []
+
+
+def test_confusions() -> None:
+    assert edits("house", "hause") == [("o", "a")] and edits("cat", "cart") == [("", "r")] and edits("", "a") == [("", "a")]
+    assert confusions([("ab", "ab"), ("o0", "oo"), ("x0", "xo")]).most_common(1) == [(("0", "o"), 2)]
