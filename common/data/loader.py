@@ -256,6 +256,10 @@ class WordLoader:
     def __init__(self, dataset: WordDataset, sampler: Sampler, loader: DataLoader, bad: BadSamples) -> None:
         self.dataset, self.sampler, self.bad, self._loader = dataset, sampler, bad, loader
 
+    def __len__(self) -> int:
+        """Batches of one whole epoch on this rank (a mix of sources has none: TypeError)."""
+        return len(self.sampler)
+
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._fetched():
             self.sampler.advance()
@@ -301,6 +305,8 @@ def word_loader(
         prefetch_factor=prefetch if workers else None,
         multiprocessing_context=start_method if workers else None,
         worker_init_fn=_one_thread if workers else None,
+        # Its own generator: starting an iterator must not draw from torch's global one, or a resumed run would differ.
+        generator=torch.Generator(),
     )
     return WordLoader(dataset, sampler, loader, bad)
 

@@ -149,24 +149,28 @@ class GlyphCodec:
 class GoCodec:
     """MGP-STR's character branch and SIGA T: `[GO]`=0 starts and pads, `[s]`=1 ends, characters are 2..C+1.
 
-    `encode` gives `max_length + 2` columns: 0, characters, 1, zeros; length = characters + 1. Longer labels are refused.
+    `encode` gives `max_length + 2` columns: 0, characters, 1, zeros; length = characters + 1. Longer labels are refused, or with
+    `truncate=True` cut at the right edge, which then holds no end.
     `decode` follows the published string arithmetic: every id becomes its text, the string is cut at the first "[s]", without
     one the **last character** of the string is lost. Confidence: `through_end=False` (SIGA T) multiplies what stands before the
     end, `through_end=True` (MGP-STR) includes the end and gives 0 without one; an empty product is 0. The cut counts text, so a
     `[GO]` before the end (four characters for one position) reaches further to the right, as published.
     """
 
-    def __init__(self, charset: str = CHARSET_36, max_length: int = 25, through_end: bool = False) -> None:
+    def __init__(self, charset: str = CHARSET_36, max_length: int = 25, through_end: bool = False, truncate: bool = False) -> None:
+        self.truncate = truncate
         self.table, self.charset, self.max_length, self.through_end = CharacterTable(charset, 2), charset, max_length, through_end
         self.num_classes = len(charset) + 2
         self.start, self.pad, self.end = 0, 0, 1
         self.tokens = ["[GO]", "[s]", *charset]
 
     def encode(self, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        _refuse_long(labels, self.max_length)
+        if not self.truncate:
+            _refuse_long(labels, self.max_length)
         ids, lengths = self.table.flatten(labels)
         out = np.zeros((len(labels), self.max_length + 2), dtype=np.int64)
-        out[np.arange(len(labels)), lengths + 1] = self.end
+        ended = np.flatnonzero(lengths <= self.max_length)
+        out[ended, lengths[ended] + 1] = self.end
         return _scatter(ids, lengths, out, 1), lengths + 1
 
     def raw_text(self, ids: np.ndarray) -> list[str]:

@@ -12,9 +12,9 @@ import numpy as np
 from common.data.synth.options import Profile
 
 # Pictures inside the scikit-image package, all CC0, public domain or without known copyright restrictions.
-TRAINING_PHOTOS = ("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coins.png", "grass.png", "rocket.jpg",
+TRAINING_PHOTOS = ("astronaut.png", "brick.png", "camera.png", "chelsea.png", "grass.png", "rocket.jpg",
                    "hubble_deep_field.jpg", "clock_motion.png")  # fmt: skip
-EVALUATION_PHOTOS = ("coffee.png", "gravel.png", "retina.jpg")
+EVALUATION_PHOTOS = ("coffee.png", "gravel.png", "coins.png")
 _POOL = (192, 832)  # height and width of textures and noise; crops are at most 128 x 512
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 

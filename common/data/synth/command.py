@@ -37,9 +37,13 @@ def add_parser(subparsers) -> None:
         ("validation", "training's fonts, words of its own"),
         ("evaluation", "shared by the six sets in the proportions of the real ones"),
     ):
-        size.add_argument(f"--{field}", type=int, default=getattr(default, field), help=f"{text} (default: %(default)s)")
+        size.add_argument(
+            f"--{field}", type=int, default=getattr(default, field), help=f"{text} (default: %(default)s)"
+        )
     text = parser.add_argument_group("text")
-    text.add_argument("--min-length", type=int, default=default.min_length, help="shortest label (default: %(default)s)")
+    text.add_argument(
+        "--min-length", type=int, default=default.min_length, help="shortest label (default: %(default)s)"
+    )
     text.add_argument("--max-length", type=int, default=default.max_length, help="longest label (default: %(default)s)")
     text.add_argument(
         "--charset", default=default.charset, metavar="36|62|94[+LETTERS]",
@@ -56,21 +60,31 @@ def add_parser(subparsers) -> None:
         ("random_share", "random characters"),
     ):
         flag = "--" + field.replace("_", "-")
-        text.add_argument(flag, type=float, default=getattr(default, field), help=f"share of {what} (default: %(default)s)")
+        text.add_argument(
+            flag, type=float, default=getattr(default, field), help=f"share of {what} (default: %(default)s)"
+        )
     text.add_argument(
         "--languages", nargs="+", default=list(default.languages), metavar="CODE",
         help="word lists to mix, as ISO codes: en fr de es ...; letters outside the charset lose their accents (default: en)",
     )  # fmt: skip
     text.add_argument(
-        "--vocabulary", type=int, default=default.vocabulary, help="most frequent words per language (default: %(default)s)"
+        "--vocabulary",
+        type=int,
+        default=default.vocabulary,
+        help="most frequent words per language (default: %(default)s)",
     )
     parser.add_argument(
         "--fonts", nargs="+", default=[], metavar="FONT",
         help="family names of installed fontpkg-* packages, font files or folders, of two families or more (default: all bundled families)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=default.seed, help="of everything that is drawn (default: %(default)s)")
     parser.add_argument(
-        "--workers", type=int, default=None, help="processes; does not change the samples (default: one per core; 0: none)"
+        "--seed", type=int, default=default.seed, help="of everything that is drawn (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=None,
+        help="processes; does not change the samples (default: one per core; 0: none)",
     )
     parser.set_defaults(run=run)
 
@@ -86,4 +100,6 @@ def run(args: argparse.Namespace) -> None:
     started, total = time.perf_counter(), options.train + options.validation + options.evaluation
     render_corpus(args.out, options, args.workers)
     seconds = time.perf_counter() - started
-    print(f"{args.out}: {total} crops in {seconds:.1f} s ({total / seconds:.0f} crops/s); see {args.out / 'contact_sheet.png'}")
+    print(
+        f"{args.out}: {total} crops in {seconds:.1f} s ({total / seconds:.0f} crops/s); see {args.out / 'contact_sheet.png'}"
+    )

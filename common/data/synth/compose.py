@@ -98,22 +98,25 @@ def _clutter(rng: np.random.Generator, image: np.ndarray, stroke: float) -> np.n
     return image
 
 
-def photograph(rng: np.random.Generator, profile: Profile, image: np.ndarray) -> np.ndarray:
-    """Light, blur, lose resolution, add noise. float32 [h, w, 3] in, uint8 [h, w, 3] out; JPEG comes later."""
+def photograph(rng: np.random.Generator, profile: Profile, image: np.ndarray, stroke: float) -> np.ndarray:
+    """Light, blur, lose resolution, add noise. float32 [h, w, 3] in, uint8 [h, w, 3] out; JPEG comes later.
+
+    stroke: text height in pixels, which bounds the blur: a word that nobody can read teaches nothing.
+    """
     height, width = image.shape[:2]
     draws = rng.random(5)
     if draws[0] < 0.6:
         gain = 1 + profile.light * (linear_ramp(rng, height, width) - 0.5) * 2
         image = image * gain[..., None]
     if draws[1] < profile.lowres_share:
-        factor = rng.uniform(0.45, 0.8)
+        factor = max(rng.uniform(0.45, 0.8), min(1.0, 9 / stroke))
         small = max(4, round(width * factor)), max(4, round(height * factor))
         image = cv2.resize(cv2.resize(image, small, interpolation=cv2.INTER_AREA), (width, height))
     if draws[2] < profile.motion_share:
-        image = cv2.filter2D(image, -1, _motion_kernel(rng))
+        image = cv2.filter2D(image, -1, _motion_kernel(rng, stroke))
     else:
         low, high = profile.blur
-        sigma = low + (high - low) * draws[3]
+        sigma = min(low + (high - low) * draws[3], 0.06 * stroke)
         if sigma > 0.3:
             image = cv2.GaussianBlur(image, (0, 0), sigma)
     low, high = profile.noise
@@ -125,8 +128,8 @@ def photograph(rng: np.random.Generator, profile: Profile, image: np.ndarray) ->
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def _motion_kernel(rng: np.random.Generator) -> np.ndarray:
-    size, angle = int(rng.choice((3, 5))), rng.uniform(0, np.pi)
+def _motion_kernel(rng: np.random.Generator, stroke: float) -> np.ndarray:
+    size, angle = 5 if rng.random() < 0.5 and stroke > 24 else 3, rng.uniform(0, np.pi)
     kernel, middle = np.zeros((size, size), np.float32), size // 2
     dx, dy = np.cos(angle) * middle, np.sin(angle) * middle
     cv2.line(kernel, (round(middle - dx), round(middle - dy)), (round(middle + dx), round(middle + dy)), 1.0)

@@ -69,7 +69,7 @@ def render_corpus(out: str | Path, options: SynthOptions, workers: int | None = 
         write_sheet(partial, parts)
         write_text(partial / "README.md", _README)
         write_text(partial / CARD, json.dumps(_card(options, parts, faces), indent=1, ensure_ascii=False))
-        os.replace(partial, out)
+        partial.replace(out)
     return out
 
 
@@ -88,8 +88,12 @@ def is_rendered(out: Path, options: SynthOptions) -> bool:
         found = json.loads(card.read_text(encoding="utf-8"))
         old, version = found["options"], found["renderer"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{card}: not the card of a rendered corpus ({error!r}): delete {out} or give a new one") from None
-    differ = [f"{name} {old.get(name)} -> {value}" for name, value in options.as_dict().items() if old.get(name) != value]
+        raise UserError(
+            f"{card}: not the card of a rendered corpus ({error!r}): delete {out} or give a new one"
+        ) from None
+    differ = [
+        f"{name} {old.get(name)} -> {value}" for name, value in options.as_dict().items() if old.get(name) != value
+    ]
     if version != RENDERER:
         differ.append(f"renderer {version} -> {RENDERER}")
     if differ:
@@ -148,7 +152,7 @@ def _card(options: SynthOptions, parts: list[Part], faces) -> dict:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return {
-        "synthetic": "Rendered by `strlab data synth`. The sets under evaluation/ are stand-ins named after public sets.",
+        "synthetic": "Rendered by `strlab data synth`. evaluation/ holds stand-ins named after public sets.",
         "renderer": RENDERER,
         "options": options.as_dict(),
         "parts": {part.folder: {"crops": part.size, "words_and_fonts": part.split} for part in parts},

@@ -16,14 +16,25 @@ from common.errors import UserError
 # Families of the fontpkg-* packages (SIL OFL 1.1 or Apache-2.0) by kind; a star keeps a family for evaluation.
 _FAMILIES = {
     "sans": "roboto montserrat *poppins josefin_sans oswald anton *archivo_black bebas_neue teko russo_one",
-    "serif": "merriweather playfair_display eb_garamond libre_baskerville *pt_serif source_serif_4 cinzel *abril_fatface",
+    "serif": "merriweather playfair_display eb_garamond libre_baskerville *pt_serif source_serif_4 cinzel "
+    "*abril_fatface",
     "slab": "arvo *bitter roboto_slab zilla_slab alfa_slab_one",
-    "script": "caveat dancing_script great_vibes indie_flower *kalam lobster lobster_two *oleo_script pacifico "
-    "permanent_marker satisfy shadows_into_light yellowtail zeyada",
+    "hand": "caveat indie_flower *kalam permanent_marker shadows_into_light zeyada",
+    "script": "dancing_script great_vibes lobster lobster_two *oleo_script pacifico satisfy yellowtail",
     "display": "black_ops_one bungee fredoka *lilita_one luckiest_guy orbitron press_start_2p *righteous titan_one",
     "mono": "fira_code inconsolata roboto_mono *space_mono",
 }
-_KIND_WEIGHT = {"sans": 1.0, "serif": 0.8, "slab": 0.5, "display": 0.45, "mono": 0.15, "script": 1.0, "other": 1.0}
+_KIND_WEIGHT = {
+    "sans": 1.0,
+    "serif": 0.8,
+    "slab": 0.5,
+    "display": 0.45,
+    "mono": 0.15,
+    "hand": 0.5,
+    "script": 0.6,
+    "other": 1.0,
+}
+_SMALL = "abdeghnqrt"  # letters whose two cases differ in shape
 _TOO_THIN = ("Thin", "ExtraLight", "Hairline")
 _SUFFIXES = {".ttf", ".otf", ".ttc"}
 
@@ -47,6 +58,13 @@ class Face:
         if self.axes:
             font.set_variation_by_axes(list(self.axes))
         return font
+
+    def suits(self, text: str) -> bool:
+        """Whether the face can draw `text` so that its label is right and a sign painter would have done it."""
+        if not set(self.missing).isdisjoint(text) or (self.capitals_only and text != text.upper()):
+            return False  # small capitals would contradict a label in lower case
+        # Joined scripts are not set in capitals: nobody could read them.
+        return self.kind != "script" or sum(map(str.isupper, text)) < 2
 
     @property
     def name(self) -> str:
@@ -158,10 +176,10 @@ def _faces_of(family: str, kind: str, path: Path, held_out: bool) -> list[Face]:
 def _check(face: Face, characters: str) -> Face:
     font = face.open(32)
     blank = _picture(font, "\U0010ffff")
-    pictures = {c: _picture(font, c) for c in dict.fromkeys(characters + "aegrnAEGRN")}
+    pictures = {c: _picture(font, c) for c in dict.fromkeys(characters + _SMALL + _SMALL.upper())}
     missing = "".join(c for c in characters if pictures[c].size == 0 or np.array_equal(pictures[c], blank))
-    alike = sum(_alike(pictures[c], pictures[c.upper()]) for c in "aegrn")
-    return Face(face.family, face.kind, face.path, face.axes, face.held_out, missing, alike >= 4)
+    alike = sum(_alike(pictures[c], pictures[c.upper()]) for c in _SMALL)
+    return Face(face.family, face.kind, face.path, face.axes, face.held_out, missing, alike >= 5)
 
 
 def _picture(font: ImageFont.FreeTypeFont, character: str) -> np.ndarray:
@@ -184,7 +202,7 @@ def face_weights(faces: Sequence[Face], script_share: float) -> np.ndarray:
     families = {(face.kind, face.family) for face in faces}
     weights = []
     for face in faces:
-        kind_weight = _KIND_WEIGHT[face.kind] * (script_share if face.kind == "script" else 1.0)
+        kind_weight = _KIND_WEIGHT[face.kind] * (script_share if face.kind in ("hand", "script") else 1.0)
         in_kind = sum(kind == face.kind for kind, _ in families)
         in_family = sum(other.family == face.family for other in faces)
         weights.append(kind_weight / in_kind / in_family)

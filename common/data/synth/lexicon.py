@@ -24,8 +24,13 @@ _IC03_CASE = (0.43, 0.70)
 # Frequencies to this power: common words stay commoner, yet a crop in ten thousand is not always "the".
 _FLATTEN = 0.25
 # Corpora land in reports that people look at.
-_UNFIT = ("fuck", "shit", "cunt", "nigg", "fagg", "porn", "whore", "slut", "bitch", "penis", "vagina", "pussy", "nazi")
-_UNFIT_WORDS = {"rape", "rapes", "raped", "rapist", "cock", "cocks", "dick", "dicks", "cum", "tits", "sex", "anal", "anus"}
+_UNFIT = (
+    "fuck shit cunt nigg fagg porn whore slut bitch penis vagina pussy nazi pedophil semitis semitic suicid hitler incest "
+    "molest erotic virginity"
+).split()
+_UNFIT_WORDS = set(
+    "rape rapes raped rapist cock cocks dick dicks cum tits sex anal anus boobs kampf negro negroes".split()
+)
 _WORD_MARKS = ("{}.", "{},", "{}!", "{}?", "{}:", "({})", '"{}"', "{}'s", "'{}'", "{}.com", "@{}", "#{}", "&{}", "{}&",
                "{}-", "*{}", "{};", "{}/", "[{}]", "{}...", "+{}", "<{}>", "={}", "~{}")  # fmt: skip
 _NUMBER_MARKS = ("${}", "{}%", "£{}", "{}.99", "{}:30", "#{}", "+{}", "{}-{}", "{}/{}", "{}.{}", "No.{}", "({})")

@@ -143,8 +143,8 @@ _DIFFICULTY = {
     "medium": Profile(),
     "hard": Profile(
         height=(14, 50), padding=(-0.02, 0.4), rotate=5.0, shear=0.12, stretch=0.18, perspective=0.13, arc_share=0.25,
-        arc=80, wave_share=0.08, spacing=0.1, jitter=0.025, contrast=(40, 190), photo_share=0.5, texture_share=0.3,
-        background_contrast=(0.35, 0.95), shadow_share=0.35, outline_share=0.2, fill_share=0.3, light=0.4,
+        arc=80, wave_share=0.08, spacing=0.1, jitter=0.025, contrast=(55, 200), photo_share=0.45, texture_share=0.3,
+        background_contrast=(0.3, 0.8), shadow_share=0.35, outline_share=0.2, fill_share=0.3, light=0.4,
         blur=(0.0, 1.4), motion_share=0.12, lowres_share=0.25, noise=(0, 12), clutter_share=0.25, quality=(30, 90),
         script_share=0.9,
     ),

@@ -19,7 +19,7 @@ _PAPER, _INK = (250, 250, 248), (30, 30, 30)
 
 
 def write_sheet(root: Path, parts: list[Part], rows: int = 3) -> Path:
-    """Write `contact_sheet.png` into a corpus and return its path; `rows` rows of crops for each part and one of truth."""
+    """Write `contact_sheet.png` into a corpus and return its path: per part `rows` rows of crops, one of truth."""
     bands = []
     for part in parts:
         data = WordLmdb(root / part.folder)

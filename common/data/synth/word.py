@@ -64,12 +64,13 @@ class Renderer:
     def _face_for(self, text: str, rng: np.random.Generator) -> int:
         for _ in range(40):
             index = min(int(np.searchsorted(self.cumulative, rng.random(), side="right")), len(self.faces) - 1)
-            face = self.faces[index]
-            # Small capitals would contradict a label in lower case.
-            if set(face.missing).isdisjoint(text) and not (face.capitals_only and text != text.upper()):
+            if self.faces[index].suits(text):
                 return index
         for index, face in enumerate(self.faces):
-            if set(face.missing).isdisjoint(text) and not (face.capitals_only and text != text.upper()):
+            if face.suits(text):
+                return index
+        for index, face in enumerate(self.faces):  # capitals where there are only scripts, say
+            if set(face.missing).isdisjoint(text):
                 return index
         raise UserError(f"--fonts: no font can draw {text!r}: add a font with these characters")
 
@@ -93,7 +94,7 @@ class Renderer:
         placed, width, height = place(warp, boxes, text_height, padding)
         alpha = warp.apply(line, width, height)
         image, background = paint(rng, profile, alpha, text_height, self.held_out)
-        image = photograph(rng, profile, image)
+        image = photograph(rng, profile, image, text_height)
         mask = (alpha >= min(112, max(1, int(alpha.max()) // 2))).astype(np.uint8)
         quality = int(rng.integers(*profile.quality, endpoint=True))
         return RenderedWord(
