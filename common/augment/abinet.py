@@ -1,0 +1,100 @@
+"""ABINet's augmentation of word crops, image and mask together (SIGA R and S `--Aug`, DiG `--use_abi_aug`).
+
+As published, the kind of geometry and the strength of the deterioration are drawn once, when the object is built: every image of a
+run gets the same kind. `resample=True` draws them per image instead (what the method seems to have meant).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.augment import cv_geometry as ops
+from common.augment.photometric import ColorJitter
+from common.augment.rng import Rng, asymmetric, pick, symmetric
+
+DEGREES, SCALES, SHEAR, DISTORTION = 45.0, (0.5, 2.0), (45.0, 15.0), 0.5
+NOISE_VARIANCE, BLUR_SIZE, BLUR_DEGREES, RESCALE_FACTOR = 20.0, 6.0, 90.0, 4.0
+JITTER = ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.1)
+
+
+@dataclass(frozen=True)
+class Strength:
+    """What is drawn once per run: kind of geometry, noise variance, blur size and angle, halvings, order of deteriorations."""
+
+    geometry: str
+    variance: int
+    blur_size: int
+    blur_angle: float
+    halvings: int
+    order: tuple[int, ...]
+
+
+def draw_strength(rng: Rng) -> Strength:
+    """Strength by the published laws."""
+    u = rng.uniform(0, 1)
+    return Strength(
+        geometry="rotation" if u < 0.33 else "affine" if u < 0.66 else "perspective",
+        variance=max(int(asymmetric(rng, NOISE_VARIANCE)), 1),
+        blur_size=max(int(asymmetric(rng, BLUR_SIZE)), 1),
+        blur_angle=rng.uniform(-BLUR_DEGREES, BLUR_DEGREES),
+        halvings=round(rng.uniform(0, RESCALE_FACTOR)),
+        order=tuple(int(i) for i in rng.permutation(3)),
+    )
+
+
+class AbinetAugment:
+    """Callable (image uint8 HxWx3, rng, mask=None) -> image, or (image, mask float64) if a mask is given.
+
+    Geometry with probability 0.5, deterioration 0.25, colour jitter 0.25; the mask follows the geometry only. Sizes change.
+    """
+
+    def __init__(self, seed: int = 0, resample: bool = False, geometry: float = 0.5, deterioration: float = 0.25, jitter: float = 0.25):
+        self.strength = draw_strength(np.random.default_rng([seed, 0xAB1]))
+        self.resample = resample
+        self.probabilities = geometry, deterioration, jitter
+
+    def __call__(self, image: np.ndarray, rng: Rng, mask: np.ndarray | None = None):
+        strength = draw_strength(rng) if self.resample else self.strength
+        image = np.ascontiguousarray(image)
+        if mask is not None:
+            mask = np.ascontiguousarray(mask, dtype=np.float64)
+        if rng.uniform(0, 1) < self.probabilities[0]:
+            image, mask = move(image, mask, strength.geometry, rng)
+        if rng.uniform(0, 1) < self.probabilities[1]:
+            image = deteriorate(image, strength, rng)
+        if rng.uniform(0, 1) < self.probabilities[2]:
+            image = JITTER(image, rng)
+        return image if mask is None else (image, mask)
+
+
+def move(image: np.ndarray, mask: np.ndarray | None, kind: str, rng: Rng) -> tuple[np.ndarray, np.ndarray | None]:
+    """One geometric change of the `kind` (rotation, affine, perspective), the same for image and mask (None: no mask)."""
+    height, width = image.shape[:2]
+    if kind == "rotation":
+        call, parameters = ops.rotate, (symmetric(rng, DEGREES),)
+    elif kind == "affine":
+        angle, scale = symmetric(rng, DEGREES), rng.uniform(*SCALES)
+        call, parameters = ops.shear_and_scale, (angle, scale, (symmetric(rng, SHEAR[0]), symmetric(rng, SHEAR[1])))
+    else:
+        offsets_h = asymmetric(rng, DISTORTION * height / 2, 4).astype(int).tolist()
+        offsets_w = asymmetric(rng, DISTORTION * width / 2, 4).astype(int).tolist()
+        call, parameters = ops.tilt, (offsets_h, offsets_w)
+    interpolation = pick(rng, ops.INTERPOLATIONS)
+    moved = call(image, *parameters, interpolation)
+    return moved, None if mask is None else call(mask, *parameters, interpolation)
+
+
+def deteriorate(image: np.ndarray, strength: Strength, rng: Rng) -> np.ndarray:
+    """Noise, motion blur and loss of detail, in the order of `strength`."""
+    for step in strength.order:
+        if step == 0:
+            field = rng.normal(size=image.shape) if isinstance(rng, np.random.RandomState) else rng.standard_normal(image.shape, np.float32)
+            field *= strength.variance**0.5
+            image = ops.add_noise(image, field)
+        elif step == 1:
+            image = ops.motion_blur(image, strength.blur_size, strength.blur_angle)
+        elif strength.halvings:
+            image = ops.rescale(image, strength.halvings, pick(rng, ops.INTERPOLATIONS), pick(rng, ops.INTERPOLATIONS))
+    return image
