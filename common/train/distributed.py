@@ -63,11 +63,15 @@ class Dist:
 
     def any(self, flag: bool) -> bool:
         """True on all ranks if the flag is true on one of them."""
+        return self.any_of(flag)[0]
+
+    def any_of(self, *flags: bool) -> tuple[bool, ...]:
+        """`any` of several flags in one collective."""
         if not self.distributed:
-            return flag
-        value = torch.tensor(float(flag), device=self.device)
-        td.all_reduce(value, op=td.ReduceOp.MAX)
-        return bool(value.item())
+            return flags
+        values = torch.tensor([float(flag) for flag in flags], device=self.device)
+        td.all_reduce(values, op=td.ReduceOp.MAX)
+        return tuple(value > 0 for value in values.tolist())
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """Mean over ranks of a tensor (a copy; the argument is not changed)."""
@@ -104,9 +108,25 @@ class Dist:
             yield
         except UserError as met:
             error = met
-        messages = [message for message in self.gather(str(error) if error else None) if message]
-        if messages:
-            raise UserError(messages[0])
+        if not self.distributed and error is not None:
+            raise error
+        found = [(type(error), str(error)) if error else None for error in self.gather(error)]
+        first = next((item for item in found if item), None)
+        if first is not None:
+            kind, message = first
+            shared = kind(message)
+            shared.shared = True
+            raise shared
+
+    @contextlib.contextmanager
+    def one_voice(self) -> Iterator[None]:
+        """A `UserError` that all ranks met together is shown by rank 0 only; the others leave with status 2."""
+        try:
+            yield
+        except UserError as error:
+            if getattr(error, "shared", False) and not self.is_main:
+                raise SystemExit(2) from None
+            raise
 
     def close(self) -> None:
         """End the process group."""

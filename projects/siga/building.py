@@ -1,0 +1,114 @@
+"""From options to a codec, a model with its starting weights, and the card that describes it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from common.errors import UserError
+from common.text.codecs import GlyphCodec, GoCodec
+from common.train.checkpoint import load, strip_module
+from projects.siga.base import SigaModel
+from projects.siga.model import build_siga, init_published, load_published, load_tps
+
+Codec = GlyphCodec | GoCodec
+
+
+def make_codec(family: str, character: str, batch_max_length: int) -> Codec:
+    """Text <-> ids of R, S (end = padding = 0, start = number of classes) or T ([GO] 0, [s] 1)."""
+    if family == "T":
+        return GoCodec(character, batch_max_length)
+    return GlyphCodec(character, batch_max_length + 1, truncate=family == "R")
+
+
+def build_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What beyond the variant's name fixes the model, as a card keeps it: arguments of `build_siga`, and `character`."""
+    given = {
+        "character": options.character, "batch_max_length": options.batch_max_length,
+        "image_size": [options.imgH, options.imgW],
+    }
+    if options.family != "T":
+        given |= {"num_fiducial": options.num_fiducial, "output_channel": options.output_channel,
+                  "hidden_size": options.hidden_size}
+    return given
+
+
+def build_model(options: argparse.Namespace, codec: Codec) -> SigaModel:
+    """The model of these options with the published start: R and S by name (biases 0, Kaiming), T as its layers have it.
+
+    Without TPS weights (`--tps`) the rectification is trained, where the published code froze it at its random start.
+    """
+    words = build_options(options)
+    words.pop("character")
+    words["image_size"] = tuple(words["image_size"])
+    if options.family != "T":
+        words["freeze_tps"] = False
+        if getattr(options, "rectify_masks", None):
+            words["rectify_masks"] = options.rectify_masks == "yes"
+    model = build_siga(options.model_name, num_class=codec.num_classes, **words)
+    init_published(model)
+    return model
+
+
+def starting_weights(model: SigaModel, options: argparse.Namespace) -> list[str]:
+    """Load `--tps` and `--pretrained` into a fresh model; returns lines for the log.
+
+    Raises:
+        UserError: a file that does not fit, or a flag that this variant has no use for.
+    """
+    lines = []
+    has_tps = options.variant.has_tps
+    if options.tps:
+        if not has_tps:
+            raise UserError(f"--tps: {options.model_name} has no rectification; leave the flag out")
+        load_tps(model, load(options.tps), what=options.tps)
+        lines.append(f"TPS: weights from {options.tps}, frozen")
+    elif has_tps:
+        lines.append("TPS: no weights given (--tps), so the rectification is trained with the rest")
+    if options.pretrained:
+        if options.family != "T":
+            raise UserError(f"--pretrained: {options.model_name} is trained from scratch; only T starts from a ViT")
+        lines.append(load_vit(model, load(options.pretrained), options.pretrained))
+    return lines
+
+
+def load_vit(model: SigaModel, state: Mapping[str, Any], what: str) -> str:
+    """Put a ViT's blocks and norm (and cls token) into T, leaving patch embedding, positions and head; returns a log line."""
+    state = strip_module(state.get("model", state))
+    own = model.mgp_str.state_dict()
+    skipped = ("patch_embed.", "pos_embed", "head.")
+    usable = {name: value for name, value in state.items() if name in own and not name.startswith(skipped)}
+    wrong = [name for name, value in usable.items() if value.shape != own[name].shape]
+    if wrong or not any(name.startswith("blocks.") for name in usable):
+        raise UserError(f"{what}: not the weights of a ViT of this size ({wrong[0] if wrong else 'no blocks.*'}); "
+                        "give timm's deit_base_patch16_224")
+    model.mgp_str.load_state_dict(usable, strict=False)
+    return f"ViT: {len(usable)} tensors from {what}; patch embedding, positions and heads start fresh"
+
+
+def load_weights(model: SigaModel, content: Any, what: str) -> None:
+    """Strictly load a checkpoint's weights in published form (`net`, T also a bare state dict) or ours (`model`).
+
+    Raises:
+        UserError: names or shapes differ: another variant, charset or word length.
+    """
+    if not isinstance(content, Mapping):
+        raise UserError(f"{what}: no checkpoint of SIGA (a {type(content).__name__}); give a best_accuracy.pth")
+    state = next((content[key] for key in ("net", "model") if isinstance(content.get(key), Mapping)), content)
+    tensors = {name: value for name, value in strip_module(state).items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise UserError(f"{what}: no weights in it; give a checkpoint of SIGA")
+    _explain_charset(model, tensors, what)
+    load_published(model, tensors, what=what)
+
+
+def _explain_charset(model: SigaModel, tensors: Mapping[str, torch.Tensor], what: str) -> None:
+    """A clear word for the commonest mismatch: the output layer has another number of classes."""
+    own = model.state_dict()
+    for name, value in tensors.items():
+        if name.endswith("generator.generator.weight") and name in own and value.shape[0] != own[name].shape[0]:
+            raise UserError(f"{what}: charset: it predicts {value.shape[0]} classes, this run {own[name].shape[0]}; give the "
+                            "same --character (or --sensitive) as its training")

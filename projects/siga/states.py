@@ -1,0 +1,126 @@
+"""Files of a run: checkpoints in the published form, our training states, and where a run goes on."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from common.errors import UserError
+from common.train.checkpoint import DiskFull, clear_unfinished, keep_last, latest, load, save_atomic, write_card
+from common.train.distributed import Dist, unwrap
+from common.train.state import FORMAT, TrainingState
+from projects.siga.base import SigaModel
+from projects.siga.building import build_options, load_weights
+
+STATES = "training_state-*.pth"
+
+
+def run_folder(options: argparse.Namespace) -> Path:
+    """`{saved_path}/{exp_name}` with the published names; `--output` stands before a relative path."""
+    if options.family == "T":
+        name = f"{options.exp_name or options.model_name}-Seed{options.manual_seed}"
+    else:
+        name = options.exp_name or f"Seed{options.manual_seed}-{options.model_name}"
+    return Path(options.output) / options.saved_path / name
+
+
+def save_published(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, options: argparse.Namespace, **card: Any
+) -> None:
+    """A checkpoint as the paper's: `net` with `module.` before its names, `optimizer`, `iteration`; and its card."""
+    net = {f"module.{name}": value for name, value in unwrap(model).state_dict().items()}
+    save_atomic(path, {"net": net, "optimizer": optimizer.state_dict(), "iteration": step})
+    write_card(path, f"siga/{options.model_name}", build_options(options), step=step + 1, **card)
+
+
+def published_name(options: argparse.Namespace, done: int) -> str | None:
+    """Name of the numbered checkpoint that is due after `done` steps, None if none is.
+
+    R and S: `{ratio_iteration}.pth` each 20 000, the first step's included, and the last; T: `iter_{n}.pth` each 100 000 and
+    the last.
+    """
+    if options.family == "T":
+        return f"iter_{done}.pth" if done % 100_000 == 0 or done == options.total_steps else None
+    ratio = (done - 1) // options.data_ratio
+    due = ratio % 20_000 == 0 and (done - 1) % options.data_ratio == 0
+    return f"{ratio}.pth" if due or done == options.total_steps else None
+
+
+def save_state(state: TrainingState, folder: Path, options: argparse.Namespace, dist: Dist) -> bool:
+    """Write the training state of this step and delete old ones. Collective.
+
+    Returns False if the disk is full and `--disk_full continue` was given; raises `DiskFull` otherwise.
+    """
+    try:
+        state.save(folder / STATES.replace("*", f"{state.step:09d}"), dist)
+    except DiskFull as error:
+        if options.disk_full == "stop":
+            raise
+        print(f"state not saved, going on: {error}")
+        return False
+    if dist.is_main:
+        keep_last(folder, STATES, options.keep_states)
+    return True
+
+
+def resume(
+    state: TrainingState, model: SigaModel, folder: Path, options: argparse.Namespace, dist: Dist
+) -> str:
+    """Put the run where `--resume` and `--saved_model` say. Returns a line for the log.
+
+    `--resume auto`: newest whole state of this run's folder, or a fresh start. `--resume FILE`: that state. `--resume yes` (or
+    any other word, as published) and `--saved_model FILE`: weights and, where the file has them, optimizer and step.
+
+    Raises:
+        UserError: a file that is missing, damaged, no checkpoint, or of another variant or charset.
+    """
+    wish = str(options.resume or "")
+    if wish == "auto" or (wish and wish.lower() in ("true", "yes", "1") and not options.saved_model):
+        if dist.is_main:
+            clear_unfinished(folder)
+        found = latest(folder, STATES)
+        if found is not None:
+            same_run(found[1], options, str(found[0]))
+            state.resume(found[1], dist)
+            return f"resumed from {found[0]} at step {state.step}"
+        wish = ""
+    path = wish if wish and Path(wish).is_file() else options.saved_model
+    if wish and not path:
+        raise UserError(f"--resume: {wish}: no such file; give auto, a training state, or yes with --saved_model")
+    if not path:
+        return "fresh start"
+    content = load(path)
+    if isinstance(content, dict) and content.get("format") == FORMAT:
+        same_run(content, options, path)
+        state.resume(content, dist)
+        return f"resumed from {path} at step {state.step}"
+    load_weights(model, content, path)
+    return _published_progress(state, content, path)
+
+
+def same_run(content: dict[str, Any], options: argparse.Namespace, what: str) -> None:
+    """Raise `UserError` if a training state is of another variant, charset or batch size."""
+    wrote = content.get("options", {})
+    for name in ("model_name", "character", "batch_max_length", "batch_size", "imgH", "imgW"):
+        if name in wrote and wrote[name] != getattr(options, name):
+            raise UserError(f"{what}: {name}: the state was written with {wrote[name]!r}, this run has "
+                            f"{getattr(options, name)!r}; give --{name} as then, or use --saved_model for weights only")
+
+
+def _published_progress(state: TrainingState, content: Any, path: str) -> str:
+    """Optimizer and step of a published checkpoint, if it has them and they fit."""
+    if not isinstance(content, dict) or "iteration" not in content:
+        number = Path(path).stem.rpartition("_")[2]
+        if number.isdigit():  # T: iter_{n}.pth is the checkpoint after n steps
+            state.step = int(number)
+        return f"weights from {path}; the optimizer starts fresh, at step {state.step}"
+    try:
+        state.optimizer.load_state_dict(content["optimizer"])
+    except (KeyError, ValueError) as error:
+        return f"weights from {path}; its optimizer does not fit ({error}) and starts fresh at step 0"
+    state.step = int(content["iteration"]) + 1
+    return f"weights, optimizer and step {state.step} from {path}; random draws and data order start fresh"
