@@ -96,7 +96,7 @@ class SvtrFeatures(nn.Module):
     ) -> None:
         super().__init__()
         height, self.width = image_size[0] // 4, image_size[1] // 4
-        rates = torch.linspace(0, drop_path, sum(depths)).tolist()
+        rates = [drop_path * index / (sum(depths) - 1) for index in range(sum(depths))]
         self.pos_embed = nn.Parameter(torch.zeros(1, height * self.width, dims[0]))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.patch_embed = PatchEmbed(in_channels, dims[0])
