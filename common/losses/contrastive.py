@@ -1,4 +1,5 @@
-"""Contrast between two encodings of the same images, with the keys of every process as candidates (MoCo v3; DiG §3.2, SSM §3.3)."""
+"""Contrast between two encodings of the same images, with the keys of every process as candidates (MoCo v3; DiG §3.2,
+SSM §3.3)."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def process_rank() -> int:
 
 @torch.no_grad()
 def gather_rows(rows: Tensor) -> Tensor:
-    """`[N, d]` of every process, in rank order: `[world * N, d]`, without gradient. One process: `rows` itself, detached.
+    """`[N, d]` of every process, in rank order: `[world * N, d]`, without gradient. One process: `rows` itself,
+    detached.
 
     Every process must hold the same N (a training loader drops the incomplete batch).
     """

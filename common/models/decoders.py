@@ -1,8 +1,9 @@
-"""Greedy autoregressive decoding one token at a time, with the keys and values of earlier tokens kept (DiG, TransOCR, PARSeq).
+"""Greedy autoregressive decoding one token at a time, with the keys and values of earlier tokens kept (DiG, TransOCR,
+PARSeq).
 
-A decoder offers a *step*: a function from the newest token of every row and its position to the logits of the next token. It
-keeps one `KeyValueCache` a layer, so a step costs one token instead of the whole prefix. The output equals running the whole
-prefix again at every step.
+A decoder offers a *step*: a function from the newest token of every row and its position to the logits of the next
+token. It keeps one `KeyValueCache` a layer, so a step costs one token instead of the whole prefix. The output equals
+running the whole prefix again at every step.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class KeyValueCache:
         self.values: Tensor | None = None
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add `[B, heads, n, d]` of the newest tokens; returns those of all tokens so far. Raises ValueError when full."""
+        """Add `[B, heads, n, d]` of the newest tokens; returns those of all tokens so far. Raises ValueError when
+        full."""
         if self.keys is None:
             batch, heads, _, dim = keys.shape
             self.keys = keys.new_empty(batch, heads, self.length, dim)
@@ -61,7 +63,8 @@ def greedy_decode(step: Step, first: Tensor, length: int, end: int | None = None
         length: tokens to make at most, >= 1.
         end: the end token's id; None never stops early (export, measured outputs).
 
-    A row that has ended goes on being fed its own arg-max until all have: what follows its end token carries no meaning.
+    A row that has ended goes on being fed its own arg-max until all have: what follows its end token carries no
+    meaning.
     """
     token, ended = first, torch.zeros_like(first, dtype=torch.bool)
     ids, logits = [], []

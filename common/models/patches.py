@@ -14,7 +14,8 @@ def patchify(images: Tensor, patch: tuple[int, int]) -> Tensor:
 
 
 def unpatchify(tokens: Tensor, patch: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
-    """Inverse of `patchify` for images of `image_size` (height, width): `[B, N, patch_h * patch_w * C]` -> `[B, C, H, W]`."""
+    """Inverse of `patchify` for images of `image_size` (height, width): `[B, N, patch_h * patch_w * C]` -> `[B, C, H,
+    W]`."""
     (patch_h, patch_w), (height, width) = patch, image_size
     grid = tokens.reshape(len(tokens), height // patch_h, width // patch_w, patch_h, patch_w, -1)
     return grid.permute(0, 5, 1, 3, 2, 4).reshape(len(tokens), -1, height, width)

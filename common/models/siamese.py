@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 def projection_mlp(*widths: int) -> nn.Sequential:
-    """Bias-free Linear layers of these widths, BatchNorm and ReLU between them, a BatchNorm without affine part at the end.
+    """Bias-free Linear layers of these widths, BatchNorm and ReLU between them, a BatchNorm without affine part at
+    the end.
 
-    `projection_mlp(D, h, h, d)` is MoCo v3's projector, `projection_mlp(d, h, d)` its predictor. Input `[rows, widths[0]]`.
+    `projection_mlp(D, h, h, d)` is MoCo v3's projector, `projection_mlp(d, h, d)` its predictor. Input `[rows,
+    widths[0]]`.
     """
     layers: list[nn.Module] = []
-    for width_in, width_out in zip(widths[:-2], widths[1:-1]):
+    for width_in, width_out in itertools.pairwise(widths[:-1]):
         layers += [nn.Linear(width_in, width_out, bias=False), nn.BatchNorm1d(width_out), nn.ReLU(inplace=True)]
     layers += [nn.Linear(widths[-2], widths[-1], bias=False), nn.BatchNorm1d(widths[-1], affine=False)]
     return nn.Sequential(*layers)

@@ -56,7 +56,8 @@ def beam_search(model: RecModel, images: Tensor, width: int) -> tuple[Tensor, Te
 
 @dataclass
 class Trace:
-    """What the published search stores a step, each `[B * width]`: symbols, flat predecessors, scores before ended beams are cut."""
+    """What the published search stores a step, each `[B * width]`: symbols, flat predecessors, scores before ended
+    beams are cut."""
 
     symbols: list[Tensor] = field(default_factory=list)
     predecessors: list[Tensor] = field(default_factory=list)
@@ -67,8 +68,8 @@ class Trace:
 def published_beam_search(model: RecModel, images: Tensor, width: int) -> Tensor:
     """The search of the published code: ids `[B, max_len]`; `--legacy-beam-search` and the measured numbers use it.
 
-    Its fault: after a step the token histories are not re-ordered by predecessor, so a hypothesis goes on with the history
-    that happens to stand in its row. Width 1 is greedy decoding.
+    Its fault: after a step the token histories are not re-ordered by predecessor, so a hypothesis goes on with the
+    history that happens to stand in its row. Width 1 is greedy decoding.
     """
     batch, classes = len(images), model.classes
     decoding, tokens = start(model, images, width)
@@ -91,7 +92,8 @@ def published_beam_search(model: RecModel, images: Tensor, width: int) -> Tensor
 def back_track(trace: Trace, batch: int, width: int, end: int) -> Tensor:
     """Follow the stored predecessors from the last step to the first: the best sequence of each image, `[B, steps]`.
 
-    A hypothesis that ended at a step takes over one of its image's slots, the worst first, when the walk reaches that step.
+    A hypothesis that ended at a step takes over one of its image's slots, the worst first, when the walk reaches that
+    step.
     """
     first_row = torch.arange(batch, device=trace.symbols[0].device)[:, None] * width
     totals, order = trace.scores[-1].view(batch, width).topk(width, dim=1)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from common.models.decoders import KeyValueCache
 from common.models.positions import sinusoid
+from projects.dig.attention import attend
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ DROPOUT = 0.1  # fixed in the published decoder: embedding, attention weights an
 
 
 class MultiHeadAttention(nn.Module):
-    """Bias-free attention of queries `[B, L, D]` over keys and values of `heads` heads; weights and output are dropped out."""
+    """Bias-free attention of queries `[B, L, D]` over keys and values; dropout on weights and output."""
 
     def __init__(self, size: DecoderSize) -> None:
         super().__init__()
@@ -58,10 +59,10 @@ class MultiHeadAttention(nn.Module):
         return self.split(self.linear_k(tokens)), self.split(self.linear_v(tokens))
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None = None) -> Tensor:
-        """Mix `values` for `queries` `[B, L, D]`; `allowed` bool, broadcast to `[B, heads, L, K]`. Returns `[B, L, D]`."""
+        """Mix `values` for `queries` `[B, L, D]`: `[B, L, D]`; `allowed` bool, broadcast to `[B, heads, L, K]`."""
         dropout = self.attn_drop.p if self.training else 0.0
         queries = self.split(self.linear_q(queries))
-        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed, dropout_p=dropout)
+        mixed = attend(queries, keys, values, dropout=dropout, exact=self.training, allowed=allowed)
         return self.proj_drop(self.fc(mixed.transpose(1, 2).flatten(2)))
 
     def weights(self, queries: Tensor, keys: Tensor) -> Tensor:
@@ -71,7 +72,7 @@ class MultiHeadAttention(nn.Module):
 
 
 class ConditionedAttention(MultiHeadAttention):
-    """Cross attention whose memory is modulated by each query (`--text_cond_vis`): cost O(L * K * D^2), memory O(L * K * D)."""
+    """Cross attention whose memory is modulated by each query (`--text_cond_vis`): O(L * K * D^2) operations."""
 
     def __init__(self, size: DecoderSize) -> None:
         super().__init__(size)
@@ -124,7 +125,7 @@ class FeedForward(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm layer: masked self-attention, attention over the image, feed-forward. The memory itself is not normalised."""
+    """Pre-norm layer: masked self-attention, attention over the image (not normalised here), feed-forward."""
 
     def __init__(self, size: DecoderSize, conditioned: bool) -> None:
         super().__init__()
@@ -134,9 +135,14 @@ class DecoderLayer(nn.Module):
         self.mlp = FeedForward(size)
 
     def forward(
-        self, tokens: Tensor, memory: tuple[Tensor, Tensor], allowed: Tensor | None = None, cache: KeyValueCache | None = None
+        self,
+        tokens: Tensor,
+        memory: tuple[Tensor, Tensor],
+        allowed: Tensor | None = None,
+        cache: KeyValueCache | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """`tokens` `[B, L, D]` and `memory` (the layer's keys and values) -> new tokens and the cross-attention queries, both `[B, L, D]`."""
+        """`tokens` `[B, L, D]` and `memory` (the layer's keys and values) -> new tokens and the cross-attention
+        queries, both `[B, L, D]`."""
         normed = self.norm1(tokens)
         keys, values = self.self_attn.keys_values(normed)
         if cache is not None:
@@ -148,7 +154,8 @@ class DecoderLayer(nn.Module):
 
 
 class PositionTable(nn.Module):
-    """Holds the decoder's fixed table, which published checkpoints carry as `position_enc.position_table` `[1, 200, D]`."""
+    """Holds the decoder's fixed table, which published checkpoints carry as `position_enc.position_table` `[1, 200,
+    D]`."""
 
     def __init__(self, dim: int, length: int = 200) -> None:
         super().__init__()
@@ -183,7 +190,9 @@ class TransformerDecoder(nn.Module):
         """Each layer's keys and values of the image tokens `[B, K, D]`."""
         return [layer.enc_attn.keys_values(memory) for layer in self.layer_stack]
 
-    def forward(self, memory: Tensor, ids: Tensor, lengths: Tensor, attention: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, memory: Tensor, ids: Tensor, lengths: Tensor, attention: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         """Teacher forcing: logits `[B, L, C]` of each next token and, if asked for, the last layer's maps `[B, L, K]`.
 
         Args:

@@ -1,4 +1,4 @@
-"""The ViT encoder of DiG (section 3.1; layout of BEiT): biases on queries and values only, a fixed sinusoid, an optional mask token."""
+"""The ViT encoder of DiG (section 3.1; BEiT's layout): no key bias, a fixed sinusoid, an optional mask token."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.models.positions import sinusoid
+from projects.dig.attention import attend
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ SIZES = {
 
 
 class Attention(nn.Module):
-    """Self-attention `[B, N, D]` -> `[B, N, D]`; one fused product makes q, k and v, the key bias being constantly 0."""
+    """Self-attention `[B, N, D]` -> `[B, N, D]`; one product makes q, k and v, the key bias being constantly 0."""
 
     def __init__(self, dim: int, heads: int, attention_drop: float = 0.0, drop: float = 0.0) -> None:
         super().__init__()
@@ -56,7 +57,7 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         dropout = self.attn_drop.p if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(*self.project(tokens), dropout_p=dropout)
+        mixed = attend(*self.project(tokens), dropout=dropout, exact=self.training)
         return self.proj_drop(self.proj(mixed.transpose(1, 2).flatten(2)))
 
     def weights(self, tokens: Tensor) -> Tensor:
@@ -112,7 +113,7 @@ class Encoder(nn.Module):
     Args:
         size: the variant.
         image_size: (height, width), divisible by the patch.
-        final_norm: LayerNorm after the last block; the contrastive pre-trainers have none (there it is an identity without keys).
+        final_norm: LayerNorm after the last block; the contrastive pre-trainers have none (an identity without keys).
         drop, attention_drop, drop_path: dropout of projections, of attention weights, stochastic depth (linear from 0).
     """
 
@@ -141,7 +142,7 @@ class Encoder(nn.Module):
         self.apply(xavier_linear)
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`mask` bool `[B, N]`: tokens that are replaced by the mask token after the patch embedding; positions are added to all."""
+        """`mask` bool `[B, N]`: tokens replaced by the mask token after the patch embedding; all get positions."""
         tokens = self.patch_embed(images)
         if mask is not None:
             tokens = torch.where(mask[..., None], self.mask_token.to(tokens.dtype), tokens)

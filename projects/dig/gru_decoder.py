@@ -1,4 +1,4 @@
-"""The recurrent decoder (`--decoder_type attention`): a GRU with additive attention over the image tokens (after ASTER)."""
+"""The recurrent decoder (`--decoder_type attention`): a GRU with additive attention over the tokens (after ASTER)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ class AdditiveAttention(nn.Module):
         self.wEmbed = nn.Linear(dim, 1)
 
     def forward(self, state: Tensor, projected: Tensor) -> Tensor:
-        """State `[B, S]` and `projected` = xEmbed(tokens) `[B, N, A]`, which is the same at every step -> weights `[B, N]`."""
+        """State `[B, S]` and `projected` = xEmbed(tokens) `[B, N, A]`, which is the same at every step -> weights
+        `[B, N]`."""
         return self.wEmbed(torch.tanh(self.sEmbed(state)[:, None] + projected)).squeeze(-1).softmax(-1)
 
 

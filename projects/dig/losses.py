@@ -23,7 +23,8 @@ def pixel_targets(images: Tensor, patch: int, normalise: bool = False) -> Tensor
 
 
 def masked_targets(images: Tensor, mask: Tensor, patch: int, normalise: bool = False) -> list[Tensor]:
-    """Targets of the hidden tokens of each view, `[B, n, p * p * 3]`: always the *first* view's pixels, `images` `[B, 3, H, W]`.
+    """Targets of the hidden tokens of each view, `[B, n, p * p * 3]`: always the *first* view's pixels, `images` `[B,
+    3, H, W]`.
 
     `mask` bool `[B, V, N]`; every row of a view hides the same number n of tokens.
     """
@@ -51,11 +52,13 @@ def valid(targets: Tensor, lengths: Tensor) -> Tensor:
     return torch.arange(targets.shape[1], device=targets.device) < lengths[:, None]
 
 
-def smoothed_cross_entropy(logits: Tensor, targets: Tensor, lengths: Tensor, smoothing: float, legacy: bool = False) -> Tensor:
+def smoothed_cross_entropy(
+    logits: Tensor, targets: Tensor, lengths: Tensor, smoothing: float, legacy: bool = False
+) -> Tensor:
     """Label smoothing: (1 - s) * nll + s * mean over classes of -log p, masked and summed, divided by the batch size.
 
-    `legacy` gives the number of the published code, whose nll `[BT, 1]` and smooth term `[BT]` broadcast to `[BT, BT]`: each
-    position's nll counts BT times, and every position's smooth term counts once for each valid position.
+    `legacy` gives the number of the published code, whose nll `[BT, 1]` and smooth term `[BT]` broadcast to `[BT,
+    BT]`: each position's nll counts BT times, and every position's smooth term counts once for each valid position.
     """
     log_p = logits.float().log_softmax(-1).flatten(0, 1)
     nll = -log_p.gather(1, targets.flatten()[:, None])[:, 0]
@@ -68,7 +71,9 @@ def smoothed_cross_entropy(logits: Tensor, targets: Tensor, lengths: Tensor, smo
     return total / len(targets)
 
 
-def sequence_loss(logits: Tensor, targets: Tensor, lengths: Tensor, smoothing: float = 0.0, legacy: bool = False) -> Tensor:
+def sequence_loss(
+    logits: Tensor, targets: Tensor, lengths: Tensor, smoothing: float = 0.0, legacy: bool = False
+) -> Tensor:
     """The loss that `--smoothing` asks for: plain cross-entropy at 0, label smoothing above."""
     if smoothing > 0:
         return smoothed_cross_entropy(logits, targets, lengths, smoothing, legacy)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.models.siamese import pool_windows
+from projects.dig.attention import attend
 from projects.dig.encoder import Mlp, xavier_linear
 
 NAMES = ("regular", "no_patchtrans", "conv")
@@ -37,11 +40,14 @@ class CrossAttention(nn.Module):
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in (self.linear_q(queries), self.linear_k(tokens), self.linear_v(tokens))
         ]
-        return self.proj(F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2))
+        return self.proj(attend(*split, exact=self.training).transpose(1, 2).flatten(2))
 
 
 class WindowBlock(nn.Module):
-    """Cross-attention block. As published, the residual adds to the *normalised* query, and one norm serves queries and tokens."""
+    """Cross-attention block.
+
+    As published, the residual adds to the *normalised* query, and one norm serves queries and tokens.
+    """
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -81,7 +87,7 @@ class ConvHead(nn.Module):
         self.grid, self.windows = grid, windows
         widths = [dim, dim, int(1.5 * dim), 2 * dim, 2 * dim]
         layers: list[nn.Module] = []
-        for width_in, width_out in zip(widths[:-1], widths[1:]):
+        for width_in, width_out in itertools.pairwise(widths):
             convolution = nn.Conv2d(width_in, width_out, 3, padding=1)
             layers += [nn.Sequential(convolution, nn.BatchNorm2d(width_out), nn.ReLU(inplace=True)), nn.MaxPool2d(2)]
         self.conv_layers = nn.Sequential(*layers[:-1])

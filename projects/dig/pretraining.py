@@ -1,4 +1,4 @@
-"""Pre-training by reading and writing: masked image modelling and contrast on one ViT (class `MoCo_ViT` of the published code)."""
+"""Pre-training by reading and writing: masked image modelling and contrast on one ViT (published class `MoCo_ViT`)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from projects.dig.pooling import instances, patch_head
 class PretrainOutput(NamedTuple):
     """What one forward pass gives; the fields of an absent branch are None.
 
-    `pixels`: predictions of the masked tokens, `[B, n, p * p * 3]` for each view that has masked tokens, rows in ascending
-    token order. `contrast`: scalar loss. `accuracies`: percent, named as the published meters.
+    `pixels`: predictions of the masked tokens, `[B, n, p * p * 3]` for each view that has masked tokens, rows in
+    ascending token order. `contrast`: scalar loss. `accuracies`: percent, named as the published meters.
     """
 
     contrast: Tensor | None
@@ -102,7 +102,8 @@ class MoCoViT(nn.Module):
         Args:
             images, augmented: the two views, `[B, 3, H, W]` in [-1, 1].
             mask: bool `[B, 2, N]`, True where a token is hidden. A model without pixel branch sees no mask at all.
-            momentum: weight kept by the momentum branch. It moves here, before the keys are computed, and only in training mode.
+            momentum: weight kept by the momentum branch. It moves here, before the keys are computed, and only in
+            training mode.
             only_first: view 2 is not masked and not reconstructed (`--only_mim_on_ori_img`).
         """
         views = torch.cat([images, augmented])
@@ -123,7 +124,8 @@ class MoCoViT(nn.Module):
         return torch.cat([first, torch.zeros_like(second) if only_first else second])
 
     def _project(self, tokens: Tensor, online: bool) -> Tensor:
-        """Tokens `[2B, N, D]` -> projections `[2B * W, d]`. The masked view passes the pixel projector first (section 3.2)."""
+        """Tokens `[2B, N, D]` -> projections `[2B * W, d]`. The masked view passes the pixel projector first (section
+        3.2)."""
         names = ("pix_projector", "patch_extractor", "encoder_projection_layer")
         averaged = ("pix_projector_m", "momentum_patch_extractor", "momentum_projection_layer")
         projector, head, projection = (getattr(self, name, None) for name in (names if online else averaged))
@@ -174,7 +176,9 @@ def pixel_decoder(width: int, out: int, hidden: int = 192) -> nn.Sequential:
 
 BRANCHES = {"simmim_moco": (True, True), "simmim": (True, False), "moco": (False, True)}
 MODELS = {
-    f"pretrain_{kind}_ori_vit_{size}_patch{SIZES[size].patch}_32x128": (kind, size) for kind in BRANCHES for size in SIZES
+    f"pretrain_{kind}_ori_vit_{size}_patch{SIZES[size].patch}_32x128": (kind, size)
+    for kind in BRANCHES
+    for size in SIZES
 }
 """Names that `--model` takes -> (branches, size); the "micro" ones are ours, the others published."""
 

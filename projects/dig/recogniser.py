@@ -15,7 +15,8 @@ from projects.dig.gru_decoder import AttentionDecoder
 
 
 class Reading(NamedTuple):
-    """`scores` `[B, L, C]` (logits in training, probabilities when reading), `ids` int64 `[B, L]` or None, maps `[B, L, K]` or None."""
+    """`scores` `[B, L, C]` (logits in training, probabilities when reading), `ids` int64 `[B, L]` or None, maps `[B,
+    L, K]` or None."""
 
     scores: Tensor
     ids: Tensor | None = None
@@ -52,10 +53,11 @@ class Recogniser(nn.Module):
 
     @torch.no_grad()
     def read(self, images: Tensor, *, early_stop: bool = True, attention: bool = False) -> Reading:
-        """Greedy reading of images `[B, 3, H, W]`: probabilities `[B, max_len, C]`, ids `[B, max_len]`, maps if asked for.
+        """Greedy reading of images `[B, 3, H, W]`: probabilities `[B, max_len, C]`, ids `[B, max_len]`, maps if asked
+        for.
 
-        With `early_stop` decoding ends when every row has made its end token; the steps not taken have the end token as id
-        and zero probabilities. Without it all `max_len` steps are made, as published.
+        With `early_stop` decoding ends when every row has made its end token; the steps not taken have the end token
+        as id and zero probabilities. Without it all `max_len` steps are made, as published.
         """
         decoding = self.decoding(self.memory(images), attention)
         begin = torch.full((len(images),), self.classes, device=images.device)
@@ -102,7 +104,8 @@ class RecModel(Recogniser):
         return self.linear_norm(tokens)
 
     def forward(self, images: Tensor, targets: Tensor, lengths: Tensor, attention: bool = False) -> Reading:
-        """Teacher forcing: `targets` `[B, L]` (ids + EOS, padded), `lengths` `[B]` = word length + 1; logits `[B, L, C]`."""
+        """Teacher forcing: `targets` `[B, L]` (ids + EOS, padded), `lengths` `[B]` = word length + 1; logits `[B, L,
+        C]`."""
         logits, maps = self.decoder(self.memory(images), self.inputs(targets), lengths, attention)
         return Reading(logits, maps=maps)
 

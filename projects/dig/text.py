@@ -1,4 +1,4 @@
-"""DiG's character sets by the names of `--voc_type`, and the metric that it prints (sections 3 and 7 of the paper's protocol)."""
+"""DiG's character sets by the names of `--voc_type`, and the metric that it prints."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def check_classes(classes: int, voc_type: str) -> None:
     """Raise `UserError` where `--nb_classes` is not the size of the charset with its three special classes."""
     expected = len(NAMED[voc_type]) + SPECIALS
     if classes != expected:
-        raise UserError(f"--nb_classes: {classes} does not fit --voc_type {voc_type}, which has {expected} classes; use {sizes()}")
+        raise UserError(
+            f"--nb_classes: {classes} does not fit --voc_type {voc_type}, which has {expected} classes; use {sizes()}"
+        )
 
 
 def published_form(text: str) -> str:

@@ -1,4 +1,4 @@
-"""DiG's networks against the published code: names, outputs, losses, gradients, momentum, decoding. Cases come from the goldens."""
+"""DiG's networks against the published code: names, outputs, losses, gradients, momentum, decoding."""
 
 from __future__ import annotations
 
@@ -43,8 +43,13 @@ def close(actual, arrays: dict, name: str, rtol: float = 2e-4, atol: float = 2e-
     if f"{name}.shape" in arrays:
         assert list(actual.shape) == arrays[f"{name}.shape"].tolist(), name
         mean, deviation, largest = arrays[f"{name}.stats"]
-        np.testing.assert_allclose([actual.mean(), actual.std(), np.abs(actual).max()], [mean, deviation, largest],
-                                   rtol=1e-3, atol=1e-4, err_msg=f"{name}.stats")  # fmt: skip
+        np.testing.assert_allclose(
+            [actual.mean(), actual.std(), np.abs(actual).max()],
+            [mean, deviation, largest],
+            rtol=1e-3,
+            atol=1e-4,
+            err_msg=f"{name}.stats",
+        )
     expected = arrays[name]
     values = actual.reshape(-1)[: expected.size]
     harness.assert_close(values, expected.reshape(-1), absolute=atol, relative_to_absmax=rtol, what=name)
@@ -86,8 +91,14 @@ def pretrain_case(request, filler):
     case = harness.load(request.param)
     meta, kwargs = case.meta, case.meta["kwargs"]
     model = build_pretrainer(
-        meta["model"], dim=kwargs["dim"], mlp_dim=kwargs["mlp_dim"], temperature=kwargs["T"], windows=kwargs["num_windows"],
-        patchnet_name=kwargs["patchnet_name"], drop_path=kwargs["drop_path_rate"])  # fmt: skip
+        meta["model"],
+        dim=kwargs["dim"],
+        mlp_dim=kwargs["mlp_dim"],
+        temperature=kwargs["T"],
+        windows=kwargs["num_windows"],
+        patchnet_name=kwargs["patchnet_name"],
+        drop_path=kwargs["drop_path_rate"],
+    )
     return case, model
 
 
@@ -130,7 +141,9 @@ def test_pretrain(pretrain_case, filler) -> None:
         losses = {"contra_loss": output.contrast, **output.accuracies}
         total = total + meta["loss_weight_contrast"] * output.contrast
     if output.pixels is not None:
-        targets = masked_targets(view1, mask[:, :1] if only_first else mask, model.encoder.patch, meta["normlize_target"])
+        targets = masked_targets(
+            view1, mask[:, :1] if only_first else mask, model.encoder.patch, meta["normlize_target"]
+        )
         for view, (prediction, target) in enumerate(zip(output.pixels, targets)):
             close(prediction, arrays, f"vis_out{view}")
             close(target, arrays, f"vis_label{view}")
@@ -164,9 +177,17 @@ def recogniser_case(request, filler):
     args = case.meta["args"]
     recurrent = any(".gru." in name for name in case.manifest["entries"])
     model = build_recogniser(
-        args["model"], decoder_type="attention" if recurrent else "tf_decoder", decoder_name=args["decoder_name"],
-        classes=args["nb_classes"], max_len=args["max_len"], conditioned=args["text_cond_vis"], one_row=args["use_1d_attdec"],
-        drop=args["drop"], attention_drop=args["attn_drop_rate"], drop_path=args["drop_path"])  # fmt: skip
+        args["model"],
+        decoder_type="attention" if recurrent else "tf_decoder",
+        decoder_name=args["decoder_name"],
+        classes=args["nb_classes"],
+        max_len=args["max_len"],
+        conditioned=args["text_cond_vis"],
+        one_row=args["use_1d_attdec"],
+        drop=args["drop"],
+        attention_drop=args["attn_drop_rate"],
+        drop_path=args["drop_path"],
+    )
     check_manifest(model, case.manifest)
     filler.fill_module(model)
     unit = model.decoder.decoder if recurrent else model.decoder
@@ -233,4 +254,6 @@ def test_recogniser_beam(recogniser_case, filler) -> None:
         np.testing.assert_array_equal(ids.numpy(), case.arrays[f"beam{width}_ids"], err_msg=f"width {width}")
         assert [row.text for row in codec.decode(ids.numpy())] == strings
         if int(width) == 1:
-            assert [row.text for row in codec.decode(beam_search(model, batch, 1)[0].numpy())] == case.meta["greedy_strings"]
+            assert [row.text for row in codec.decode(beam_search(model, batch, 1)[0].numpy())] == case.meta[
+                "greedy_strings"
+            ]

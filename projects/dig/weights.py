@@ -1,0 +1,120 @@
+"""Checkpoints of the published form: what a recogniser takes from a pre-trained or fine-tuned one (section 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import UserError
+from common.models.weights import LoadReport, strip_prefix
+from common.train.checkpoint import load
+
+NOT_IN_PRETRAINING = ("encoder.norm.", "decoder.", "linear_norm.", "patch_embed.")
+
+
+def state_of(checkpoint: object, keys: str = "model|module", what: str = "checkpoint") -> dict[str, Tensor]:
+    """The state dict inside a loaded checkpoint: the first of `keys` that it has, else the checkpoint itself.
+
+    Raises `UserError` where that is no dict of tensors.
+    """
+    state = checkpoint
+    if isinstance(checkpoint, Mapping):
+        state = next((checkpoint[key] for key in keys.split("|") if key in checkpoint), checkpoint)
+    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{what}: weights: no state dict under {keys!r} and none at the top; see --model_key")
+    return dict(state)
+
+
+def load_pretrained(
+    model: nn.Module, state: Mapping[str, Tensor], what: str = "--finetune", prefix: str = ""
+) -> LoadReport:
+    """Take every weight of `state` whose name and shape fit `model`; the rest of the model keeps its initial values.
+
+    A leading `module.` or `backbone.` is removed, `prefix` is put in front of what remains. The momentum branch, the
+    projectors and the pixel head of a pre-training checkpoint are left aside.
+
+    Raises:
+        UserError: nothing of the encoder's blocks fits: a checkpoint of another method or size. Names are listed.
+    """
+    given = {prefix + name.removeprefix("backbone."): tensor for name, tensor in strip_prefix(state).items()}
+    own = model.state_dict()
+    kept = [name for name in own if name in given and given[name].shape == own[name].shape]
+    missing = [name for name in own if name not in kept]
+    unused = [name for name in given if name not in kept]
+    report = LoadReport(kept, missing, unused)
+    needed = [name for name in own if name.startswith("encoder.blocks.")]
+    if not set(needed) <= set(kept):
+        found = len(set(needed) & set(kept))
+        raise UserError(
+            f"{what}: encoder: {found} of {len(needed)} tensors of its blocks fit this --model "
+            f"({summary(report)}); give a DiG checkpoint of the same size, or see --model_prefix"
+        )
+    model.load_state_dict({name: given[name] for name in kept}, strict=False)
+    return report
+
+
+def summary(report: LoadReport) -> str:
+    """Kept, missing and unused names in one line, grouped by their first part."""
+    parts = (("kept", report.kept), ("missing", report.missing), ("unused", report.unexpected))
+    return "; ".join(f"{title}: {grouped(names)}" for title, names in parts)
+
+
+def grouped(names: list[str]) -> str:
+    """`encoder (150), decoder (100)`: first parts of dotted names with their number of tensors."""
+    counts: dict[str, int] = {}
+    for name in names:
+        head = name.split(".")[0]
+        counts[head] = counts.get(head, 0) + 1
+    return ", ".join(f"{head} ({count})" for head, count in counts.items()) or "none"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a fine-tuned checkpoint's own tensors say about the model that wrote it."""
+
+    model: str
+    decoder_type: str
+    decoder_name: str
+    classes: int
+    conditioned: bool
+
+    def options(self) -> dict:
+        """Arguments for `build_recogniser`."""
+        return dict(self.__dict__)
+
+
+def shape_of(state: Mapping[str, Tensor], what: str = "checkpoint") -> Shape:
+    """Read the variant off the tensors of a fine-tuned checkpoint. Raises `UserError` where they fit none.
+
+    `--use_1d_attdec` leaves no trace in the weights and must be known.
+    """
+    from projects.dig import decoder, encoder
+
+    try:
+        dim, _, patch, _ = state["encoder.patch_embed.proj.weight"].shape
+    except (KeyError, ValueError):
+        raise UserError(f"{what}: weights: no encoder.patch_embed.proj.weight; this is no DiG recogniser") from None
+    sizes = [name for name, size in encoder.SIZES.items() if (size.dim, size.patch) == (dim, patch)]
+    if not sizes:
+        raise UserError(f"{what}: encoder: width {dim} with patch {patch} is no DiG variant")
+    model = f"simmim_vit_{sizes[0]}_patch{patch}_32x128"
+    if "decoder.decoder.fc.weight" in state:
+        return Shape(model, "attention", "tf_decoder", len(state["decoder.decoder.fc.weight"]), False)
+    if "decoder.classifier.weight" not in state:
+        raise UserError(f"{what}: decoder: there is none; a pre-trained checkpoint goes to --finetune, not here")
+    layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("decoder.layer_stack."))
+    hidden, width = state["decoder.layer_stack.0.mlp.w_1.weight"].shape
+    names = [n for n, s in decoder.SIZES.items() if (s.layers, s.dim, s.hidden) == (layers, width, hidden)]
+    if not names:
+        raise UserError(f"{what}: decoder: {layers} layers of width {width} and {hidden} are no DiG decoder")
+    conditioned = any(".gamma_decode." in name for name in state)
+    return Shape(model, "tf_decoder", names[0], len(state["decoder.classifier.weight"]), conditioned)
+
+
+def load_state(path: str | Path, keys: str = "model|module") -> dict[str, torch.Tensor]:
+    """The state dict of a checkpoint file."""
+    return state_of(load(path), keys, str(path))
