@@ -1,4 +1,6 @@
-"""The register of samples that could not be read: counted once each, listed in a CSV, and a limit to how many are too many."""
+"""The register of samples that could not be read: counted once each, listed in a CSV, and a limit to how many are
+too many.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ class BadSample(NamedTuple):
 class BadSamples:
     """Collects bad samples of a data set of `total` samples; more than `limit` (a share) of them raises `UserError`.
 
-    `file` is the CSV (columns path, number, reason; sorted), rewritten whole whenever something new was added and `save` is called;
-    None keeps no file. A sample is counted once however often it turns up.
+    `file` is the CSV (columns path, number, reason; sorted), rewritten whole whenever something new was added and
+    `save` is called; None keeps no file. A sample is counted once however often it turns up.
     """
 
     def __init__(self, total: int, limit: float = 0.01, file: str | Path | None = None) -> None:
@@ -41,7 +43,9 @@ class BadSamples:
         return sorted(self._seen.values())
 
     def add(self, samples: Iterable[BadSample]) -> int:
-        """Register `samples`; writes the list when it grew. Returns how many were new. Raises `UserError` above the limit."""
+        """Register `samples`; writes the list when it grew. Returns how many were new. Raises `UserError` above the
+        limit.
+        """
         before = len(self._seen)
         for sample in samples:
             self._seen.setdefault((sample.path, sample.number), sample)
@@ -67,9 +71,11 @@ class BadSamples:
                 stream.write(text.getvalue())
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.replace(temporary, self.file)
+            temporary.replace(self.file)
         except OSError as error:
-            raise UserError(f"{self.file}: cannot write the list of bad samples ({error}): choose a writable output folder") from None
+            raise UserError(
+                f"{self.file}: cannot write the list of bad samples ({error}): choose a writable output folder"
+            ) from None
 
     def _message(self) -> str:
         shown = "; ".join(f"{Path(row.path).name} {row.number}: {row.reason}" for row in self.rows()[:5])

@@ -1,7 +1,7 @@
 """Encoded image bytes -> uint8 pixels, and the bicubic resize of the papers, both with exactly Pillow's pixels.
 
-JPEGs take a faster road (libjpeg-turbo through simplejpeg); whatever that road refuses is given to Pillow, whose verdict holds.
-EXIF orientation is ignored, as the published loaders do. Every failure is a `BadImage`.
+JPEGs take a faster road (libjpeg-turbo through simplejpeg); whatever that road refuses is given to Pillow, whose
+verdict holds. EXIF orientation is ignored, as the published loaders do. Every failure is a `BadImage`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,17 @@ class BadImage(ValueError):
 def decode_rgb(data: bytes, max_pixels: int = MAX_PIXELS, truncated: bool = False) -> np.ndarray:
     """Pixels of an encoded image: uint8 [H, W, 3], RGB, C-contiguous, equal to Pillow's `open().convert("RGB")`.
 
-    The first frame of an animation. More than `max_pixels` is refused before anything is decoded. `truncated=True` accepts a file
-    that breaks off (DiG does): what is missing stays as Pillow leaves it. Raises `BadImage` and nothing else.
+    The first frame of an animation. More than `max_pixels` is refused before anything is decoded. `truncated=True`
+    accepts a file that breaks off (DiG does): what is missing stays as Pillow leaves it. Raises `BadImage` and
+    nothing else.
     """
     fast = _decode_jpeg(data, max_pixels)
     return fast if fast is not None else np.array(_open_rgb(data, max_pixels, truncated))
 
 
-def decode_resized(data: bytes, size: tuple[int, int], max_pixels: int = MAX_PIXELS, truncated: bool = False) -> np.ndarray:
+def decode_resized(
+    data: bytes, size: tuple[int, int], max_pixels: int = MAX_PIXELS, truncated: bool = False
+) -> np.ndarray:
     """`resize_bicubic(decode_rgb(data), size)` without the copies between: uint8 [h, w, 3] for `size` = (h, w)."""
     fast = _decode_jpeg(data, max_pixels)
     image = Image.fromarray(fast) if fast is not None else _open_rgb(data, max_pixels, truncated)
@@ -53,8 +56,9 @@ def resize_bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A text mask [H, W] resized to `size` = (h, w) by Pillow's bicubic, without thresholding.
 
-    Integer masks (0/1 as stored) go through mode `I` and stay integers (int32); float masks, as a warp leaves them, through mode
-    `F` (float32; values overshoot [0, 1] by up to about 0.25). SIGA's losses threshold at > 0.5 (spec 3.4).
+    Integer masks (0/1 as stored) go through mode `I` and stay integers (int32); float masks, as a warp leaves them,
+    through mode `F` (float32; values overshoot [0, 1] by up to about 0.25). SIGA's losses threshold at > 0.5 (spec
+    3.4).
     """
     height, width = size
     mode = np.float32 if np.issubdtype(mask.dtype, np.floating) else np.int32

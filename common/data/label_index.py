@@ -1,4 +1,6 @@
-"""Labels of millions of words in three numpy arrays, read once at start, with the papers' filters and their counts."""
+"""Labels of millions of words in three numpy arrays, read once at start, with the papers' filters and their
+counts.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,12 @@ from common.text.charset import unsupported
 class LabelRules:
     """What a label must be like, and what becomes of it.
 
-    max_length: drop when `len(measure(raw))` is larger (None: no limit); `measure` defaults to the raw label, as all papers but
-    PARSeq and SSM do it (they measure after whitespace and Unicode folding: `Normaliser.prepare`).
+    max_length: drop when `len(measure(raw))` is larger (None: no limit); `measure` defaults to the raw label, as all
+    papers but PARSeq and SSM do it (they measure after whitespace and Unicode folding: `Normaliser.prepare`).
     keep: raw label -> normalised label (None: as stored). drop_empty: drop labels that are empty afterwards.
-    charset with on_unsupported "skip" or "error": drop, or refuse to start with a table, when the normalised label has other characters.
-    labels=False reads no label at all (pre-training on pictures). missing_label stands for a label that is not there (None: bad sample).
+    charset with on_unsupported "skip" or "error": drop, or refuse to start with a table, when the normalised label
+    has other characters. labels=False reads no label at all (pre-training on pictures). missing_label stands for a
+    label that is not there (None: bad sample).
     """
 
     max_length: int | None = 25
@@ -52,9 +55,19 @@ class LabelRules:
 
 
 class LabelIndex:
-    """Normalised labels as one UTF-8 blob with offsets; `source` int32 and `number` int64 [N] say where each sample stands."""
+    """Normalised labels as one UTF-8 blob with offsets; `source` int32 and `number` int64 [N] say where each sample
+    stands.
+    """
 
-    def __init__(self, pieces: list[bytes], source: np.ndarray, number: np.ndarray, counts: Counter[str], bad: list[BadSample], sources: int):
+    def __init__(
+        self,
+        pieces: list[bytes],
+        source: np.ndarray,
+        number: np.ndarray,
+        counts: Counter[str],
+        bad: list[BadSample],
+        sources: int,
+    ):
         lengths = np.fromiter((len(piece) for piece in pieces), dtype=np.int64, count=len(pieces))
         self._offsets = np.concatenate([[0], lengths.cumsum()])
         self._blob = b"".join(pieces)
@@ -74,7 +87,9 @@ class LabelIndex:
 
 
 def index_labels(lmdbs: Sequence[WordLmdb], rules: LabelRules, usage: float = 1.0) -> LabelIndex:
-    """Read every label of every LMDB once and keep what `rules` allow. Raises `UserError` for unsupported characters under "error"."""
+    """Read every label of every LMDB once and keep what `rules` allow. Raises `UserError` for unsupported characters
+    under "error".
+    """
     if not usage > 0:
         raise UserError(f"data usage {usage}: give a share in (0, 1] or a number of samples")
     pieces: list[bytes] = []
@@ -97,7 +112,9 @@ def index_labels(lmdbs: Sequence[WordLmdb], rules: LabelRules, usage: float = 1.
     return index
 
 
-def _index_one(words: WordLmdb, first: int, rules: LabelRules, pieces: list[bytes], counts: Counter, bad: list[BadSample]) -> list[int]:
+def _index_one(
+    words: WordLmdb, first: int, rules: LabelRules, pieces: list[bytes], counts: Counter, bad: list[BadSample]
+) -> list[int]:
     counts["stored"] += first
     if not rules.labels:
         pieces += [b""] * first

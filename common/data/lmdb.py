@@ -1,7 +1,7 @@
 """The word LMDB: `num-samples`, `image-%09d`, `label-%09d` (1-based) and further values under the same numbers.
 
-Reading is lazy and per process, so a `WordLmdb` may be pickled, forked and spawned. Writing grows the map as it fills, commits in
-batches, and the folder appears under its name only when it is whole.
+Reading is lazy and per process, so a `WordLmdb` may be pickled, forked and spawned. Writing grows the map as it
+fills, commits in batches, and the folder appears under its name only when it is whole.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ def key(prefix: str, index: int) -> bytes:
 
 
 def open_environment(path: Path) -> lmdb.Environment:
-    """The LMDB in folder `path`, read only, no lock file. Raises `UserError` for what is missing, foreign or cut off."""
+    """The LMDB in folder `path`, read only, no lock file. Raises `UserError` for what is missing, foreign or cut
+    off.
+    """
     file = path / "data.mdb"
     if not file.is_file():
         raise UserError(f"{path}: no data.mdb in it: give the folder of an LMDB")
@@ -54,7 +56,8 @@ _handles_pid = os.getpid()
 def _take(path: Path) -> tuple[tuple[int, int], _Handle]:
     global _handles_pid
     if _handles_pid != os.getpid():
-        # Inherited through fork: closing them here unmaps this process's copies only, and lets the files be opened anew.
+        # Inherited through fork: closing them here unmaps this process's copies only, and lets the files be opened
+        # anew.
         for handle in _handles.values():
             handle.environment.close()
         _handles.clear()
@@ -84,8 +87,9 @@ def _give_back(name: tuple[int, int]) -> None:
 class WordLmdb:
     """Read-only view of one word LMDB; samples are numbered from 0 here, from 1 in the file.
 
-    Nothing is opened before the first access, and then once per process. `len()` is `num-samples`. Raises `UserError` on first access
-    when the folder is missing, foreign or truncated, or `num-samples` is missing or wrong by more than 1 %.
+    Nothing is opened before the first access, and then once per process. `len()` is `num-samples`. Raises
+    `UserError` on first access when the folder is missing, foreign or truncated, or `num-samples` is missing or
+    wrong by more than 1 %.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -177,7 +181,10 @@ class WordLmdb:
         if raw is None or not raw.strip().isdigit():
             found = self.count_keys("image")
             what = "missing" if raw is None else f"{raw[:20]!r}"
-            raise UserError(f"{self.path}: num-samples is {what}, {found} images found: `strlab doctor {self.path} --repair NEW` mends it")
+            raise UserError(
+                f"{self.path}: num-samples is {what}, {found} images found: "
+                f"`strlab doctor {self.path} --repair NEW` mends it"
+            )
         count = int(raw)
         if self._has(count) or (count and not self._has(count - 1)):
             found = self.count_keys("image")
@@ -192,11 +199,13 @@ class WordLmdb:
 
 
 class LmdbWriter:
-    """Context manager that writes a word LMDB at `path`, which must not exist (`overwrite=True` replaces it at the end).
+    """Context manager that writes a word LMDB at `path`, which must not exist (`overwrite=True` replaces it at the
+    end).
 
-    `with LmdbWriter(path) as writer: writer.add(image, label, mask=png)`. Entries go to a temporary folder beside `path`, in
-    transactions of `batch` samples; a full map is doubled and the transaction repeated. On a clean exit `num-samples` is written last,
-    the file is synced and the folder renamed; on an exception nothing is left. `map_size` is the first size of the map in bytes.
+    `with LmdbWriter(path) as writer: writer.add(image, label, mask=png)`. Entries go to a temporary folder beside
+    `path`, in transactions of `batch` samples; a full map is doubled and the transaction repeated. On a clean exit
+    `num-samples` is written last, the file is synced and the folder renamed; on an exception nothing is left.
+    `map_size` is the first size of the map in bytes.
     """
 
     def __init__(self, path: str | Path, map_size: int = 64 << 20, batch: int = 1000, overwrite: bool = False) -> None:
@@ -209,9 +218,13 @@ class LmdbWriter:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(self._temporary, ignore_errors=True)
-            self._environment = lmdb.open(str(self._temporary), map_size=map_size, lock=False, sync=False, metasync=False)
+            self._environment = lmdb.open(
+                str(self._temporary), map_size=map_size, lock=False, sync=False, metasync=False
+            )
         except (OSError, lmdb.Error) as error:
-            raise UserError(f"{self.path}: cannot write there ({error}): choose another folder or free some space") from None
+            raise UserError(
+                f"{self.path}: cannot write there ({error}): choose another folder or free some space"
+            ) from None
 
     def __enter__(self) -> LmdbWriter:
         return self
@@ -227,13 +240,17 @@ class LmdbWriter:
         return index
 
     def add_value(self, prefix: str, index: int, value: bytes) -> None:
-        """Store `value` under `prefix-%09d` of sample `index`; mask LMDBs are written so. Counts samples up to `index`."""
+        """Store `value` under `prefix-%09d` of sample `index`; mask LMDBs are written so. Counts samples up to
+        `index`.
+        """
         self._pending.append((key(prefix, index), value))
         self.count = max(self.count, index + 1)
         if len(self._pending) >= 3 * self.batch:
             self._flush()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             if kind is None:
                 self._pending.append((COUNT_KEY, str(self.count).encode()))
@@ -249,7 +266,7 @@ class LmdbWriter:
         if kind is None:
             if self.overwrite and self.path.exists():
                 shutil.rmtree(self.path)
-            os.replace(self._temporary, self.path)
+            self._temporary.replace(self.path)
 
     def _flush(self) -> None:
         while self._pending:
@@ -261,7 +278,9 @@ class LmdbWriter:
             except lmdb.MapFullError:
                 self._grow()
             except (OSError, lmdb.Error) as error:
-                raise UserError(f"{self.path}: writing failed after {self.count} samples ({error}): free some space") from None
+                raise UserError(
+                    f"{self.path}: writing failed after {self.count} samples ({error}): free some space"
+                ) from None
 
     def _grow(self) -> None:
         size = self._environment.info()["map_size"]

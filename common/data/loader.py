@@ -1,4 +1,6 @@
-"""Batches: seeded samplers that can be resumed exactly, ratio mixing, and a loader whose result no worker count changes."""
+"""Batches: seeded samplers that can be resumed exactly, ratio mixing, and a loader whose result no worker count
+changes.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from common.errors import UserError
 
 @dataclass
 class Batch:
-    """images uint8 [B, H, W, 3]; normalised labels; dataset indices int64 [B]; masks uint8 [B, H, W] of 0/1 or None; bad samples left out."""
+    """images uint8 [B, H, W, 3]; normalised labels; dataset indices int64 [B]; masks uint8 [B, H, W] of 0/1 or None;
+    bad samples left out.
+    """
 
     images: torch.Tensor
     labels: list[str]
@@ -67,10 +71,12 @@ def epoch_order(n: int, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
 class SeededSampler:
     """Batches of indices of one epoch after another for one rank; owns (epoch, position).
 
-    Rank r takes every `world_size`-th index of the epoch's order, starting at r. `even=True` gives every rank the same number of
-    samples: the order is cut to a multiple of `world_size` under `drop_last`, else filled up from its beginning. `even=False`
-    repeats and drops nothing (evaluation). Iterating yields int64 arrays from the current position to the end of the epoch and moves
-    the position as it goes; at the end the next epoch begins. `state_dict` is exact between any two batches.
+    Rank r takes every `world_size`-th index of the epoch's order, starting at r. `even=True` gives every rank the
+    same number of
+    samples: the order is cut to a multiple of `world_size` under `drop_last`, else filled up from its beginning.
+    `even=False` repeats and drops nothing (evaluation). Iterating yields int64 arrays from the current position to
+    the end of the epoch and moves the position as it goes; at the end the next epoch begins. `state_dict` is exact
+    between any two batches.
     """
 
     def __init__(
@@ -85,15 +91,17 @@ class SeededSampler:
         even: bool = True,
     ) -> None:
         if n < 1 or batch_size < 1 or not 0 <= rank < world_size:
-            raise ValueError(f"n={n}, batch_size={batch_size}, rank={rank} of {world_size}: each must be positive, rank below world_size")
+            raise ValueError(
+                f"n={n}, batch_size={batch_size}, rank={rank} of {world_size}: not positive, or a rank too high"
+            )
         self.n, self.batch_size, self.seed, self.rank, self.world_size = n, batch_size, seed, rank, world_size
         self.shuffle, self.drop_last, self.even = shuffle, drop_last, even
         self.epoch = self.position = 0
         self._order: tuple[int, np.ndarray] | None = None
         if not len(self):
             raise UserError(
-                f"batch size {batch_size}: {n} samples on {world_size} processes fill no batch, and incomplete ones are dropped: "
-                "use a smaller batch"
+                f"batch size {batch_size}: {n} samples on {world_size} processes fill no batch, and incomplete ones "
+                "are dropped: use a smaller batch"
             )
 
     def __len__(self) -> int:
@@ -148,7 +156,9 @@ class SeededSampler:
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on exactly where `state` was taken. Raises `UserError` when data, batch size, seed or number of processes differ."""
+        """Go on exactly where `state` was taken. Raises `UserError` when data, batch size, seed or number of
+        processes differ.
+        """
         _refuse_other(self.state_dict(), state, ("epoch", "position"))
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
 
@@ -157,17 +167,18 @@ def _refuse_other(mine: dict, saved: dict, free: Sequence[str]) -> None:
     for name in mine:
         if name not in free and mine[name] != saved.get(name):
             raise UserError(
-                f"checkpoint: sampler {name} was {saved.get(name)}, now {mine[name]}: resume with the same data and options, "
-                "or start anew from the weights"
+                f"checkpoint: sampler {name} was {saved.get(name)}, now {mine[name]}: resume with the same data "
+                "and options, or start anew from the weights"
             )
 
 
 class RatioMix:
     """Batches mixed of several sources in fixed shares (MGP-STR, SIGA T), without end.
 
-    The data set is the concatenation of the sources, `sizes[i]` samples each. Source i gives max(round(batch_size * ratios[i]), 1)
-    samples (banker's rounding) to every batch, in source order; `usage` keeps the first int(size * usage) samples of each. A source
-    that is at its end starts its next epoch, so its last share of an epoch may be short. `batch_size` is the sum afterwards.
+    The data set is the concatenation of the sources, `sizes[i]` samples each. Source i gives max(round(batch_size *
+    ratios[i]), 1) samples (banker's rounding) to every batch, in source order; `usage` keeps the first int(size *
+    usage) samples of each. A source that is at its end starts its next epoch, so its last share of an epoch may be
+    short. `batch_size` is the sum afterwards.
     """
 
     def __init__(
@@ -226,10 +237,18 @@ class RatioMix:
     def state_dict(self) -> dict:
         """Everything that decides the next batch, as plain values."""
         sizes, world = [source.n for source in self.sources], self.sources[0].world_size
-        return {"sizes": sizes, "shares": self.shares, "seed": self.seed, "world_size": world, "position": self.position}
+        return {
+            "sizes": sizes,
+            "shares": self.shares,
+            "seed": self.seed,
+            "world_size": world,
+            "position": self.position,
+        }
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on exactly where `state` was taken. Raises `UserError` when sources, shares, seed or processes differ."""
+        """Go on exactly where `state` was taken. Raises `UserError` when sources, shares, seed or processes
+        differ.
+        """
         _refuse_other(self.state_dict(), state, ("position",))
         self.position = int(state["position"])
 
@@ -251,7 +270,9 @@ def to_batch(arrays: ArrayBatch) -> Batch:
 
 
 class WordLoader:
-    """Iterable of `Batch`; see `word_loader`. `bad` is the register of unreadable samples, `sampler` holds the place of the run."""
+    """Iterable of `Batch`; see `word_loader`. `bad` is the register of unreadable samples, `sampler` holds the place
+    of the run.
+    """
 
     def __init__(self, dataset: WordDataset, sampler: Sampler, loader: DataLoader, bad: BadSamples) -> None:
         self.dataset, self.sampler, self.bad, self._loader = dataset, sampler, bad, loader
@@ -285,13 +306,15 @@ def word_loader(
     prefetch: int = 2,
     start_method: str | None = None,
 ) -> WordLoader:
-    """Batches of `dataset` in `sampler`'s order, from the sampler's current place to the end of its epoch (or without end).
+    """Batches of `dataset` in `sampler`'s order, from the sampler's current place to the end of its epoch (or
+    without end).
 
-    The sampler's place moves when a batch is handed over, not when a worker fetches it, so a checkpoint taken after a step resumes
-    with the next batch. Pixels, augmentation and order depend on (seed, epoch, index) alone: any number of workers and any start
-    method (`fork`, `spawn`, `forkserver`) gives the same bytes. Workers persist over epochs. `pin_memory` None: with CUDA.
-    A bad sample makes its batch shorter and is registered in `bad` (default: 1 % of the data set, no file); a batch of nothing but bad
-    samples is passed over. Raises `UserError` above the register's limit.
+    The sampler's place moves when a batch is handed over, not when a worker fetches it, so a checkpoint taken after
+    a step resumes with the next batch. Pixels, augmentation and order depend on (seed, epoch, index) alone: any
+    number of workers and any start method (`fork`, `spawn`, `forkserver`) gives the same bytes. Workers persist over
+    epochs. `pin_memory` None: with CUDA. A bad sample makes its batch shorter and is registered in `bad` (default: 1
+    % of the data set, no file); a batch of nothing but bad samples is passed over. Raises `UserError` above the
+    register's limit.
     """
     bad = bad if bad is not None else BadSamples(len(dataset) + len(dataset.index_bad))
     bad.add(dataset.index_bad)
@@ -305,7 +328,8 @@ def word_loader(
         prefetch_factor=prefetch if workers else None,
         multiprocessing_context=start_method if workers else None,
         worker_init_fn=_one_thread if workers else None,
-        # Its own generator: starting an iterator must not draw from torch's global one, or a resumed run would differ.
+        # Its own generator: starting an iterator must not draw from torch's global one, or a resumed run would
+        # differ.
         generator=torch.Generator(),
     )
     return WordLoader(dataset, sampler, loader, bad)

@@ -1,8 +1,9 @@
-"""Where the text mask of a sample comes from: the same LMDB, a mirrored one, or a callable that makes it from the picture."""
+"""Where the text mask of a sample comes from: the same LMDB, a mirrored one, or a callable that makes it from the
+picture.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,14 +17,18 @@ MaskMaker = Callable[[np.ndarray], np.ndarray]  # uint8 [H, W, 3] -> 0/1 [H, W]
 
 
 def fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A mask of any size and kind as uint8 [h, w] of 0/1: bicubic like the picture, then > 0.5 as SIGA's losses cut it."""
+    """A mask of any size and kind as uint8 [h, w] of 0/1: bicubic like the picture, then > 0.5 as SIGA's losses cut
+    it.
+    """
     if mask.shape != tuple(size):
         mask = resize_mask(mask, size)
     return (mask > 0.5).astype(np.uint8)
 
 
 class MaskSource:
-    """Masks made on the fly by `maker`, from the stored picture (`at="native"`, SIGA R) or from the resized one ("resized", SIGA T)."""
+    """Masks made on the fly by `maker`, from the stored picture (`at="native"`, SIGA R) or from the resized one
+    ("resized", SIGA T).
+    """
 
     def __init__(self, maker: MaskMaker | None = None, at: str = "native") -> None:
         self.maker, self.at = maker, at
@@ -40,12 +45,14 @@ class MaskSource:
 class StoredMasks(MaskSource):
     """Masks kept under `mask-%09d` (PNG of 0/1).
 
-    locate: path of the picture LMDB -> path of the mask LMDB; None: in the same LMDB. `raw=True`: the value is height*width bytes
-    (SIGA S). A missing or unreadable mask is made by `maker`; without one the mask is all zero, as published. Both are counted per
-    process in `missing`.
+    locate: path of the picture LMDB -> path of the mask LMDB; None: in the same LMDB. `raw=True`: the value is
+    height*width bytes (SIGA S). A missing or unreadable mask is made by `maker`; without one the mask is all zero,
+    as published. Both are counted per process in `missing`.
     """
 
-    def __init__(self, locate: Callable[[Path], Path] | None = None, raw: bool = False, maker: MaskMaker | None = None) -> None:
+    def __init__(
+        self, locate: Callable[[Path], Path] | None = None, raw: bool = False, maker: MaskMaker | None = None
+    ) -> None:
         super().__init__(maker, "native")
         self.locate, self.raw, self.missing = locate, raw, 0
         self._open: dict[Path, WordLmdb] = {}
@@ -72,7 +79,10 @@ class StoredMasks(MaskSource):
         for words in lmdbs:
             masks = self._lmdb(words)
             if len(masks) != len(words):
-                raise UserError(f"{masks.path}: {len(masks)} masks for the {len(words)} pictures of {words.path}: make the masks again")
+                raise UserError(
+                    f"{masks.path}: {len(masks)} masks for the {len(words)} pictures of {words.path}: "
+                    "make the masks again"
+                )
 
     def _lmdb(self, words: WordLmdb) -> WordLmdb:
         if self.locate is None:
@@ -90,15 +100,19 @@ class StoredMasks(MaskSource):
 
 
 class Mirrored:
-    """`Mirrored(mask_root)(path)`: `mask_root` + what follows the component `training` of the picture's path (SIGA R)."""
+    """`Mirrored(mask_root)(path)`: `mask_root` + what follows the component `training` of the picture's path (SIGA
+    R).
+    """
 
     def __init__(self, mask_root: str | Path, anchor: str = "training") -> None:
         self.mask_root, self.anchor = Path(mask_root), anchor
 
     def __call__(self, path: Path) -> Path:
-        parts = Path(os.path.abspath(path)).parts
+        parts = Path(path).absolute().parts
         if self.anchor not in parts:
-            raise UserError(f"{path}: no folder {self.anchor!r} in this path, so its masks below {self.mask_root} cannot be found")
+            raise UserError(
+                f"{path}: no folder {self.anchor!r} in this path, so its masks below {self.mask_root} cannot be found"
+            )
         return self.mask_root.joinpath(*parts[parts.index(self.anchor) + 1 :])
 
 

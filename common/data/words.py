@@ -1,7 +1,7 @@
 """Word data sets: which LMDB folders, which samples of them, and one sample as pixels, label and mask.
 
-A sample that cannot be read is never replaced by another one: it is left out of its batch, reported in `Batch.bad`, listed in
-`bad_samples.csv`, and too large a share of such samples stops the run (`BadSamples`).
+A sample that cannot be read is never replaced by another one: it is left out of its batch, reported in `Batch.bad`,
+listed in `bad_samples.csv`, and too large a share of such samples stops the run (`BadSamples`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ NATIVE, RESIZED = "native", "resized"
 
 
 class Sample(NamedTuple):
-    """`image` uint8 [H, W, 3] RGB; normalised `label`; `index` in the data set; `mask` uint8 [H, W] of 0/1 or None."""
+    """`image` uint8 [H, W, 3] RGB; normalised `label`; `index` in the data set; `mask` uint8 [H, W] of 0/1 or
+    None.
+    """
 
     image: np.ndarray
     label: str
@@ -36,7 +38,9 @@ class Sample(NamedTuple):
 
 @dataclass
 class ArrayBatch:
-    """Samples of one batch in the order asked for, less the bad ones: images uint8 [B, H, W, 3], masks uint8 [B, H, W] or None."""
+    """Samples of one batch in the order asked for, less the bad ones: images uint8 [B, H, W, 3], masks uint8 [B, H,
+    W] or None.
+    """
 
     images: np.ndarray
     labels: list[str]
@@ -55,7 +59,8 @@ class Request:
 
 
 def discover(root: str | Path, select: Sequence[str] | None = None) -> list[Path]:
-    """Folders below (or at) `root` that hold a data.mdb, sorted; `select` keeps those with one of these path components.
+    """Folders below (or at) `root` that hold a data.mdb, sorted; `select` keeps those with one of these path
+    components.
 
     Components are those below `root` and the last of `root` itself; `/` and None keep all, and a name with slashes
     (`MJ/MJ_train`) matches consecutive components. Raises `UserError` when `root` is missing or nothing is left.
@@ -91,10 +96,11 @@ class WordDataset:
 
     paths: LMDB folders, in order. image_size: (h, w) of the samples.
     max_length, keep, drop_empty, charset, on_unsupported, measure, labels, missing_label: see `LabelRules`.
-    augment: `(image, rng, mask) -> image | (image, mask)`, applied at `augment_at` "native" (before the resize; SIGA R and S, DiG) or
-    "resized" (SIGA T, MGP-STR); `rng` is a Generator made from (seed, epoch, index), so nothing else decides what it draws.
-    masks: a `MaskSource` or None. usage: number in (0, 1] to keep that share of every LMDB's first samples, or an int > 1 to keep at
-    most that many samples in all. decode_truncated: accept images that break off (DiG).
+    augment: `(image, rng, mask) -> image | (image, mask)`, applied at `augment_at` "native" (before the resize; SIGA
+    R and S, DiG) or "resized" (SIGA T, MGP-STR); `rng` is a Generator made from (seed, epoch, index), so nothing
+    else decides what it draws.
+    masks: a `MaskSource` or None. usage: number in (0, 1] to keep that share of every LMDB's first samples, or an
+    int > 1 to keep at most that many samples in all. decode_truncated: accept images that break off (DiG).
     Safe to fork, spawn and pickle. Raises `UserError` for unusable LMDBs and when no sample is left.
     """
 
@@ -119,7 +125,9 @@ class WordDataset:
         self.decode_truncated = decode_truncated
         self.index: LabelIndex = index_labels(self.lmdbs, LabelRules(max_length=max_length, keep=keep, **rules), usage)
         if not len(self.index):
-            told = ", ".join(f"{count} {what}" for what, count in self.index.counts.items() if count) or "they are empty"
+            told = (
+                ", ".join(f"{count} {what}" for what, count in self.index.counts.items() if count) or "they are empty"
+            )
             raise UserError(f"{', '.join(str(path) for path in paths)}: no usable sample ({told})")
 
     def __len__(self) -> int:
@@ -153,7 +161,9 @@ class WordDataset:
         return self.sample(range(len(self))[index], epoch=0, seed=0)
 
     def __getitems__(self, request: Request | Sequence[int]) -> ArrayBatch:
-        """The samples of a batch; the bad ones are left out and reported. Read in file order, returned in the order asked for."""
+        """The samples of a batch; the bad ones are left out and reported. Read in file order, returned in the order
+        asked for.
+        """
         if not isinstance(request, Request):
             indices = np.asarray(request, dtype=np.int64)
             request = Request(indices, np.zeros(len(indices), dtype=np.int64), 0)

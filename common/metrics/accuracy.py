@@ -22,7 +22,9 @@ def one_minus_ned(prediction: str, label: str) -> float:
 
 
 def character_error_rate(predictions: Sequence[str], labels: Sequence[str]) -> float:
-    """Sum of edit distances over the number of label characters (0 is perfect, above 1 possible); NaN without characters."""
+    """Sum of edit distances over the number of label characters (0 is perfect, above 1 possible); NaN without
+    characters.
+    """
     characters = sum(len(label) for label in labels)
     edits = sum(edit_distance(prediction, label) for prediction, label in zip(predictions, labels, strict=True))
     return edits / characters if characters else float("nan")
@@ -30,7 +32,9 @@ def character_error_rate(predictions: Sequence[str], labels: Sequence[str]) -> f
 
 @dataclass
 class Tally:
-    """Sums over the words of one set under one protocol. `filtered`: words whose label has no character that counts."""
+    """Sums over the words of one set under one protocol. `filtered`: words whose label has no character that
+    counts.
+    """
 
     samples: int = 0
     correct: int = 0
@@ -73,10 +77,11 @@ class Tally:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table, in percent: `protocols` maps 36, 62 and 94 to their tallies or, for the unweighted total, to means.
+    """One line of a table, in percent: `protocols` maps 36, 62 and 94 to their tallies or, for the unweighted total,
+    to means.
 
-    `samples`: words seen; `bad`: samples that could not be read at all and are in no figure; `confidence` and `length` (of the
-    prediction) are means over the words seen, NaN when unknown.
+    `samples`: words seen; `bad`: samples that could not be read at all and are in no figure; `confidence` and
+    `length` (of the prediction) are means over the words seen, NaN when unknown.
     """
 
     name: str
@@ -94,8 +99,9 @@ class Row:
 class Scores:
     """Accumulates predictions set by set; `rows()` are the sets, `weighted()` and `unweighted()` the totals.
 
-    The weighted total counts every word once; the unweighted one is the plain mean of the sets' figures. Sums only, so that several
-    processes can add theirs (`state`, `merge`). `protocols`: which protocols to keep (default 36, 62 and 94).
+    The weighted total counts every word once; the unweighted one is the plain mean of the sets' figures. Sums only,
+    so that several processes can add theirs (`state`, `merge`). `protocols`: which protocols to keep (default 36, 62
+    and 94).
     """
 
     def __init__(self, protocols: Sequence[Protocol] = PROTOCOLS) -> None:
@@ -103,7 +109,9 @@ class Scores:
         self._tallies: dict[str, dict[str, Tally]] = {}
         self._sums: dict[str, dict[str, float]] = {}
 
-    def add(self, name: str, predictions: Sequence[str], labels: Sequence[str], confidences: Sequence[float] | None = None) -> None:
+    def add(
+        self, name: str, predictions: Sequence[str], labels: Sequence[str], confidences: Sequence[float] | None = None
+    ) -> None:
         """Words of set `name`: raw predictions, raw labels and, where known, confidences in [0, 1]."""
         tallies, sums = self._of(name)
         for prediction, label in zip(predictions, labels, strict=True):
@@ -148,7 +156,9 @@ class Scores:
         return self._row(title, self._known(names))
 
     def unweighted(self, names: Iterable[str] | None = None, title: str = "unweighted") -> Row:
-        """Plain mean of the figures of the named sets (default: all); a set without counted words is left out of its mean."""
+        """Plain mean of the figures of the named sets (default: all); a set without counted words is left out of its
+        mean.
+        """
         rows = [self._row(name, [name]) for name in self._known(names)]
         keys = [protocol.name for protocol in self.protocols]
 
@@ -159,9 +169,14 @@ class Scores:
             return {key: sum(getattr(row, what)[key] for row in rows) for key in keys}
 
         return Row(
-            title, sum(row.samples for row in rows), sum(row.bad for row in rows), _mean([row.confidence for row in rows]),
-            _mean([row.length for row in rows]), means("accuracy"), means("one_minus_ned"), means("cer"), sums("counted"), sums("filtered"),
-        )  # fmt: skip
+            name=title,
+            samples=sum(row.samples for row in rows),
+            bad=sum(row.bad for row in rows),
+            confidence=_mean([row.confidence for row in rows]),
+            length=_mean([row.length for row in rows]),
+            **{what: means(what) for what in ("accuracy", "one_minus_ned", "cer")},
+            **{what: sums(what) for what in ("counted", "filtered")},
+        )
 
     def _known(self, names: Iterable[str] | None) -> list[str]:
         return list(self._tallies) if names is None else [name for name in names if name in self._tallies]
@@ -178,11 +193,15 @@ class Scores:
         def of(what: str) -> dict:
             return {key: getattr(tally, what) for key, tally in total.items()}
 
-        length = sums["length"] / sums["samples"] if sums["samples"] else float("nan")
         return Row(
-            title, int(sums["samples"]), int(sums["bad"]), _percent(sums["confidence"], sums["confident"]), length,
-            of("accuracy"), of("one_minus_ned"), of("cer"), of("samples"), of("filtered"),
-        )  # fmt: skip
+            name=title,
+            samples=int(sums["samples"]),
+            bad=int(sums["bad"]),
+            confidence=_percent(sums["confidence"], sums["confident"]),
+            length=sums["length"] / sums["samples"] if sums["samples"] else float("nan"),
+            counted=of("samples"),
+            **{what: of(what) for what in ("accuracy", "one_minus_ned", "cer", "filtered")},
+        )
 
 
 def _percent(part: float, whole: float) -> float:

@@ -20,8 +20,12 @@ class WordScore(NamedTuple):
     similarity: float
 
 
-def score_word(prediction: str, label: str, normalise: Callable[[str], str], empty_similarity: float = 0.0) -> WordScore:
-    """Compare after `normalise`; the similarity is `empty_similarity` as soon as either word is empty (SIGA R's rule: 0)."""
+def score_word(
+    prediction: str, label: str, normalise: Callable[[str], str], empty_similarity: float = 0.0
+) -> WordScore:
+    """Compare after `normalise`; the similarity is `empty_similarity` as soon as either word is empty (SIGA R's
+    rule: 0).
+    """
     prediction, label = normalise(prediction), normalise(label)
     edits = edit_distance(prediction, label)
     similarity = 1 - edits / max(len(prediction), len(label)) if prediction and label else empty_similarity
@@ -31,9 +35,13 @@ def score_word(prediction: str, label: str, normalise: Callable[[str], str], emp
 def siga_scores(predictions: Sequence[str], labels: Sequence[str]) -> tuple[float, float, list[WordScore]]:
     """SIGA R's test rule (spec section 7): (accuracy in percent, mean 1-NED in [0, 1], the words).
 
-    Both sides are lower-cased and cut to [0-9a-z]; nothing is left out, so an empty label is matched by an empty prediction.
+    Both sides are lower-cased and cut to [0-9a-z]; nothing is left out, so an empty label is matched by an empty
+    prediction.
     """
-    words = [score_word(prediction, label, PROTOCOL_36.normalise) for prediction, label in zip(predictions, labels, strict=True)]
+    words = [
+        score_word(prediction, label, PROTOCOL_36.normalise)
+        for prediction, label in zip(predictions, labels, strict=True)
+    ]
     count = max(len(words), 1)
     return 100 * sum(word.correct for word in words) / count, sum(word.similarity for word in words) / count, words
 
@@ -48,21 +56,29 @@ class SetMetrics(NamedTuple):
     label_length: float
 
 
-def ssm_metrics(predictions: Sequence[str], labels: Sequence[str], confidences: Sequence[float], charset: str) -> SetMetrics:
+def ssm_metrics(
+    predictions: Sequence[str], labels: Sequence[str], confidences: Sequence[float], charset: str
+) -> SetMetrics:
     """SSM's test figures (spec section 7): predictions pass the charset adapter, labels have passed it already.
 
-    `label_length` is the mean length of the adapted prediction, as in the original's table. Raises ValueError without words.
+    `label_length` is the mean length of the adapted prediction, as in the original's table. Raises ValueError
+    without words.
     """
     if not labels:
         raise ValueError("no words: the figures of an empty set are undefined")
     adapted = [adapt_to_charset(prediction, charset) for prediction in predictions]
     distance = sum(
-        edit_distance(prediction, label) / max(len(prediction), len(label), 1) for prediction, label in zip(adapted, labels, strict=True)
+        edit_distance(prediction, label) / max(len(prediction), len(label), 1)
+        for prediction, label in zip(adapted, labels, strict=True)
     )
     count = len(labels)
     correct = sum(prediction == label for prediction, label in zip(adapted, labels))
     return SetMetrics(
-        count, 100 * correct / count, 100 * (1 - distance / count), 100 * sum(confidences) / count, sum(map(len, adapted)) / count
+        count,
+        100 * correct / count,
+        100 * (1 - distance / count),
+        100 * sum(confidences) / count,
+        sum(map(len, adapted)) / count,
     )
 
 
@@ -99,6 +115,8 @@ def dig_scores(predictions: Sequence[str], labels: Sequence[str]) -> DigScores:
     """Means over the pairs after `dig_normalise` (spec section 7). Raises ValueError without words."""
     if not labels:
         raise ValueError("no words: the figures of an empty set are undefined")
-    words = [score_word(prediction, label, dig_normalise) for prediction, label in zip(predictions, labels, strict=True)]
+    words = [
+        score_word(prediction, label, dig_normalise) for prediction, label in zip(predictions, labels, strict=True)
+    ]
     f_measure = sum(dig_f_measure(word.prediction, word.label) for word in words) / len(words)
     return DigScores(sum(word.correct for word in words) / len(words), f_measure, sum(word.edits for word in words))

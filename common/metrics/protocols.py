@@ -22,11 +22,15 @@ class Protocol:
         return keep_only(text, self.charset, self.lower)
 
     def accuracy(self, predictions: Sequence[str], labels: Sequence[str]) -> tuple[float, int]:
-        """(share in [0, 1] of exactly equal words, number of words counted); labels that are empty under the protocol do not count.
+        """(share in [0, 1] of exactly equal words, number of words counted); labels that are empty under the
+        protocol do not count.
 
         The share of no word at all is NaN.
         """
-        pairs = [(self.normalise(prediction), self.normalise(label)) for prediction, label in zip(predictions, labels, strict=True)]
+        pairs = [
+            (self.normalise(prediction), self.normalise(label))
+            for prediction, label in zip(predictions, labels, strict=True)
+        ]
         counted = [prediction == label for prediction, label in pairs if label]
         return (sum(counted) / len(counted) if counted else float("nan")), len(counted)
 

@@ -1,6 +1,7 @@
 """Character sets of the five papers in their exact index order, and what a charset cannot write.
 
-A charset is a plain `str` of distinct characters; the position of a character is its index before a codec adds special tokens.
+A charset is a plain `str` of distinct characters; the position of a character is its index before a codec adds
+special tokens.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ def check_distinct(charset: str) -> None:
 
 
 def unsupported(labels: Iterable[str], charset: str) -> Counter[str]:
-    """Characters of `labels` that `charset` has not, with the number of times each occurs (empty: all are covered)."""
+    """Characters of `labels` that `charset` has not, with the number of times each occurs (empty: all are
+    covered).
+    """
     seen: Counter[str] = Counter()
     for label in labels:
         seen.update(label)

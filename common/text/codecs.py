@@ -1,7 +1,8 @@
-"""Text <-> class ids for each published reader, vectorised in numpy, with the published rules for confidences and missing ends.
+"""Text <-> class ids for each published reader, vectorised in numpy, with the published rules for confidences and
+missing ends.
 
-`encode(labels)` gives `(ids int64 [B, L], lengths int64 [B])`; `decode(ids [B, L], probabilities [B, L] or None)` gives one
-`Decoded` a row, where `probabilities` are the maximum class probabilities in [0, 1] that belong to `ids`.
+`encode(labels)` gives `(ids int64 [B, L], lengths int64 [B])`; `decode(ids [B, L], probabilities [B, L] or None)`
+gives one `Decoded` a row, where `probabilities` are the maximum class probabilities in [0, 1] that belong to `ids`.
 A codec is a pure function of its charset: no torch, no state.
 """
 
@@ -21,7 +22,9 @@ class LabelError(UserError, ValueError):
 
 
 class Decoded(NamedTuple):
-    """`text`; `confidence` in [0, 1] by the paper's rule (NaN without probabilities); one value per character of `text`."""
+    """`text`; `confidence` in [0, 1] by the paper's rule (NaN without probabilities); one value per character of
+    `text`.
+    """
 
     text: str
     confidence: float
@@ -50,7 +53,9 @@ class CharacterTable:
         return np.where(inside, self._to_point[np.where(inside, index, 0)], -1)
 
     def flatten(self, labels: Sequence[str], unknown: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """All labels' ids in one int64 array, and their lengths [B]; `unknown` replaces foreign characters, None refuses them."""
+        """All labels' ids in one int64 array, and their lengths [B]; `unknown` replaces foreign characters, None
+        refuses them.
+        """
         lengths = np.fromiter((len(label) for label in labels), dtype=np.int64, count=len(labels))
         ids = self.ids(_code_points("".join(labels)))
         if unknown is not None:
@@ -58,7 +63,9 @@ class CharacterTable:
         elif (ids < 0).any():
             row = int(np.searchsorted(lengths.cumsum(), int((ids < 0).argmax()), side="right"))
             foreign = "".join(sorted(set(labels[row]) - set(self.charset)))
-            raise LabelError(f"label {labels[row]!r}: {foreign!r} is not in the charset: normalise or filter the labels first")
+            raise LabelError(
+                f"label {labels[row]!r}: {foreign!r} is not in the charset: normalise or filter the labels first"
+            )
         return ids, lengths
 
 
@@ -100,7 +107,9 @@ def _checked(ids: np.ndarray, probabilities: np.ndarray | None) -> tuple[np.ndar
 def _refuse_long(labels: Sequence[str], max_length: int) -> None:
     for label in labels:
         if len(label) > max_length:
-            raise LabelError(f"label {label!r}: {len(label)} characters, the codec writes {max_length}: filter by length first")
+            raise LabelError(
+                f"label {label!r}: {len(label)} characters, the codec writes {max_length}: filter by length first"
+            )
 
 
 def _product(values: np.ndarray) -> float:
@@ -114,13 +123,14 @@ def _floats(values: np.ndarray | None) -> tuple[float, ...]:
 class GlyphCodec:
     """SIGA R and S: id 0 ends and pads, characters are 1..C, start is `num_classes` (an embedding row, not a class).
 
-    `encode` gives `max_length + 1` columns: start, characters, zeros; length = characters + 1, not cut. A longer label is cut
-    (R) or refused (`truncate=False`, S). `decode` cuts at the first 0; **without one the last character is lost**, as published.
-    Confidence is the product over the characters and the end; 0 without an end.
+    `encode` gives `max_length + 1` columns: start, characters, zeros; length = characters + 1, not cut. A longer
+    label is cut (R) or refused (`truncate=False`, S). `decode` cuts at the first 0; **without one the last character
+    is lost**, as published. Confidence is the product over the characters and the end; 0 without an end.
     """
 
     def __init__(self, charset: str = SIGA_36, max_length: int = 26, truncate: bool = True) -> None:
-        self.table, self.charset, self.max_length, self.truncate = CharacterTable(charset, 1), charset, max_length, truncate
+        self.table, self.charset = CharacterTable(charset, 1), charset
+        self.max_length, self.truncate = max_length, truncate
         self.num_classes = len(charset) + 1
         self.end, self.pad, self.start = 0, 0, self.num_classes
 
@@ -149,17 +159,22 @@ class GlyphCodec:
 class GoCodec:
     """MGP-STR's character branch and SIGA T: `[GO]`=0 starts and pads, `[s]`=1 ends, characters are 2..C+1.
 
-    `encode` gives `max_length + 2` columns: 0, characters, 1, zeros; length = characters + 1. Longer labels are refused, or with
-    `truncate=True` cut at the right edge, which then holds no end.
-    `decode` follows the published string arithmetic: every id becomes its text, the string is cut at the first "[s]", without
-    one the **last character** of the string is lost. Confidence: `through_end=False` (SIGA T) multiplies what stands before the
-    end, `through_end=True` (MGP-STR) includes the end and gives 0 without one; an empty product is 0. The cut counts text, so a
-    `[GO]` before the end (four characters for one position) reaches further to the right, as published.
+    `encode` gives `max_length + 2` columns: 0, characters, 1, zeros; length = characters + 1. Longer labels are refused,
+    or with `truncate=True` cut at the right edge, which then holds no end.
+
+    `decode` follows the published string arithmetic: every id becomes its text, the string is cut at the first
+    "[s]", without one the **last character** of the string is lost. Confidence: `through_end=False` (SIGA T)
+    multiplies what stands before the end, `through_end=True` (MGP-STR) includes the end and gives 0 without one; an
+    empty product is 0. The cut counts text, so a `[GO]` before the end (four characters for one position) reaches
+    further to the right, as published.
     """
 
-    def __init__(self, charset: str = CHARSET_36, max_length: int = 25, through_end: bool = False, truncate: bool = False) -> None:
+    def __init__(
+        self, charset: str = CHARSET_36, max_length: int = 25, through_end: bool = False, truncate: bool = False
+    ) -> None:
         self.truncate = truncate
-        self.table, self.charset, self.max_length, self.through_end = CharacterTable(charset, 2), charset, max_length, through_end
+        self.table, self.charset = CharacterTable(charset, 2), charset
+        self.max_length, self.through_end = max_length, through_end
         self.num_classes = len(charset) + 2
         self.start, self.pad, self.end = 0, 0, 1
         self.tokens = ["[GO]", "[s]", *charset]
@@ -197,9 +212,11 @@ class GoCodec:
 
 
 class EosBosPadCodec:
-    """PARSeq and SSM: `[E]`=0, characters 1..C, `[B]`=C+1, `[P]`=C+2; the model predicts `num_classes` = C+1 of these.
+    """PARSeq and SSM: `[E]`=0, characters 1..C, `[B]`=C+1, `[P]`=C+2; the model predicts `num_classes` = C+1 of
+    these.
 
-    `encode` gives start + characters + end, padded with `pad` to the longest of the batch (or to `columns`); length = characters + 2.
+    `encode` gives start + characters + end, padded with `pad` to the longest of the batch (or to `columns`);
+    length = characters + 2.
     `decode` cuts at the first end, all columns without one; confidence is the product **including** the end.
     """
 
@@ -230,9 +247,9 @@ class EosBosPadCodec:
 class EosPadUnkCodec:
     """DiG: characters 0..C-1, EOS=C, PADDING=C+1, UNKNOWN=C+2; BOS is `num_classes`=C+3, an embedding row only.
 
-    `encode` gives `max_length` columns: characters + EOS, padded; length = characters + 1; foreign characters become UNKNOWN;
-    a word needs `len + 1 < max_length`. `decode` stops before the first EOS (all columns without one); UNKNOWN and PADDING
-    vanish. Confidence is the product up to and including the EOS.
+    `encode` gives `max_length` columns: characters + EOS, padded; length = characters + 1; foreign characters
+    become UNKNOWN; a word needs `len + 1 < max_length`. `decode` stops before the first EOS (all columns without
+    one); UNKNOWN and PADDING vanish. Confidence is the product up to and including the EOS.
     """
 
     def __init__(self, charset: str = CHARSET_94, max_length: int = 25) -> None:
@@ -256,8 +273,9 @@ class EosPadUnkCodec:
 class CtcCodec:
     """CTC: characters from `first`, blank at `blank` (defaults: blank 0, characters 1..C; DiG: first 0, blank 97).
 
-    `encode` pads with the blank to the longest label; length = characters. `decode` merges repeats, then drops the blank and every
-    id that is no character. Confidence is the product over **all** time steps; per-character values are those of the first of its run.
+    `encode` pads with the blank to the longest label; length = characters. `decode` merges repeats, then drops
+    the blank and every id that is no character. Confidence is the product over **all** time steps; per-character
+    values are those of the first of its run.
     """
 
     def __init__(self, charset: str = CHARSET_36, first: int = 1, blank: int = 0) -> None:
@@ -278,7 +296,9 @@ class CtcCodec:
         return [_row(points[row], kept[row], probabilities, row, ids.shape[1]) for row in range(len(ids))]
 
 
-def _decode_to_end(table: CharacterTable, ids: np.ndarray, probabilities: np.ndarray | None, end_token: int) -> list[Decoded]:
+def _decode_to_end(
+    table: CharacterTable, ids: np.ndarray, probabilities: np.ndarray | None, end_token: int
+) -> list[Decoded]:
     """Text before the first end, confidence through it; all columns where there is none."""
     ends, points = _first(ids, end_token), table.points(ids)
     stops = np.where(ends < 0, ids.shape[1], ends)

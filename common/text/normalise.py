@@ -35,7 +35,9 @@ def remove_whitespace(text: str) -> str:
 
 
 def adapt_to_charset(text: str, charset: str) -> str:
-    """PARSeq's and SSM's charset adapter: take the charset's single case if it has only one, then keep its characters."""
+    """PARSeq's and SSM's charset adapter: take the charset's single case if it has only one, then keep its
+    characters.
+    """
     if charset == charset.lower():
         text = text.lower()
     elif charset == charset.upper():
@@ -46,8 +48,8 @@ def adapt_to_charset(text: str, charset: str) -> str:
 def kept_by_regex_class(charset: str) -> str:
     """The characters of `charset` that survive `re.sub("[^charset]", "", text)` with the charset not escaped.
 
-    The published loaders of SIGA-T, MGP-STR and the SSM pre-training normalise that way; with the 94 characters the backslash
-    is read as an escape and deleted, the other 93 stay. A charset that is no valid class is kept whole.
+    The published loaders of SIGA-T, MGP-STR and the SSM pre-training normalise that way; with the 94 characters the
+    backslash is read as an escape and deleted, the other 93 stay. A charset that is no valid class is kept whole.
     """
     try:
         outside = re.compile(f"[^{charset}]")
@@ -60,8 +62,8 @@ def kept_by_regex_class(charset: str) -> str:
 class Normaliser:
     """Steps applied in this order to one label; call it with a `str`, it returns a `str`.
 
-    `whitespace`: delete whitespace; `ascii_fold`: `fold_ascii`; `lower`: lower-case; `charset`: keep only these characters
-    (None keeps all); `adapt`: take the charset's single case before keeping (`adapt_to_charset`).
+    `whitespace`: delete whitespace; `ascii_fold`: `fold_ascii`; `lower`: lower-case; `charset`: keep only these
+    characters (None keeps all); `adapt`: take the charset's single case before keeping (`adapt_to_charset`).
     """
 
     charset: str | None = None
