@@ -1,7 +1,8 @@
 """ABINet's augmentation of word crops, image and mask together (SIGA R and S `--Aug`, DiG `--use_abi_aug`).
 
-As published, the kind of geometry and the strength of the deterioration are drawn once, when the object is built: every image of a
-run gets the same kind. `resample=True` draws them per image instead (what the method seems to have meant).
+As published, the kind of geometry and the strength of the deterioration are drawn once, when the object is built:
+every image of a run gets the same kind. `resample=True` draws them per image instead (what the method seems to have
+meant).
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ JITTER = ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.1)
 
 @dataclass(frozen=True)
 class Strength:
-    """What is drawn once per run: kind of geometry, noise variance, blur size and angle, halvings, order of deteriorations."""
+    """What is drawn once per run: kind of geometry, noise variance, blur size and angle, halvings, order of
+    deteriorations.
+    """
 
     geometry: str
     variance: int
@@ -47,10 +50,18 @@ def draw_strength(rng: Rng) -> Strength:
 class AbinetAugment:
     """Callable (image uint8 HxWx3, rng, mask=None) -> image, or (image, mask float64) if a mask is given.
 
-    Geometry with probability 0.5, deterioration 0.25, colour jitter 0.25; the mask follows the geometry only. Sizes change.
+    Geometry with probability 0.5, deterioration 0.25, colour jitter 0.25; the mask follows the geometry only. Sizes
+    change.
     """
 
-    def __init__(self, seed: int = 0, resample: bool = False, geometry: float = 0.5, deterioration: float = 0.25, jitter: float = 0.25):
+    def __init__(
+        self,
+        seed: int = 0,
+        resample: bool = False,
+        geometry: float = 0.5,
+        deterioration: float = 0.25,
+        jitter: float = 0.25,
+    ):
         self.strength = draw_strength(np.random.default_rng([seed, 0xAB1]))
         self.resample = resample
         self.probabilities = geometry, deterioration, jitter
@@ -70,7 +81,9 @@ class AbinetAugment:
 
 
 def move(image: np.ndarray, mask: np.ndarray | None, kind: str, rng: Rng) -> tuple[np.ndarray, np.ndarray | None]:
-    """One geometric change of the `kind` (rotation, affine, perspective), the same for image and mask (None: no mask)."""
+    """One geometric change of the `kind` (rotation, affine, perspective), the same for image and mask (None: no
+    mask).
+    """
     height, width = image.shape[:2]
     if kind == "rotation":
         call, parameters = ops.rotate, (symmetric(rng, DEGREES),)
@@ -90,7 +103,11 @@ def deteriorate(image: np.ndarray, strength: Strength, rng: Rng) -> np.ndarray:
     """Noise, motion blur and loss of detail, in the order of `strength`."""
     for step in strength.order:
         if step == 0:
-            field = rng.normal(size=image.shape) if isinstance(rng, np.random.RandomState) else rng.standard_normal(image.shape, np.float32)
+            field = (
+                rng.normal(size=image.shape)
+                if isinstance(rng, np.random.RandomState)
+                else rng.standard_normal(image.shape, np.float32)
+            )
             field *= strength.variance**0.5
             image = ops.add_noise(image, field)
         elif step == 1:

@@ -1,4 +1,5 @@
-"""Group "blur": Gaussian, defocus, motion, glass and zoom blur. Specs: mgpstr, section 4; siga, section 4.2; ssm, section 4.1.
+"""Group "blur": Gaussian, defocus, motion, glass and zoom blur. Specs: mgpstr, section 4; siga, section 4.2; ssm,
+section 4.1.
 
 The motion blur follows ImageMagick's definition without ImageMagick, the glass blur's pixel loop is one gather.
 """
@@ -61,9 +62,8 @@ def motion_taps(radius: float, sigma: float, angle: float) -> list[tuple[int, in
     weights /= weights.sum()
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     # Taps below 1e-5 together move no pixel by a hundredth of a level.
-    return [
-        (math.ceil(i * cos - 0.5), math.ceil(i * sin - 0.5), float(weight)) for i, weight in enumerate(weights) if weight > 1e-5
-    ]  # fmt: skip
+    kept = [(i, float(weight)) for i, weight in enumerate(weights) if weight > 1e-5]
+    return [(math.ceil(i * cos - 0.5), math.ceil(i * sin - 0.5), weight) for i, weight in kept]
 
 
 def motion_blur(image: np.ndarray, radius: float, sigma: float, angle: float) -> np.ndarray:
@@ -103,11 +103,11 @@ def _motion(image: np.ndarray, level: tuple, angle: float) -> np.ndarray:
 
 
 def glass_blur(image: np.ndarray, sigma: float, steps: np.ndarray) -> np.ndarray:
-    """Gaussian, neighbour copies, Gaussian. `steps` int8 [passes, H - shift - 1, W - shift - 1, 2] holds (dx, dy) <= 0 per pixel
-    from the last row and column backwards.
+    """Gaussian, neighbour copies, Gaussian. `steps` int8 [passes, H - shift - 1, W - shift - 1, 2] holds (dx, dy) <=
+    0 per pixel from the last row and column backwards.
 
-    The original walks backwards through the pixels and swaps through views of one array, so every pixel only copies a neighbour
-    up or left that is still untouched: one gather per pass.
+    The original walks backwards through the pixels and swaps through views of one array, so every pixel only copies a
+    neighbour up or left that is still untouched: one gather per pass.
     """
     image = _soft(image, sigma)
     height, width = image.shape[:2]
@@ -133,7 +133,9 @@ def zoom_boxes(height: int, width: int, stop: float, step: float) -> tuple[tuple
     for factor in np.arange(1, stop, step):
         wide, high = int(width * factor), int(height * factor)
         left, top = (wide - width) // 2, (high - height) // 2
-        boxes.append((left * width / wide, top * height / high, (left + width) * width / wide, (top + height) * height / high))
+        boxes.append(
+            (left * width / wide, top * height / high, (left + width) * width / wide, (top + height) * height / high)
+        )
     return tuple(boxes)
 
 
@@ -145,7 +147,11 @@ def zoom_blur(image: np.ndarray, stop: float, step: float) -> np.ndarray:
     unit = cv2.LUT(image, _UNIT32)
     total = np.zeros_like(unit)
     for box in boxes:
-        zoomed = picture if box == (0, 0, width, height) else picture.resize((width, height), Image.Resampling.BICUBIC, box=box)
+        zoomed = (
+            picture
+            if box == (0, 0, width, height)
+            else picture.resize((width, height), Image.Resampling.BICUBIC, box=box)
+        )
         cv2.add(total, cv2.LUT(np.asarray(zoomed), _UNIT32), dst=total)
     return to_uint8((unit + total) / (len(boxes) + 1))
 

@@ -1,4 +1,6 @@
-"""Group "camera": contrast, brightness, JPEG artefacts and coarse pixels. Specs: mgpstr, section 4; siga, section 4.2."""
+"""Group "camera": contrast, brightness, JPEG artefacts and coarse pixels. Specs: mgpstr, section 4; siga, section
+4.2.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ _UNIT = np.arange(256) / 255.0
 
 def contrast(image: np.ndarray, scale: float) -> np.ndarray:
     """Shrink every channel towards its mean: clip((x - mean) scale + mean), truncated to uint8."""
-    # The published mean is that of the float64 picture; a table per channel gives the same values without that picture's arithmetic.
+    # The published mean is that of the float64 picture; a table per channel gives the same values without that
+    # picture's arithmetic.
     means = cv2.LUT(image, _UNIT).mean(axis=(0, 1))
     table = np.clip((_UNIT[:, None] - means) * scale + means, 0, 1) * 255
     return cv2.LUT(image, table.astype(np.uint8)[:, None, :])
@@ -52,7 +55,9 @@ def pixelate(image: np.ndarray, scale: float) -> np.ndarray:
 def pixelate_mask(mask: np.ndarray, scale: float) -> np.ndarray:
     """The same on a 0/1 mask; the box mean is rounded, so a block is text if half of it is."""
     height, width = mask.shape
-    small = Image.fromarray(mask.astype(np.int32)).resize((int(width * scale), int(height * scale)), Image.Resampling.BOX)
+    small = Image.fromarray(mask.astype(np.int32)).resize(
+        (int(width * scale), int(height * scale)), Image.Resampling.BOX
+    )
     return np.asarray(small.resize((width, height), Image.Resampling.BOX)).astype(mask.dtype)
 
 

@@ -1,7 +1,7 @@
 """ABINet's geometric and deteriorating operations on OpenCV, with given parameters (SIGA R and S, DiG fine-tuning).
 
-Each works on uint8 HxWx3 and, for geometry, on a mask HxW as well; the canvas may change size. Specs: siga, section 4.1; dig,
-section 4. `interpolation` is an OpenCV flag; area interpolation of a warp is OpenCV's linear one.
+Each works on uint8 HxWx3 and, for geometry, on a mask HxW as well; the canvas may change size. Specs: siga, section
+4.1; dig, section 4. `interpolation` is an OpenCV flag; area interpolation of a warp is OpenCV's linear one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ def _warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], interpol
 
 
 def rotation(height: int, width: int, angle: float) -> tuple[np.ndarray, tuple[int, int]]:
-    """Forward 2x3 matrix of a rotation by `angle` degrees about the middle, and the (width, height) that holds all of it."""
+    """Forward 2x3 matrix of a rotation by `angle` degrees about the middle, and the (width, height) that holds all of
+    it.
+    """
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1.0)
     cos, sin = abs(matrix[0, 0]), abs(matrix[0, 1])
     new_width, new_height = int(height * sin + width * cos), int(height * cos + width * sin)
@@ -75,8 +77,9 @@ def affine(
 def perspective(
     height: int, width: int, offsets_h: Sequence[int], offsets_w: Sequence[int]
 ) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
-    """3x3 matrix, (width, height) and the (x, y) from which the result is cropped; corners (top left, top right, bottom right,
-    bottom left) move inwards by the offsets, pixels."""
+    """3x3 matrix, (width, height) and the (x, y) from which the result is cropped; corners (top left, top right,
+    bottom right, bottom left) move inwards by the offsets, pixels.
+    """
     right, bottom = width - 1, height - 1
     source = [(0, 0), (right, 0), (right, bottom), (0, bottom)]
     target = [
@@ -94,7 +97,12 @@ def rotate(image: np.ndarray, angle: float, interpolation: int) -> np.ndarray:
 
 
 def shear_and_scale(
-    image: np.ndarray, angle: float, scale: float, shear: Sequence[float], interpolation: int, translate: Sequence[float] = (0, 0)
+    image: np.ndarray,
+    angle: float,
+    scale: float,
+    shear: Sequence[float],
+    interpolation: int,
+    translate: Sequence[float] = (0, 0),
 ) -> np.ndarray:
     """The published affine (see `affine`); border replicated."""
     return _warp(image, *affine(*image.shape[:2], angle, scale, shear, translate), interpolation)
@@ -122,7 +130,9 @@ def motion_blur(image: np.ndarray, size: int, angle: float) -> np.ndarray:
 
 
 def rescale(image: np.ndarray, factor: int, down: int, up: int) -> np.ndarray:
-    """Lose detail: to 512x128, `factor` times half of each side, back; `down` and `up` are the two resizes' interpolations."""
+    """Lose detail: to 512x128, `factor` times half of each side, back; `down` and `up` are the two resizes'
+    interpolations.
+    """
     if factor == 0:
         return image
     small = cv2.resize(image, (512, 128), interpolation=down)

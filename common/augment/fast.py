@@ -1,8 +1,9 @@
 """`--fast_aug`: the operations and parameters of the STR RandAugment family with cheaper pixels.
 
-Consecutive geometric operations become one sampling map and one bilinear warp, without the 224-square detours; the few slow pixel
-operations have cheaper stand-ins. What is drawn (operations, magnitudes, angles, points) stays the same; Poisson counts come from a
-rounded Gaussian of the same mean and variance, and fog from a plasma without its two finest levels.
+Consecutive geometric operations become one sampling map and one bilinear warp, without the 224-square detours; the
+few slow pixel operations have cheaper stand-ins. What is drawn (operations, magnitudes, angles, points) stays the
+same; Poisson counts come from a rounded Gaussian of the same mean and variance, and fog from a plasma without its two
+finest levels.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import lru_cache, partial
 import cv2
 import numpy as np
 
-from common.augment import geometry, spline, warp, weather
+from common.augment import spline, warp, weather
 from common.augment.operation import Operation, to_uint8
 from common.augment.rng import Rng, normals
 
@@ -70,11 +71,16 @@ def curve_map(height: int, width: int, flipped: bool, radius: float, thickness: 
     """Curve: the spline of the 224 square's half, in coordinates of the small picture."""
     side = warp.SIDE
     targets, sources = warp.curve_points(radius, thickness)
-    # Rescaling the points would change the radial kernel, so the spline stays in the square and only the pixels where it is
-    # evaluated are those of the small picture, whose rows span the upper half of the square.
+    # Rescaling the points would change the radial kernel, so the spline stays in the square and only the pixels where
+    # it is evaluated are those of the small picture, whose rows span the upper half of the square.
     xs, ys = spline.block_centres(height, width, _STEP)
-    square_x, square_y = ((xs + 0.5) * side / width - 0.5).astype(np.float32), ((ys + 0.5) * side / (2 * height) - 0.5).astype(np.float32)
-    grid = spline.refine(spline.evaluate(spline.solve(targets, sources), targets, square_x, square_y), height, width, _STEP)
+    square_x, square_y = (
+        ((xs + 0.5) * side / width - 0.5).astype(np.float32),
+        ((ys + 0.5) * side / (2 * height) - 0.5).astype(np.float32),
+    )
+    grid = spline.refine(
+        spline.evaluate(spline.solve(targets, sources), targets, square_x, square_y), height, width, _STEP
+    )
     grid = (grid + np.float32(0.5)) * np.array([width / side, height / side], np.float32) - np.float32(0.5)
     if flipped:
         grid = grid[::-1].copy()
@@ -116,7 +122,9 @@ def _draw_fog(rng: Rng, level: tuple[float, float], image: np.ndarray) -> tuple:
     height, width = image.shape[:2]
     coarse = weather.plasma(rng, decay, weather.PLASMA_SIDE // 4)
     rows, columns = min(-(-height // 4) + 1, len(coarse)), min(-(-width // 4) + 1, len(coarse))
-    cloud = cv2.resize(coarse[:rows, :columns].astype(np.float32), (4 * columns, 4 * rows), interpolation=cv2.INTER_LINEAR)
+    cloud = cv2.resize(
+        coarse[:rows, :columns].astype(np.float32), (4 * columns, 4 * rows), interpolation=cv2.INTER_LINEAR
+    )
     if cloud.shape[0] < height or cloud.shape[1] < width:
         cloud = cv2.resize(cloud, (width, height))
     return strength, cloud[:height, :width]
@@ -139,8 +147,12 @@ DRAWS: dict[str, Callable[[Rng, object, np.ndarray], tuple]] = {"ShotNoise": _dr
 PIXELS: dict[str, Callable[..., np.ndarray]] = {"ShotNoise": shot_noise, "ZoomBlur": zoom_blur}
 
 
-def apply_plan(steps: Iterator[tuple[Operation, int]], image: np.ndarray, rng: Rng, mask: np.ndarray | None, preset: str):
-    """Apply (operation, magnitude) pairs; consecutive geometric ones in a single warp. Returns image, or (image, mask)."""
+def apply_plan(
+    steps: Iterator[tuple[Operation, int]], image: np.ndarray, rng: Rng, mask: np.ndarray | None, preset: str
+):
+    """Apply (operation, magnitude) pairs; consecutive geometric ones in a single warp. Returns image, or (image,
+    mask).
+    """
     pending: np.ndarray | None = None
     for operation, magnitude in steps:
         rng.uniform(0, 1)  # the operation's own probability draw

@@ -1,8 +1,9 @@
 """Six frost textures for the Frost operation.
 
-The published pictures come with PyPI `straug` (Apache-2.0 package, photographs of unstated origin), so they are not part of this
-repository. If that package is installed (`pip install --no-deps straug`), or the environment variable STRLAB_FROST names a folder
-that holds frost1.png .. frost6.jpg, they are used; otherwise six procedural textures of the same kind are grown from a fixed seed.
+The published pictures come with PyPI `straug` (Apache-2.0 package, photographs of unstated origin), so they are not
+part of this repository. If that package is installed (`pip install --no-deps straug`), or the environment variable
+STRLAB_FROST names a folder that holds frost1.png .. frost6.jpg, they are used; otherwise six procedural textures of
+the same kind are grown from a fixed seed.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ def _grow(seed: int) -> np.ndarray:
     rng = np.random.default_rng([7021, seed])
     height, width = _SIZE
     haze = sum(
-        cv2.resize(rng.random((4 << level, 6 << level), dtype=np.float32), (width, height), interpolation=cv2.INTER_CUBIC) / (level + 1)
+        cv2.resize(
+            rng.random((4 << level, 6 << level), dtype=np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+        )
+        / (level + 1)
         for level in range(5)
     )
     haze = (haze - haze.min()) / np.ptp(haze)
@@ -64,11 +68,20 @@ def _grow(seed: int) -> np.ndarray:
     return (np.clip(ice[..., None] * tint, 0, 1) * 255).astype(np.uint8)
 
 
-def _needle(canvas: np.ndarray, rng: np.random.Generator, start: np.ndarray, angle: float, length: float, depth: int) -> None:
+def _needle(
+    canvas: np.ndarray, rng: np.random.Generator, start: np.ndarray, angle: float, length: float, depth: int
+) -> None:
     """Draw a needle with side needles at about 60 degrees, `depth` generations deep."""
     direction = np.array([np.cos(angle), np.sin(angle)])
     end = start + direction * length
-    cv2.line(canvas, tuple(int(v) for v in start), tuple(int(v) for v in end), int(rng.integers(120, 256)), depth - 1 or 1, cv2.LINE_AA)
+    cv2.line(
+        canvas,
+        tuple(int(v) for v in start),
+        tuple(int(v) for v in end),
+        int(rng.integers(120, 256)),
+        depth - 1 or 1,
+        cv2.LINE_AA,
+    )
     if depth == 1:
         return
     for along in np.arange(0.15, 1, 0.14):
@@ -88,7 +101,11 @@ def _index(picture: np.ndarray) -> int:
 def fitted(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     """The whole texture scaled until it just covers height x width, as PyPI `straug` does."""
     rows, columns = picture.shape[:2]
-    scaled = (width, round(rows * width / columns)) if width / height > columns / rows else (round(columns * height / rows), height)
+    scaled = (
+        (width, round(rows * width / columns))
+        if width / height > columns / rows
+        else (round(columns * height / rows), height)
+    )
     return _resized(scaled, _index(picture))
 
 

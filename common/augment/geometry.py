@@ -15,7 +15,9 @@ from common.augment.warp import SIDE, on_mask
 
 
 def rotate(image: np.ndarray, angle: float, expand: bool = True) -> np.ndarray:
-    """Rotate by `angle` degrees (counter-clockwise) on the 224 square, growing the canvas if `expand`, and resize back."""
+    """Rotate by `angle` degrees (counter-clockwise) on the 224 square, growing the canvas if `expand`, and resize
+    back.
+    """
     height, width = image.shape[:2]
     square = Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     turned = square.rotate(angle, resample=Image.Resampling.BICUBIC, expand=expand)

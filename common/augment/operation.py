@@ -22,9 +22,9 @@ PRESETS = ("original", "siga", "ssm", "straug")
 class Operation:
     """One operation.
 
-    `draw(rng, level, image)` returns the tuple of parameters, in the published order of draws; `apply(image, *parameters)`
-    changes pixels (uint8 HxWx3 -> uint8 HxWx3) and `mask(mask, *parameters)` a 0/1 mask uint8 HxW, None where masks stay.
-    `levels` gives per preset the values of magnitude 0, 1, 2; presets not named use `original`.
+    `draw(rng, level, image)` returns the tuple of parameters, in the published order of draws; `apply(image,
+    *parameters)` changes pixels (uint8 HxWx3 -> uint8 HxWx3) and `mask(mask, *parameters)` a 0/1 mask uint8 HxW, None
+    where masks stay. `levels` gives per preset the values of magnitude 0, 1, 2; presets not named use `original`.
     `invalid` is the index taken for a magnitude outside the list, None for a random one.
     """
 
@@ -52,7 +52,9 @@ class Operation:
         self, image: np.ndarray, rng: Rng, magnitude: int = -1, probability: float = 1.0, preset: str = "original",
         mask: np.ndarray | None = None,
     ):  # fmt: skip
-        """Apply with `probability` (one draw is always made). Returns the image, or (image, mask) if a mask is given."""
+        """Apply with `probability` (one draw is always made). Returns the image, or (image, mask) if a mask is
+        given.
+        """
         if rng.uniform(0, 1) <= probability:
             parameters = self.sample(rng, magnitude, image, preset)
             image = self.apply(image, *parameters)

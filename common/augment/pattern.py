@@ -1,5 +1,6 @@
-"""Group "pattern": black grids over the word. Specs: mgpstr, section 4. A pattern depends on nothing random but its stripe
-and line widths, so each is drawn once per process and then masked in."""
+"""Group "pattern": black grids over the word. Specs: mgpstr, section 4. A pattern depends on nothing random but its
+stripe and line widths, so each is drawn once per process and then masked in.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +47,9 @@ def _concentric(pencil: ImageDraw.ImageDraw, kind: str, height: int, width: int,
 
 
 def draw_pattern(image: np.ndarray, *pieces: tuple[str, int, int]) -> np.ndarray:
-    """Draw every (kind, stripe, line) of `pieces` in black; kinds: vertical, horizontal, rectangle, ellipse. Widths in pixels."""
+    """Draw every (kind, stripe, line) of `pieces` in black; kinds: vertical, horizontal, rectangle, ellipse. Widths
+    in pixels.
+    """
     for kind, stripe, line in pieces:
         image = cv2.bitwise_and(image, _ink(kind, *image.shape[:2], stripe, line))
     return image

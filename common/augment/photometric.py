@@ -12,7 +12,9 @@ from common.augment.rng import Rng
 
 @dataclass(frozen=True)
 class ColorJitter:
-    """Brightness, contrast and saturation factors U(1 - x, 1 + x), hue shift U(-hue, hue) of the circle, in random order."""
+    """Brightness, contrast and saturation factors U(1 - x, 1 + x), hue shift U(-hue, hue) of the circle, in random
+    order.
+    """
 
     brightness: float
     contrast: float

@@ -21,7 +21,7 @@ def posterize(image: np.ndarray, bits: int) -> np.ndarray:
 
 def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
     """Invert values at or above `threshold` (0 to 256)."""
-    return cv2.LUT(image, np.where(_RAMP < threshold, _RAMP, 255 - _RAMP))
+    return cv2.LUT(image, np.where(threshold > _RAMP, _RAMP, 255 - _RAMP))
 
 
 def invert(image: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""The STR RandAugment family: groups of operations, and the recipes that draw from them. Specs: mgpstr and siga, section 4.
+"""The STR RandAugment family: groups of operations, and the recipes that draw from them. Specs: mgpstr and siga,
+section 4.
 
-A recipe draws an operation and its magnitude just before it is applied, as the originals do, so that their stream of numbers can
-be replayed with `np.random.RandomState`.
+A recipe draws an operation and its magnitude just before it is applied, as the originals do, so that their stream of
+numbers can be replayed with `np.random.RandomState`.
 """
 
 from __future__ import annotations
@@ -34,16 +35,20 @@ Step = tuple[Operation, int]
 def resolve(groups: Sequence[Group]) -> list[tuple[Operation, ...]]:
     """Groups by name ("blur"), or as lists of operation names. Raises UserError for an unknown name."""
     try:
-        return [GROUPS[group] if isinstance(group, str) else tuple(OPERATIONS[name] for name in group) for group in groups]
+        return [
+            GROUPS[group] if isinstance(group, str) else tuple(OPERATIONS[name] for name in group) for group in groups
+        ]
     except KeyError as error:
         raise UserError(f"augmentation: {error.args[0]}: unknown; groups are {', '.join(GROUPS)}") from None
 
 
 class RandAugment:
-    """Callable (image uint8 HxWx3, rng, mask=None) -> image, or (image, mask) if a mask (0/1, HxW) is given. Sizes stay.
+    """Callable (image uint8 HxWx3, rng, mask=None) -> image, or (image, mask) if a mask (0/1, HxW) is given. Sizes
+    stay.
 
-    With probability `intact_prob` nothing; else `augs_num` different groups, one operation of each, at magnitude `augs_mag` or one of
-    0, 1, 2, all uniformly. `fast` draws the same and changes pixels in cheaper ways (see `common.augment.fast`).
+    With probability `intact_prob` nothing; else `augs_num` different groups, one operation of each, at magnitude
+    `augs_mag` or one of 0, 1, 2, all uniformly. `fast` draws the same and changes pixels in cheaper ways (see
+    `common.augment.fast`).
     """
 
     def __init__(
@@ -54,8 +59,16 @@ class RandAugment:
         if preset not in PRESETS:
             raise UserError(f"augmentation preset: {preset}: unknown; one of {', '.join(PRESETS)}")
         if not 0 <= augs_num <= len(self.groups):
-            raise UserError(f"--augs_num: {augs_num}: this recipe has {len(self.groups)} groups; give at most that many")
-        self.preset, self.intact_prob, self.augs_num, self.augs_mag, self.fast = preset, intact_prob, augs_num, augs_mag, fast
+            raise UserError(
+                f"--augs_num: {augs_num}: this recipe has {len(self.groups)} groups; give at most that many"
+            )
+        self.preset, self.intact_prob, self.augs_num, self.augs_mag, self.fast = (
+            preset,
+            intact_prob,
+            augs_num,
+            augs_mag,
+            fast,
+        )
 
     def plan(self, rng: Rng) -> Iterator[Step]:
         """The operations and magnitudes of one image, drawn as they are asked for."""
@@ -77,7 +90,9 @@ class Selective(RandAugment):
 
     ORDER = ("process", "noise", "blur", "weather", "camera", "pattern", "warp", "geometry")
 
-    def __init__(self, groups: Sequence[str], *, preset: str = "original", intact_prob: float = 0.5, fast: bool = False):
+    def __init__(
+        self, groups: Sequence[str], *, preset: str = "original", intact_prob: float = 0.5, fast: bool = False
+    ):
         unknown = set(groups) - set(self.ORDER)
         if unknown:
             raise UserError(f"augmentation: {sorted(unknown)[0]}: unknown; groups are {', '.join(self.ORDER)}")

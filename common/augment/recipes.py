@@ -1,5 +1,6 @@
-"""Augmentation recipes by name, as the papers compose them. Every recipe is a callable (image uint8 HxWx3, rng, mask=None) ->
-image, or (image, mask) if a mask is given."""
+"""Augmentation recipes by name, as the papers compose them. Every recipe is a callable (image uint8 HxWx3, rng,
+mask=None) -> image, or (image, mask) if a mask is given.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +24,15 @@ BASELINES: dict[str, tuple[Group, ...]] = {
     "learning": (("Distort",), ("GaussianNoise",), ("MotionBlur",), ("Rotate", "Perspective")),
     "rotation": (("Rotate",),),
 }
-"""Groups of the comparison recipes. A fourth, "scatter", sets an attribute that nothing reads in every original, so it augments
-nothing; `from_flags` keeps that."""
+"""Groups of the comparison recipes. A fourth, "scatter", sets an attribute that nothing reads in every original, so
+it augments nothing; `from_flags` keeps that.
+"""
 
 
 def abinet(seed: int = 0, resample: bool = False) -> AbinetAugment:
-    """SIGA R and S (`--Aug`) and DiG (`--use_abi_aug`). `seed` fixes what is drawn once per run; `resample` draws it per image."""
+    """SIGA R and S (`--Aug`) and DiG (`--use_abi_aug`). `seed` fixes what is drawn once per run; `resample` draws it
+    per image.
+    """
     return AbinetAugment(seed, resample)
 
 
@@ -36,14 +40,17 @@ def rand_augment(
     preset: str = "original", groups: Sequence[Group] = ALL_GROUPS, intact_prob: float = 0.5, augs_num: int = 3,
     augs_mag: int | None = None, fast: bool = False,
 ) -> RandAugment:  # fmt: skip
-    """SIGA T (preset "siga"), MGP-STR and ACDS-STR ("original"), SSM pre-training ("ssm" with SSM_GROUPS), PyPI straug ("straug").
+    """SIGA T (preset "siga"), MGP-STR and ACDS-STR ("original"), SSM pre-training ("ssm" with SSM_GROUPS), PyPI
+    straug ("straug").
 
     Raises UserError for an unknown group or preset, or more groups to draw than there are.
     """
     return RandAugment(groups, preset=preset, intact_prob=intact_prob, augs_num=augs_num, augs_mag=augs_mag, fast=fast)
 
 
-def selective(groups: Sequence[str], preset: str = "original", intact_prob: float = 0.5, fast: bool = False) -> Selective:
+def selective(
+    groups: Sequence[str], preset: str = "original", intact_prob: float = 0.5, fast: bool = False
+) -> Selective:
     """`--issel_aug`: one operation of every named group."""
     return Selective(groups, preset=preset, intact_prob=intact_prob, fast=fast)
 
@@ -53,9 +60,10 @@ def from_flags(
 ) -> RandAugment | None:
     """The recipe that the published flags choose, None if none does.
 
-    `flags` is `vars(options)` with isrand_aug, issel_aug, issemantic_aug, islearning_aug, isrotation_aug, isscatter_aug, intact_prob,
-    augs_num, augs_mag, fast_aug and the group flags process .. geometry, all optional. `groups` is what isrand_aug draws from. With
-    several switches the last of semantic, rotation, learning wins over isrand_aug. Raises UserError as `rand_augment`.
+    `flags` is `vars(options)` with isrand_aug, issel_aug, issemantic_aug, islearning_aug, isrotation_aug,
+    isscatter_aug, intact_prob, augs_num, augs_mag, fast_aug and the group flags process .. geometry, all optional.
+    `groups` is what isrand_aug draws from. With several switches the last of semantic, rotation, learning wins over
+    isrand_aug. Raises UserError as `rand_augment`.
     """
     common = {"preset": preset, "intact_prob": flags.get("intact_prob", 0.5), "fast": bool(flags.get("fast_aug"))}
     chosen: Sequence[Group] | None = groups if flags.get("isrand_aug") else None
@@ -64,7 +72,9 @@ def from_flags(
             chosen = BASELINES[name]
     if chosen is not None:
         number = flags.get("augs_num")
-        return rand_augment(groups=chosen, augs_num=3 if number is None else number, augs_mag=flags.get("augs_mag"), **common)
+        return rand_augment(
+            groups=chosen, augs_num=3 if number is None else number, augs_mag=flags.get("augs_mag"), **common
+        )
     if flags.get("issel_aug"):
         return selective([name for name in Selective.ORDER if flags.get(name)], **common)
     return None

@@ -15,7 +15,11 @@ Rng = np.random.Generator | np.random.RandomState
 
 def integers(rng: Rng, low, high, size=None):
     """Integers of [low, high), `high` excluded; a Python int where `size` is None and the bounds are scalars."""
-    drawn = rng.randint(low, high, size=size) if isinstance(rng, np.random.RandomState) else rng.integers(low, high, size=size)
+    drawn = (
+        rng.randint(low, high, size=size)
+        if isinstance(rng, np.random.RandomState)
+        else rng.integers(low, high, size=size)
+    )
     return int(drawn) if np.ndim(drawn) == 0 else drawn
 
 

@@ -1,7 +1,7 @@
 """Thin-plate splines: the map that carries given target points to source points, evaluated at every output pixel.
 
-OpenCV's own transformer is only in its contrib build; this is the same interpolating spline (kernel r^2 log r^2, affine part,
-no regularisation), solved directly.
+OpenCV's own transformer is only in its contrib build; this is the same interpolating spline (kernel r^2 log r^2,
+affine part, no regularisation), solved directly.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def sampling_map(coefficients: np.ndarray, targets: np.ndarray, height: int, wid
     return refine(evaluate(coefficients, targets, *block_centres(height, width, step)), height, width, step)
 
 
-def warp(image: np.ndarray, targets: np.ndarray, sources: np.ndarray, height: int | None = None, step: int = 1) -> np.ndarray:
+def warp(
+    image: np.ndarray, targets: np.ndarray, sources: np.ndarray, height: int | None = None, step: int = 1
+) -> np.ndarray:
     """Image as bent by the spline: what is at `sources` comes to `targets`. Bilinear, black outside.
 
     `height` limits the output to the first rows; `step` as in `sampling_map`.

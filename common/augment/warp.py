@@ -45,14 +45,40 @@ def curve_points(radius: float, thickness: float) -> tuple[np.ndarray, np.ndarra
     inner = radius - thickness
     w3, h3, w4, h4 = w50 - radius * sin, radius - radius * cos, w50 - inner * sin, radius - inner * cos
     h2, w5, h5 = h1 + hi, w2 / 2, h1 + hi / 2
-    sources = [(0, 0), (w, 0), (w50, 0), (0, h), (w, h), (w25, 0), (w75, 0), (w50, h), (w25, h), (w75, h), (0, h50), (w, h50)]
-    targets = [(0, h1), (w, h1), (w50, 0), (w2, h2), (w - w2, h2), (w3, h3), (w - w3, h3), (w50, thickness), (w4, h4), (w - w4, h4)]
+    sources = [
+        (0, 0),
+        (w, 0),
+        (w50, 0),
+        (0, h),
+        (w, h),
+        (w25, 0),
+        (w75, 0),
+        (w50, h),
+        (w25, h),
+        (w75, h),
+        (0, h50),
+        (w, h50),
+    ]
+    targets = [
+        (0, h1),
+        (w, h1),
+        (w50, 0),
+        (w2, h2),
+        (w - w2, h2),
+        (w3, h3),
+        (w - w3, h3),
+        (w50, thickness),
+        (w4, h4),
+        (w - w4, h4),
+    ]
     targets += [(w5, h5), (w - w5, h5)]
     return np.array(targets, np.float64), np.array(sources, np.float64)
 
 
 def curve(image: np.ndarray, flipped: bool, radius: float, thickness: float) -> np.ndarray:
-    """Bend onto an arc (upwards; downwards if `flipped`) on the 224 square, keep the half that shows it, resize back."""
+    """Bend onto an arc (upwards; downwards if `flipped`) on the 224 square, keep the half that shows it, resize
+    back.
+    """
     height, width = image.shape[:2]
     square = resize_bicubic(image, SIDE, SIDE)
     if flipped:

@@ -83,7 +83,9 @@ def _stroke(dx: int, dy: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rain(image: np.ndarray, strokes: np.ndarray, slant: float) -> np.ndarray:
-    """Grey (200) one-pixel lines; `strokes` int [n, 3] = length, x, y of the upper end in pixels, `slant` in degrees."""
+    """Grey (200) one-pixel lines; `strokes` int [n, 3] = length, x, y of the upper end in pixels, `slant` in
+    degrees.
+    """
     out = image.copy()
     height, width = image.shape[:2]
     lengths, xs, ys = strokes.T

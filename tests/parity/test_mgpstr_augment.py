@@ -1,4 +1,6 @@
-"""Every operation of the STR RandAugment family against the published pixels, draw by draw (numpy's legacy generator)."""
+"""Every operation of the STR RandAugment family against the published pixels, draw by draw (numpy's legacy
+generator).
+"""
 
 from __future__ import annotations
 
@@ -34,5 +36,7 @@ def test_operation(path, row) -> None:
         assert changed == pytest.approx(wanted, abs=0.012)
         return
     difference = np.abs(actual - expected)
-    assert (difference > 1).mean() <= 0.005, f"{(difference > 1).mean():.2%} of the values off by more than 1, at most {difference.max()}"
+    assert (difference > 1).mean() <= 0.005, (
+        f"{(difference > 1).mean():.2%} of the values off by more than 1, at most {difference.max()}"
+    )
     assert difference.max() <= 2 or (difference > 2).mean() <= 0.005
