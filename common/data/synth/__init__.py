@@ -1,6 +1,6 @@
 """The embedded corpus: word crops rendered from open fonts, with masks and character boxes.
 
-`render_corpus` writes the LMDBs, `render_word` draws one word in memory, `add_parser` is the command `strlab data synth`.
+`render_corpus` writes the LMDBs, `render_word` draws one word in memory, `add_parser` adds `strlab data synth`.
 """
 
 from __future__ import annotations

@@ -128,14 +128,14 @@ def _photo(
     zoom = min(zoom, picture.shape[0] / height, picture.shape[1] / width)
     part = window(picture, rng, max(2, int(height * zoom)), max(2, int(width * zoom)))
     pixels = cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.float32)
-    mean = pixels.mean((0, 1))
+    mean = np.array(cv2.mean(pixels)[:3], np.float32)
     pixels = (pixels - mean) * depth + (mean + (luma - float(mean @ LUMA)))
     return _finish(pixels, "photo")
 
 
 def _finish(pixels: np.ndarray, kind: str) -> Backdrop:
     pixels = np.clip(pixels, 0, 255).astype(np.float32, copy=False)
-    return Backdrop(pixels, kind, float(pixels.mean((0, 1)) @ LUMA))
+    return Backdrop(pixels, kind, float(np.array(cv2.mean(pixels)[:3], np.float32) @ LUMA))
 
 
 def linear_ramp(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

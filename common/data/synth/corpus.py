@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.data.lmdb import LmdbWriter
-from common.data.synth.fonts import coverage_report, find_faces
+from common.data.synth.fonts import Face, coverage_report, find_faces
 from common.data.synth.lexicon import TextSource
 from common.data.synth.options import Part, SynthOptions, corpus_parts
 from common.data.synth.sheet import write_sheet
@@ -33,12 +33,12 @@ _CHUNK = 100
 _BYTES_PER_CROP = 8000  # of an LMDB with image, mask, boxes and label, rather too much than too little
 _README = """This is a synthetic corpus, rendered by `strlab data synth`; no picture of it was photographed.
 
-The folders under evaluation/ carry the names of the public sets whose character they imitate (curved like CUTE80, in
-perspective like SVTP, blurred like IC15, ...), so that every tool finds them. They do NOT hold the public sets: a figure
-measured here is not comparable with any published one. Words and fonts of evaluation do not occur in training.
+The folders under evaluation/ carry the names of the public sets whose character they imitate (curved like CUTE80,
+in perspective like SVTP, blurred like IC15, ...), so that every tool finds them. They do NOT hold the public sets: a
+figure measured here is not comparable with any published one. Words and fonts of evaluation do not occur in training.
 
-Options, fonts and sizes: corpus.json. Samples: contact_sheet.png. Keys per sample: image-, label-, mask- (PNG, 1 where a
-letter is), boxes- (JSON [[x1, y1, x2, y2, "c"], ...] in pixels of the image), meta- (JSON: font, background).
+Options, fonts and sizes: corpus.json. Samples: contact_sheet.png. Keys per sample: image-, label-, mask- (PNG, 1 where
+a letter is), boxes- (JSON [[x1, y1, x2, y2, "c"], ...] in pixels of the image), meta- (JSON: font, background).
 """
 
 
@@ -65,7 +65,8 @@ def render_corpus(out: str | Path, options: SynthOptions, workers: int | None = 
             print(f"font {line}", flush=True)
         _start(partial, options)
         parts = corpus_parts(options)
-        _render_parts(partial, parts, options, os.cpu_count() or 1 if workers is None else workers, progress)
+        workers = len(os.sched_getaffinity(0)) if workers is None else workers
+        _render_parts(partial, parts, options, faces, workers, progress)
         write_sheet(partial, parts)
         write_text(partial / "README.md", _README)
         write_text(partial / CARD, json.dumps(_card(options, parts, faces), indent=1, ensure_ascii=False))
@@ -101,10 +102,11 @@ def is_rendered(out: Path, options: SynthOptions) -> bool:
     return True
 
 
-def render_range(part: Part, options: SynthOptions, start: int, texts: list[str]) -> list[RenderedWord]:
+def render_range(
+    part: Part, options: SynthOptions, faces: tuple[Face, ...], start: int, texts: list[str]
+) -> list[RenderedWord]:
     """Samples `start`, `start` + 1, … of a part, which show `texts`: the unit of work of one process."""
-    held_out = part.split == "evaluation"
-    renderer = renderer_for(options.fonts, options.characters, held_out, options.difficulty, part.style)
+    renderer = renderer_for(faces, part.split == "evaluation", options.difficulty, part.style)
     seed = [options.seed, _part_key(part)]
     return [renderer.render(text, np.random.default_rng([*seed, start + i])) for i, text in enumerate(texts)]
 
@@ -113,7 +115,7 @@ def _part_key(part: Part) -> int:
     return zlib.crc32(part.folder.encode())
 
 
-def _encode_range(job: tuple[Part, SynthOptions, int, list[str]]) -> list[tuple[bytes, str, bytes, bytes, bytes]]:
+def _encode_range(job: tuple) -> list[tuple[bytes, str, bytes, bytes, bytes]]:
     return [(w.jpeg(), w.text, w.mask_png(), w.boxes_json(), w.meta_json()) for w in render_range(*job)]
 
 
@@ -122,30 +124,35 @@ def _prepare_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops them
 
 
-def _render_parts(root: Path, parts: list[Part], options: SynthOptions, workers: int, progress: bool) -> None:
+def _render_parts(
+    root: Path, parts: list[Part], options: SynthOptions, faces: tuple[Face, ...], workers: int, progress: bool
+) -> None:
     left = [part for part in parts if not (root / part.folder / "data.mdb").is_file()]
     total, done = sum(p.size for p in parts), sum(p.size for p in parts if p not in left)
-    sources: dict[str, TextSource] = {}
     with contextlib.ExitStack() as stack:
         run = map
-        if workers > 0 and left:
-            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers, _prepare_worker))
-            run = pool.imap
-        bar = stack.enter_context(tqdm(total=total, initial=done, unit=" crops", disable=not progress))
+        if workers > 0 and left:  # the processes start up while this one draws the words
+            run = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers, _prepare_worker)).imap
+        jobs = [job for part in left for job in _jobs(part, options, faces)]
+        results = run(_encode_range, jobs)  # in order, whatever the number of processes
+        bar = stack.enter_context(tqdm(total=total, initial=done, unit=" crops", disable=not progress, mininterval=1))
         for part in left:
-            source = sources.setdefault(part.split, None) or TextSource(options, part.split)
-            sources[part.split] = source
-            texts = source.draw(part.size, np.random.default_rng([options.seed, _part_key(part)]))
-            jobs = [(part, options, start, texts[start : start + _CHUNK]) for start in range(0, part.size, _CHUNK)]
             bar.set_description(part.folder)
             with LmdbWriter(root / part.folder) as writer:
-                for samples in run(_encode_range, jobs):
+                while writer.count < part.size:
+                    samples = next(results)
                     for image, label, mask, boxes, meta in samples:
                         writer.add(image, label, mask=mask, boxes=boxes, meta=meta)
                     bar.update(len(samples))
 
 
-def _card(options: SynthOptions, parts: list[Part], faces) -> dict:
+def _jobs(part: Part, options: SynthOptions, faces: tuple[Face, ...]) -> list[tuple]:
+    texts = TextSource(options, part.split).draw(part.size, np.random.default_rng([options.seed, _part_key(part)]))
+    starts = range(0, part.size, _CHUNK)
+    return [(part, options, faces, start, texts[start : start + _CHUNK]) for start in starts]
+
+
+def _card(options: SynthOptions, parts: list[Part], faces: tuple[Face, ...]) -> dict:
     packages = ("numpy", "opencv-python-headless", "pillow", "simplejpeg", "scikit-image", "wordfreq")
     versions = {}
     for name in packages:

@@ -110,9 +110,9 @@ def _whole(boxes: np.ndarray, width: int, height: int) -> list[tuple[int, int, i
 
 
 @functools.lru_cache(maxsize=16)
-def renderer_for(fonts: tuple[str, ...], characters: str, held_out: bool, difficulty: str, style: str) -> Renderer:
+def renderer_for(faces: tuple[Face, ...], held_out: bool, difficulty: str, style: str) -> Renderer:
     """A cached `Renderer` of this process."""
-    return Renderer(find_faces(fonts, characters), held_out, profile_for(difficulty, style))
+    return Renderer(faces, held_out, profile_for(difficulty, style))
 
 
 def render_word(text: str, options: SynthOptions | None = None, seed: int = 0, style: str = "MJ") -> RenderedWord:
@@ -122,9 +122,10 @@ def render_word(text: str, options: SynthOptions | None = None, seed: int = 0, s
     with the fonts and pictures of evaluation). Raises `UserError` for characters outside the fonts.
     """
     options = (options or SynthOptions()).check()
-    profile_styles = ("MJ", "ST", "validation")
+    training_styles = ("MJ", "ST", "validation")
     if not text:
         raise UserError("text: empty: give at least one character")
     characters = "".join(dict.fromkeys(options.characters + text))
-    renderer = renderer_for(options.fonts, characters, style not in profile_styles, options.difficulty, style)
+    faces = find_faces(options.fonts, characters)
+    renderer = renderer_for(faces, style not in training_styles, options.difficulty, style)
     return renderer.render(text, np.random.default_rng(seed))
