@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
+from common.train.adadelta import Adadelta
 
 Named = Iterable[tuple[str, nn.Parameter]]
 
@@ -59,7 +60,7 @@ def parameter_groups(
 
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
-    "adadelta": torch.optim.Adadelta, "adafactor": torch.optim.Adafactor, "adam": torch.optim.Adam,
+    "adadelta": Adadelta, "adafactor": torch.optim.Adafactor, "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW, "nadam": torch.optim.NAdam, "radam": torch.optim.RAdam,
     "rmsprop": torch.optim.RMSprop, "sgd": torch.optim.SGD,
 }
