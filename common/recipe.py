@@ -5,11 +5,11 @@
     title = "SIGA: self-supervised implicit glyph attention (CVPR 2023)"
     model = "siga/TRBA"                       # registry row of the reader that the last step evaluates; "" for none
 
-    [paper]                                   # figures to stand beside ours; only as far as a source gives them
+    [published]                               # figures to stand beside ours; only as far as a source gives them
     data = "MJSynth + SynthText"
     protocol = "36 characters, case-insensitive"
     source = "the paper's poster"
-    [[paper.rows]]
+    [[published.rows]]
     name = "SIGA_R"
     accuracy = { IIIT5k_3000 = 95.9, SVT = 92.7 }      # keys: folder names of the evaluation sets; values: %
 
@@ -82,7 +82,7 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class PaperRow:
+class PublishedRow:
     """Published figures of one model: folder name of an evaluation set -> word accuracy in %."""
 
     name: str
@@ -98,8 +98,8 @@ class Recipe:
     title: str
     scales: Mapping[str, Scale]
     model: str = ""
-    paper: Mapping[str, str] = field(default_factory=dict)
-    paper_rows: tuple[PaperRow, ...] = ()
+    published: Mapping[str, str] = field(default_factory=dict)
+    published_rows: tuple[PublishedRow, ...] = ()
     sanity: Scale | None = None
 
     def scale(self, name: str) -> Scale:
@@ -127,13 +127,14 @@ def load(project: str) -> Recipe:
         data = tomllib.loads(path.read_text("utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
-    _only(path, "the top level", data, {"title", "model", "paper", "sanity", *SCALES})
-    paper = dict(data.get("paper", {}))
-    rows = tuple(PaperRow(row["name"], row["accuracy"]) for row in paper.pop("rows", []))
+    _only(path, "the top level", data, {"title", "model", "published", "sanity", *SCALES})
+    published = dict(data.get("published", {}))
+    _only(path, "[published]", published, {"data", "protocol", "source", "rows"})
+    rows = tuple(PublishedRow(row["name"], row["accuracy"]) for row in published.pop("rows", []))
     model = data.get("model", "")
     scales = {name: _scale(path, name, data[name], model) for name in SCALES if name in data}
     sanity = _scale(path, "sanity", data["sanity"], model) if "sanity" in data else None
-    return Recipe(project, path, data.get("title", project), scales, model, paper, rows, sanity)
+    return Recipe(project, path, data.get("title", project), scales, model, published, rows, sanity)
 
 
 def _scale(path: Path, name: str, table: dict[str, Any], model: str) -> Scale:

@@ -31,10 +31,9 @@ def _run(args: argparse.Namespace) -> int:
     evaluation = finished.evaluation
     if args.dry_run or evaluation is None:
         return 0
-    reached = evaluation["totals"]["weighted"]["36"]
+    reached = evaluation["totals"]["weighted"]["protocols"]["36"]["accuracy"] or 0.0
     passed = reached >= recipe.sanity.at_least
     verdict = "fine" if passed else "too little: look at labels, loss and decoding before training on more"
-    print(
-        f"{recipe.name}: reads {reached:.1f} % of its own training words, {recipe.sanity.at_least:g} % are asked for: {verdict}"
-    )
+    wanted = f"{recipe.sanity.at_least:g} % are asked for"
+    print(f"{recipe.name}: reads {reached:.1f} % of its own training words, {wanted}: {verdict}")
     return 0 if passed else 1

@@ -58,7 +58,7 @@ def jpeg_crop(text: str = "Reading", size: tuple[int, int] = (100, 34)) -> bytes
 def decode_plainly() -> torch.Tensor:
     """What u times: float [3, 32, 128] in [0, 1]."""
     image = Image.open(io.BytesIO(jpeg_crop())).convert("RGB").resize((128, 32), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.asarray(image)).permute(2, 0, 1).float().div(255)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255)
 
 
 def measure_u() -> float:

@@ -11,8 +11,9 @@ import argparse
 import csv
 import io
 import json
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,20 +25,11 @@ from common.files import write_text
 from common.infer import environment
 from common.infer.read import add_checkpoint_arguments, open_from
 from common.infer.recognizer import Prediction, Recognizer, read_card
-from common.metrics.protocols import PROTOCOLS, Scores, totals
+from common.metrics.accuracy import Row, Scores, one_minus_ned
+from common.metrics.protocols import PROTOCOL_36, PROTOCOLS
 
-COLUMNS = (
-    "set",
-    "index",
-    "label",
-    "prediction",
-    "confidence",
-    "ned",
-    "correct_36",
-    "correct_62",
-    "correct_94",
-    "characters",
-)
+NAMES = tuple(protocol.name for protocol in PROTOCOLS)
+COLUMNS = ("set", "index", "label", "prediction", "confidence", "ned", *(f"correct_{n}" for n in NAMES), "characters")
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -58,79 +50,70 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 @dataclass
-class SetResult:
-    """One evaluated LMDB."""
-
-    name: str
-    path: Path
-    samples: int
-    scores: Scores
-    rows: list[tuple] = field(default_factory=list)
-    unreadable: int = 0  # image bytes that are no image
-    missing: int = 0  # no image or label under the number, or a label that is not UTF-8
-
-
-@dataclass
 class Evaluation:
-    """All sets of one run, with the time that reading took."""
+    """All sets of one run: the sums, one line of `predictions.csv` for each word, what could not be read, and the
+    time."""
 
-    sets: list[SetResult]
-    seconds: float
-
-    @property
-    def read(self) -> int:
-        """Samples that went through the model."""
-        return sum(len(one.rows) for one in self.sets)
+    scores: Scores = field(default_factory=Scores)
+    lines: list[tuple] = field(default_factory=list)
+    folders: dict[str, Path] = field(default_factory=dict)
+    samples: dict[str, int] = field(default_factory=dict)
+    missing: dict[str, int] = field(default_factory=dict)  # no image or label under the number, or label not UTF-8
+    seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """Figures as plain data, accuracies, 1-NED and confidence in %."""
+        """Figures as plain data; accuracies, 1-NED, CER and confidence in %, None where a set has no counted word."""
+        sets = []
+        for row in self.scores.rows():
+            entry = _row_dict(row)
+            entry["path"], entry["samples"] = str(self.folders[row.name].absolute()), self.samples[row.name]
+            entry["missing"] = self.missing[row.name]
+            sets.append(entry)
         return {
-            "sets": [_set_dict(one) for one in self.sets],
+            "sets": sets,
             "totals": {
-                kind: _totals_dict(totals([one.scores for one in self.sets], kind == "weighted"))
-                for kind in ("weighted", "unweighted")
+                "weighted": _row_dict(self.scores.weighted()),
+                "unweighted": _row_dict(self.scores.unweighted()),
             },
             "seconds": round(self.seconds, 3),
-            "images_per_second": round(self.read / max(self.seconds, 1e-9), 2),
+            "images_per_second": round(len(self.lines) / max(self.seconds, 1e-9), 2),
         }
 
 
-def find_sets(folders: Sequence[Path], select: Sequence[str] | None = None) -> list[tuple[str, Path]]:
-    """(name, folder) of every LMDB at or below the folders; the name is the path below its root.
+def find_sets(folders: Sequence[Path], select: Sequence[str] | None = None) -> dict[str, Path]:
+    """Folder of every LMDB at or below the folders, by its name: the path below its root.
 
     Raises `UserError` where there is none.
     """
-    found: list[tuple[str, Path]] = []
+    found: dict[str, Path] = {}
     for folder in folders:
         for path in discover(folder, list(select) if select else None):
-            name = path.relative_to(folder).as_posix() if path != folder else path.name
-            if name in {other for other, _ in found}:
-                name = f"{folder.name}/{name}"
-            found.append((name, path))
-    if not found:
-        raise UserError(f"--data: no LMDB (folder with data.mdb) at or below {', '.join(map(str, folders))}")
+            name = path.relative_to(folder).as_posix() if path != folder else path.absolute().name
+            found[f"{folder.absolute().name}/{name}" if name in found else name] = path
     return found
 
 
-def evaluate(
-    recognizer: Recognizer, sets: Sequence[tuple[str, Path]], max_samples: int = 0, progress: bool = True
-) -> Evaluation:
-    """Read every set and score it. Samples that cannot be read are counted, and wrong for no protocol."""
-    results, started = [], time.monotonic()
-    for name, path in sets:
-        results.append(evaluate_set(recognizer, name, path, max_samples, progress))
-    return Evaluation(results, time.monotonic() - started)
+def evaluate(recognizer: Recognizer, sets: dict[str, Path], max_samples: int = 0, progress: bool = True) -> Evaluation:
+    """Read every set and score it. What cannot be read is counted and is in no figure.
+
+    Raises `UserError` where a set has no readable sample at all.
+    """
+    evaluation, started = Evaluation(), time.monotonic()
+    for name, path in sets.items():
+        _evaluate_set(evaluation, recognizer, name, path, max_samples, progress)
+    evaluation.seconds = time.monotonic() - started
+    return evaluation
 
 
-def evaluate_set(
-    recognizer: Recognizer, name: str, path: Path, max_samples: int = 0, progress: bool = True
-) -> SetResult:
-    """Read one LMDB."""
+def _evaluate_set(
+    evaluation: Evaluation, recognizer: Recognizer, name: str, path: Path, max_samples: int, progress: bool
+) -> None:
+    """Read one LMDB and add it to the evaluation."""
     from tqdm import tqdm
 
     words = WordLmdb(path)
+    evaluation.folders[name], evaluation.samples[name], evaluation.missing[name] = path, len(words), 0
     count = min(len(words), max_samples or len(words))
-    result = SetResult(name, path, len(words), Scores())
     labels: list[tuple[int, str]] = []
 
     def images() -> Iterator[bytes]:
@@ -138,28 +121,35 @@ def evaluate_set(
             try:
                 image, label = words.image_bytes(index), words.label(index)
             except (KeyError, UnicodeDecodeError):
-                result.missing += 1
+                evaluation.missing[name] += 1
                 continue
             labels.append((index, label))
             yield image
 
-    bar = tqdm(total=count, desc=name, unit="img", disable=None if progress else True, leave=False)
-    for number, prediction in enumerate(recognizer.stream(images())):
-        index, label = labels[number]
-        bar.update()
-        if prediction.error:
-            result.unreadable += 1
-            continue
-        result.rows.append(_row(name, index, label, prediction, result.scores))
-    bar.close()
+    done, unreadable = 0, 0
+    with tqdm(total=count, desc=name, unit="img", disable=None if progress else True, leave=False) as bar:
+        for number, prediction in enumerate(recognizer.stream(images())):
+            bar.update()
+            if prediction.error:
+                unreadable += 1
+                continue
+            done += 1
+            index, label = labels[number]
+            evaluation.scores.add(name, [prediction.text], [label], [float(prediction.confidence)])
+            evaluation.lines.append(_line(name, index, label, prediction))
+    evaluation.scores.add_bad(name, unreadable)
     words.close()
-    return result
+    if count and not done:
+        raise UserError(f"{path}: not one of its {count} samples can be read; look with `strlab doctor {path}`")
 
 
-def _row(name: str, index: int, label: str, prediction: Prediction, scores: Scores) -> tuple:
-    """Score one sample; its line of the table of predictions."""
-    judged = scores.add(label, prediction.text, prediction.confidence)
-    marks = ["" if judged.correct[p] is None else int(judged.correct[p]) for p in PROTOCOLS]
+def _line(name: str, index: int, label: str, prediction: Prediction) -> tuple:
+    """One line of the table of predictions; a protocol under which the label is empty has no mark."""
+    marks = []
+    for protocol in PROTOCOLS:
+        truth = protocol.normalise(label)
+        marks.append(int(truth == protocol.normalise(prediction.text)) if truth else "")
+    ned = one_minus_ned(PROTOCOL_36.normalise(prediction.text), PROTOCOL_36.normalise(label))
     characters = " ".join(f"{float(value):.4f}" for value in prediction.char_confidences)
     return (
         name,
@@ -167,31 +157,38 @@ def _row(name: str, index: int, label: str, prediction: Prediction, scores: Scor
         label,
         prediction.text,
         f"{float(prediction.confidence):.6f}",
-        f"{judged.ned:.6f}",
+        f"{ned:.6f}",
         *marks,
         characters,
     )
 
 
-def _set_dict(one: SetResult) -> dict[str, Any]:
-    figures = _totals_dict(one.scores.summary())
+def _row_dict(row: Row) -> dict[str, Any]:
+    """One line of the accuracy table as plain data."""
+
+    def rounded(value: float) -> float | None:
+        return None if math.isnan(value) else round(value, 4)
+
     protocols = {
-        p: {"n": one.scores.count[p], "correct": one.scores.right[p], "accuracy": figures[p]} for p in PROTOCOLS
+        name: {
+            "n": row.counted[name],
+            "filtered": row.filtered[name],
+            "accuracy": rounded(row.accuracy[name]),
+            "ned": rounded(row.one_minus_ned[name]),
+            "cer": rounded(row.cer[name]),
+        }
+        for name in NAMES
     }
     return {
-        "name": one.name,
-        "path": str(one.path.absolute()),
-        "samples": one.samples,
-        "read": len(one.rows),
-        "unreadable": one.unreadable,
-        "missing": one.missing,
+        "name": row.name,
+        "read": row.samples,
+        "unreadable": row.bad,
+        "confidence": rounded(row.confidence),
         "protocols": protocols,
-        "ned": figures["ned"],
-        "confidence": figures["confidence"],
     }
 
 
-def csv_text(rows: Iterator[tuple] | Sequence[tuple]) -> str:
+def csv_text(rows: Iterable[tuple]) -> str:
     """`predictions.csv`."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -203,20 +200,22 @@ def csv_text(rows: Iterator[tuple] | Sequence[tuple]) -> str:
 def table(evaluation: dict[str, Any]) -> str:
     """The console table: accuracies in %, with the number of counted samples of each protocol."""
     width = max(12, *(len(one["name"]) for one in evaluation["sets"])) + 2
-    heads = "".join(f"{'acc ' + p:>9}{'(n)':>9}" for p in PROTOCOLS)
-    lines = [f"{'set':<{width}}{'samples':>8}{heads}{'1-NED':>8}{'conf.':>8}"]
-    for one in evaluation["sets"]:
-        figures = "".join(f"{one['protocols'][p]['accuracy']:9.2f}{one['protocols'][p]['n']:9d}" for p in PROTOCOLS)
-        skipped = one["unreadable"] + one["missing"]
-        note = f"  {skipped} skipped" if skipped else ""
-        lines.append(
-            f"{one['name']:<{width}}{one['samples']:8d}{figures}{one['ned']:8.2f}{one['confidence']:8.2f}{note}"
+    heads = "".join(f"{'acc ' + name:>9}{'(n)':>9}" for name in NAMES)
+    lines = [f"{'set':<{width}}{'read':>8}{heads}{'1-NED':>8}{'conf.':>8}"]
+    for one in [*evaluation["sets"], *evaluation["totals"].values()]:
+        figures = "".join(
+            f"{_figure(one['protocols'][name]['accuracy'], 9)}{one['protocols'][name]['n']:9d}" for name in NAMES
         )
-    for kind in ("weighted", "unweighted"):
-        total = evaluation["totals"][kind]
-        figures = "".join(f"{total[p]:9.2f}{'':9}" for p in PROTOCOLS)
-        lines.append(f"{kind:<{width}}{total['n']:8d}{figures}{total['ned']:8.2f}{total['confidence']:8.2f}")
+        skipped = one["unreadable"] + one.get("missing", 0)
+        note = f"  {skipped} skipped" if skipped else ""
+        ned = _figure(one["protocols"]["36"]["ned"], 8)
+        lines.append(f"{one['name']:<{width}}{one['read']:8d}{figures}{ned}{_figure(one['confidence'], 8)}{note}")
     return "\n".join(lines)
+
+
+def _figure(value: float | None, width: int) -> str:
+    """A number with two decimals, a dash for None."""
+    return f"{'-' if value is None else format(value, '.2f'):>{width}}"
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -238,11 +237,11 @@ def _run(args: argparse.Namespace) -> int:
     print(table(result))
     print(
         f"model {result['model']}, {result['precision']} on {result['device']}, "
-        f"{result['images_per_second']:.1f} images a second; accuracies in %: 36 = letters and digits without case, "
-        "62 = with case, 94 = with punctuation; n = samples whose label has characters of the protocol"
+        f"{result['images_per_second']:.1f} images a second. Accuracies in %: 36 = letters and digits without case, "
+        "62 = with case, 94 = with punctuation; n = samples whose label has characters of the protocol; 1-NED under 36"
     )
     if args.out is not None:
-        write_text(args.out / "predictions.csv", csv_text(row for one in evaluation.sets for row in one.rows))
+        write_text(args.out / "predictions.csv", csv_text(evaluation.lines))
         write_text(args.out / "eval.json", json.dumps(result, indent=1, ensure_ascii=False))
         print(f"written: {args.out / 'eval.json'} and predictions.csv")
     return 0

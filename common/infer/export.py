@@ -138,7 +138,7 @@ def drawn_words(recognizer: Recognizer) -> list[np.ndarray]:
     crops = []
     for i in range(CHECKED):
         image = Image.new("RGB", (120, 36), (200 - 3 * i, 210, 180 + 2 * i))
-        word = f"{'coffee street market north'.split()[i % 4]}{i}"
+        word = f"{('coffee', 'street', 'market', 'north')[i % 4]}{i}"
         ImageDraw.Draw(image).text((60, 18), word, (20, 3 * i, 60), font=ImageFont.load_default(size=20), anchor="mm")
         crops.append(recognizer.fit(np.asarray(image)))
     return crops

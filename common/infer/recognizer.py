@@ -152,6 +152,10 @@ class Recognizer:
 
     def prepare(self, image: ImageLike) -> np.ndarray:
         """Decode and fit one image: uint8 [H, W, 3]. Raises `BadImage`."""
+        if isinstance(image, bytes) and getattr(self.reader, "prepare", None) is None:
+            from common.data.decode import decode_resized
+
+            return decode_resized(image, self.reader.image_size)  # the same pixels, without a copy between
         return self.fit(as_array(image))
 
     def fit(self, image: np.ndarray) -> np.ndarray:

@@ -1,0 +1,85 @@
+"""`strlab eval`: figures, files, counts of what could not be read, and the report made from them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from common import cli
+from common.data.lmdb import LmdbWriter
+from common.infer.evaluate import evaluate, find_sets
+from common.infer.recognizer import open_recognizer
+from common.infer.summary import cells_of, read_predictions
+from tests.common import toy
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two sets: `one` with a, A (read right without case), b read for c, "!", a broken image; `deep/two` with c."""
+    toy.install(monkeypatch)
+    toy.save_toy(tmp_path / "toy.pth")
+    root = tmp_path / "evaluation"
+    root.mkdir()
+    with LmdbWriter(root / "one") as writer:
+        for image, label in [("a", "a"), ("a", "A"), ("b", "c"), ("b", "!")]:
+            writer.add(toy.crop(image), label)
+        writer.add(b"broken", "a")
+    (root / "deep").mkdir()
+    with LmdbWriter(root / "deep" / "two") as writer:
+        writer.add(toy.crop("c"), "c")
+    return root
+
+
+def run(data: Path, *flags: str, checkpoint: Path | None = None) -> int:
+    checkpoint = str(checkpoint or data.parent / "toy.pth")
+    return cli.main(
+        ["eval", "--checkpoint", checkpoint, "--model", "toy/brightness", "--device", "cpu", "--data", str(data), *flags]
+    )
+
+
+def test_figures_and_files(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(data, "--out", str(tmp_path / "out")) == 0
+    out = capsys.readouterr().out
+    assert "deep/two" in out and "weighted" in out and "1 skipped" in out and "fp32 on cpu" in out
+    result = json.loads((tmp_path / "out" / "eval.json").read_text())
+    sets = {one["name"]: one for one in result["sets"]}
+    one = sets["one"]
+    assert (one["samples"], one["read"], one["unreadable"], one["missing"]) == (5, 4, 1, 0)
+    assert one["protocols"]["36"]["n"] == 3 and one["protocols"]["36"]["accuracy"] == pytest.approx(66.6667)
+    assert one["protocols"]["62"]["accuracy"] == pytest.approx(33.3333)
+    assert one["protocols"]["94"]["n"] == 4 and one["protocols"]["94"]["accuracy"] == 25.0
+    assert result["totals"]["weighted"]["protocols"]["36"]["accuracy"] == pytest.approx(75.0)
+    assert result["totals"]["unweighted"]["protocols"]["36"]["accuracy"] == pytest.approx(83.3333)
+    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open()))
+    assert len(rows) == 5 and {row["correct_36"] for row in rows} == {"", "0", "1"}
+
+
+def test_selection_and_limit(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(find_sets([data])) == ["deep/two", "one"] and list(find_sets([data / "one"])) == ["one"]
+    assert run(data, "--select", "two") == 0 and "one" not in capsys.readouterr().out.splitlines()[1]
+    recognizer = open_recognizer(data.parent / "toy.pth", "toy/brightness", "cpu")
+    assert evaluate(recognizer, find_sets([data]), max_samples=2, progress=False).scores.weighted().samples == 3
+
+
+def test_a_set_that_cannot_be_read_at_all_stops(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with LmdbWriter(tmp_path / "broken") as writer:
+        writer.add(b"broken", "a")
+    assert run(tmp_path / "broken") == 2
+    assert "strlab doctor" in capsys.readouterr().err
+    assert run(tmp_path / "absent") == 2
+
+
+def test_cells_of_the_report(data: Path, tmp_path: Path) -> None:
+    assert run(data, "--out", str(tmp_path / "out")) == 0
+    rows = read_predictions(tmp_path / "out" / "predictions.csv")
+    recognizer = open_recognizer(data.parent / "toy.pth", "toy/brightness", "cpu")
+    cells = cells_of(recognizer, rows, find_sets([data]), attention=True)
+    assert [cell.title for cell in cells] == ["c", "a", "a", "b", "b"]
+    assert [cell.good for cell in cells] == [True, True, True, False, None] and len(cells[0].images) == 2
+
+
+def test_real_crops_without_a_lock_file(real_data: Path, data: Path) -> None:
+    assert run(real_data, "--max-samples", "8", checkpoint=data.parent / "toy.pth") == 0

@@ -1,0 +1,133 @@
+"""Recipes: their checks, skipping of finished steps, failure and going on, the report at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from common import cli, registry, reproduce
+from common import recipe as recipes
+from common.errors import UserError
+
+COUNT = """{python} -c 'import pathlib, sys; f = pathlib.Path(sys.argv[1]); f.parent.mkdir(parents=True, exist_ok=True);
+f.write_text((f.read_text() if f.exists() else "") + "x"); print("ran", f.name)' """
+
+
+def recipe_text(second: str = COUNT + "{out}/two") -> str:
+    return f'''
+title = "A toy"
+[published]
+data = "nothing"
+[[published.rows]]
+name = "Toy"
+accuracy = {{ SVT = 90.0 }}
+[smoke]
+note = "a moment"
+corpus = """{{python}} -c 'import pathlib, sys; pathlib.Path(sys.argv[1]).mkdir(parents=True)' {{data}}"""
+[[smoke.steps]]
+name = "one"
+run = """{COUNT}{{out}}/one"""
+outputs = ["{{out}}/one"]
+[[smoke.steps]]
+name = "two"
+run = """{second}"""
+'''
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the toy's recipe, taken for the only project; outputs go below it."""
+    root = tmp_path / "a root"
+    root.mkdir()
+    path = root / "recipe.toml"
+    path.write_text(recipe_text())
+    monkeypatch.setattr(recipes, "recipe_path", lambda name: path)
+    monkeypatch.setattr(registry, "project_module", lambda project, module: None)
+    monkeypatch.setattr(reproduce, "ROOT", root)
+    monkeypatch.setattr(reproduce.signal, "signal", lambda *_: None)
+    return root
+
+
+def run(*flags: str) -> int:
+    return cli.main(["reproduce", "toy", "--scale", "smoke", *flags])
+
+
+def counts(root: Path) -> tuple[int, int]:
+    out = root / "outputs" / "toy" / "smoke"
+    return tuple(len((out / name).read_text()) if (out / name).exists() else 0 for name in ("one", "two"))
+
+
+def test_steps_run_once_and_the_report_is_written(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == 0
+    out = capsys.readouterr().out
+    assert "[1/3] corpus" in out and "| ran one" in out and "report.html" in out
+    assert run() == 0 and counts(project) == (1, 1)
+    page = (project / "outputs" / "toy" / "smoke" / "report.html").read_text("utf-8")
+    assert "A toy" in page and "synthetic corpus" in page and "commit" in page
+    assert cli.main(["report", str(project / "outputs")]) == 0
+
+
+def test_a_changed_command_runs_with_what_follows(project: Path) -> None:
+    assert run() == 0
+    (project / "recipe.toml").write_text(recipe_text(COUNT + "{out}/two --again"))
+    assert run() == 0 and counts(project) == (1, 2)
+    (project / "outputs" / "toy" / "smoke" / "one").unlink()
+    assert run() == 0 and counts(project) == (1, 3)
+    assert run("--fresh") == 0 and counts(project) == (2, 4)
+
+
+def test_a_dry_run_does_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--dry-run") == 0 and counts(project) == (0, 0)
+    assert "outputs/toy/smoke/two" in capsys.readouterr().out
+
+
+def test_a_failed_step_says_how_to_go_on(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "recipe.toml").write_text(recipe_text("{python} -c 'raise SystemExit(3)'"))
+    assert run() == 2
+    error = capsys.readouterr().err
+    assert "step two" in error and "status 3" in error and "strlab reproduce toy --scale smoke" in error
+    (project / "recipe.toml").write_text(recipe_text())
+    assert run() == 0 and counts(project) == (1, 1)
+
+
+def test_own_data_is_used_and_named(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "my words"
+    data.mkdir()
+    assert run("--data", str(data)) == 0
+    assert "corpus" not in capsys.readouterr().out
+    assert run("--data", str(tmp_path / "absent")) == 2
+
+
+@pytest.mark.parametrize("text, words", [
+    ("title = [", "not valid TOML"),
+    ("surprise = 1", "unknown key 'surprise'"),
+    ("[smoke]\nsteps = [{ name = 'a' }]", "`name` and `run` are needed"),
+    ("[smoke]\nsteps = [{ name = 'a', run = '{where}' }]", "unknown placeholder {where}"),
+    ("[smoke]\nsteps = [{ name = 'a', run = 'x' }, { name = 'a', run = 'y' }]", "the same name"),
+    ("[smoke]\nsteps = []\nspeed = 1", "unknown key 'speed'"),
+])  # fmt: skip
+def test_a_faulty_recipe_is_refused_in_words(project: Path, text: str, words: str) -> None:
+    (project / "recipe.toml").write_text(text)
+    with pytest.raises(UserError, match=words.replace("{", "\\{").replace("}", "\\}")):
+        recipes.load("toy")
+
+
+def test_an_unknown_scale_names_those_that_are_there(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["reproduce", "toy", "--scale", "paper"]) == 2
+    assert "it has smoke" in capsys.readouterr().err
+
+
+def test_blanks_in_paths_do_no_harm() -> None:
+    values = {"data": "a b", "python": "py", "strlab": "py\n-m\ncommon.cli"}
+    assert recipes.command_line("{strlab} eval --data {data}/x # note", values) == "py -m common.cli eval --data".split() + ["a b/x"]
+
+
+@pytest.mark.parametrize("name", sorted(registry.project_modules()))
+def test_the_recipes_of_the_projects_are_well_formed(name: str) -> None:
+    if not recipes.recipe_path(name).is_file():
+        pytest.skip(f"{name} has no recipe yet")
+    recipe = recipes.load(name)
+    for scale_name, scale in recipe.scales.items():
+        runner = reproduce.Runner(recipe, scale_name, scale, Path("out"), None if scale.corpus else Path())
+        assert all(command for _, command, _, _ in runner.plan())
