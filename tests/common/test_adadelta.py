@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 
 from common.train import adadelta
@@ -12,7 +14,7 @@ def run(kind: type, steps: int, state: dict | None = None) -> tuple[list[torch.T
     parameters = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((70, 9), (5,), ())]
     optimizer = kind(parameters, lr=0.7, rho=0.9, eps=1e-8)
     if state is not None:
-        optimizer.load_state_dict(state)
+        optimizer.load_state_dict(copy.deepcopy(state))
     for _ in range(steps):
         for parameter in parameters[:2]:
             parameter.grad = torch.randn(parameter.shape, generator=generator)
