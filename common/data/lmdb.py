@@ -186,6 +186,8 @@ class WordLmdb:
                 f"`strlab doctor {self.path} --repair NEW` mends it"
             )
         count = int(raw)
+        if self._only_masks():
+            return count  # unreadable pictures have no mask, so single keys may be absent
         if self._has(count) or (count and not self._has(count - 1)):
             found = self.count_keys("image")
             said = f"{self.path}: num-samples says {count}, {found} images found"
@@ -193,6 +195,11 @@ class WordLmdb:
                 raise UserError(f"{said}: `strlab doctor {self.path} --repair NEW` mends it")
             print(f"warning: {said}; samples above the smaller number are not read", flush=True)
         return count
+
+    def _only_masks(self) -> bool:
+        """An LMDB of masks that mirrors one of pictures: it has `mask-…` keys and no pictures."""
+        kinds = [next(self._walk(prefix, values=False), None) for prefix in (b"mask-", b"image-")]
+        return kinds[0] is not None and kinds[1] is None
 
     def _has(self, index: int) -> bool:
         return self._read(key("image", index)) is not None or self._read(key("label", index)) is not None

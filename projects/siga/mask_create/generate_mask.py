@@ -1,0 +1,101 @@
+"""Make the text pseudo-masks of whole data sets once, in parallel.
+
+    python projects/siga/mask_create/generate_mask.py --data_path data/training/label/Synth --mask_path data/Mask
+
+Every LMDB below `--data_path` gets a mask LMDB below `--mask_path`, at what follows `training` in its path; `train.py
+--mask_path` reads them. A stopped run goes on where it was when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from common.data.bad import BadSamples
+from common.data.lmdb import WordLmdb
+from common.data.masks import Mirrored
+from common.data.words import discover
+from common.errors import UserError, command
+from projects.siga.mask_create.shards import Part, PartDone, finish, make_part, plan
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="generate_mask.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data_path", nargs="+", required=True, help="roots of picture LMDBs; a folder 'training' is in their path")
+    parser.add_argument("--mask_path", required=True, help="root of the mask LMDBs")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="worker processes (default: one per core)")
+    parser.add_argument("--part_size", type=int, default=10_000, help="pictures of one part, the unit of resuming (default: 10000)")
+    parser.add_argument("--max_bad", type=float, default=0.01, help="share of unreadable pictures that stops the run (default: 0.01)")
+    parser.add_argument("--anchor", default="training", help="path component after which the mask path mirrors the data path")
+    options = parser.parse_args(argv)
+    for name in ("processes", "part_size"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name}: {getattr(options, name)} must be at least 1")
+    return options
+
+
+def targets(options: argparse.Namespace) -> list[tuple[Path, Path]]:
+    """(picture LMDB, mask LMDB) pairs. Raises UserError where a path cannot be mirrored."""
+    mirror = Mirrored(options.mask_path, options.anchor)
+    sources = dict.fromkeys(path for root in options.data_path for path in discover(root))
+    return [(source, mirror(source)) for source in sources]
+
+
+def check_existing(source: Path, target: Path) -> bool:
+    """Whether the masks of `source` are there already. Raises UserError if they are of another number."""
+    if not (target / "data.mdb").exists():
+        return False
+    masks, pictures = len(WordLmdb(target)), len(WordLmdb(source))
+    if masks != pictures:
+        raise UserError(f"{target}: {masks} masks for the {pictures} pictures of {source}: remove it to make them again")
+    return True
+
+
+def run_parts(parts: list[Part], processes: int) -> Iterator[PartDone]:
+    """Make the parts, in any order, in this process or in several."""
+    if processes == 1 or len(parts) < 2:
+        yield from map(make_part, parts)
+        return
+    with multiprocessing.get_context("spawn").Pool(min(processes, len(parts))) as pool:
+        yield from pool.imap_unordered(make_part, parts)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make what is missing and say what was made."""
+    options = parse(argv)
+    pairs = targets(options)
+    there = [check_existing(*pair) for pair in pairs]
+    todo = [pair for pair, done in zip(pairs, there) if not done]
+    for (_, target), done in zip(pairs, there):
+        if done:
+            print(f"{target}: there already")
+    total = sum(len(WordLmdb(source)) for source, _ in todo)
+    register = BadSamples(total, options.max_bad, Path(options.mask_path) / "bad_samples.csv")
+    parts = [part for pair in todo for part in plan(*pair, options.part_size)]
+    missing = sum(part.stop - part.start for part in parts)
+    with tqdm(total=total, initial=total - missing, unit="image", disable=None) as bar:
+        for done in run_parts(parts, options.processes):
+            register.add(done.bad)
+            bar.update(done.pictures)
+    for source, target in todo:
+        print(f"{target}: {finish(source, target)} masks of {len(WordLmdb(source))} pictures")
+    if len(register):
+        print(f"{len(register)} pictures have no mask: {register.file}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
