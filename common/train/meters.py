@@ -70,6 +70,10 @@ class Meters:
         self.waited += waited
         self._window_images.append((time.perf_counter(), self.images, self.waited))
 
+    def pause(self) -> None:
+        """Something else than training took time (an evaluation): throughput starts a new window."""
+        self._window_images.clear()
+
     def _window(self, name: str) -> Window:
         return self.windows.setdefault(name, Window(self.size))
 

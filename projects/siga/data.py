@@ -64,19 +64,9 @@ def augmentation(options: argparse.Namespace) -> tuple[object | None, str]:
     if options.family != "T":
         made = recipes.abinet(seed=options.manual_seed, resample=options.aug_resample) if options.Aug else None
         return made, NATIVE
-    named = ("pattern", "warp", "geometry", "weather", "noise", "blur", "camera", "process")
-    common = {"preset": "siga", "intact_prob": options.intact_prob, "augs_mag": options.augs_mag, "fast": options.fast_aug}
-    if options.isrand_aug:
-        return recipes.rand_augment(augs_num=options.augs_num, **common), RESIZED
-    if options.issel_aug:
-        groups = [group for group in named if getattr(options, group)]
-        if not groups:
-            raise UserError(f"--issel_aug: no group was named; add some of --{' --'.join(named)}")
-        return recipes.rand_augment(groups=groups, augs_num=len(groups), **common), RESIZED
-    for flag in ("issemantic_aug", "islearning_aug", "isrotation_aug"):
-        if getattr(options, flag):
-            return recipes.rand_augment(groups=flag.removeprefix("is").removesuffix("_aug"), **common), RESIZED
-    return None, RESIZED
+    if options.issel_aug and not any(getattr(options, group) for group in recipes.ALL_GROUPS):
+        raise UserError(f"--issel_aug: no group was named; add some of --{' --'.join(recipes.ALL_GROUPS)}")
+    return recipes.from_flags(vars(options), preset="siga"), RESIZED
 
 
 def sources(options: argparse.Namespace) -> list[tuple[str, list[Path]]]:

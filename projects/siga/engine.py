@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from common.data.loader import Batch
-from common.models.images import IMAGENET_MEAN, IMAGENET_STD, masks_to_float, to_float_nchw
+from common.models.images import masks_to_float
 from common.train import schedule as schedules
 from common.train.distributed import Dist, unwrap
 from common.train.optim import Precision, accumulating, build_optimizer, check_finite
@@ -19,6 +19,7 @@ from common.train.signals import StopRequest
 from projects.siga.building import Codec
 from projects.siga.losses import SigaLosses
 from projects.siga.options import fractions
+from projects.siga.reader import normalise
 
 
 def make_optimizer(model: nn.Module, options: argparse.Namespace) -> torch.optim.Optimizer:
@@ -55,11 +56,6 @@ def make_schedule(options: argparse.Namespace) -> schedules.Schedule:
     # The published loop sets the table's value after the step, so step 0 runs at the full rate and step 1 at 0.
     table = schedules.warmup_cosine_table(lr, 1e-7, total, total * 2 // 10)
     return schedules.lagging(schedules.from_table(table), first=lr)
-
-
-def normalise(images: torch.Tensor, family: str) -> torch.Tensor:
-    """uint8 [B, H, W, 3] -> float [B, 3, H, W]: ImageNet mean and std for R and S, [0, 1] for T."""
-    return to_float_nchw(images) if family == "T" else to_float_nchw(images, IMAGENET_MEAN, IMAGENET_STD)
 
 
 @dataclass

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from common.errors import UserError
 from common.text.charset import SIGA_94
-from projects.siga.flags import FAMILIES, TRAIN, Flag
+from projects.siga.flags import TRAIN, Flag
 from projects.siga.variants import Variant, variant
 
 SELECTIONS = {
@@ -46,7 +46,6 @@ def parse(
     options.variant, options.family = settings, family
     options.model_name = settings.name
     _small_sizes(options)
-    _note_dead(options, flags)
     if options.sensitive and "character" not in options.given:
         options.character = SIGA_94
     return options
@@ -108,7 +107,7 @@ def _small_sizes(options: argparse.Namespace) -> None:
             setattr(options, name, value)
 
 
-def _note_dead(options: argparse.Namespace, flags: Sequence[Flag]) -> None:
+def note_dead(options: argparse.Namespace, flags: Sequence[Flag] = TRAIN) -> None:
     """One line for flags that were given with another value than the default and that nothing reads."""
     ignored = [
         f"--{flag.dest}" for flag in flags
@@ -179,4 +178,3 @@ def fractions(options: argparse.Namespace) -> list[float] | None:
     return values
 
 
-__all__ = ["FAMILIES", "SELECTIONS", "build_parser", "check", "fractions", "parse", "ratios", "selection"]
