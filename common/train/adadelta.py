@@ -1,19 +1,19 @@
 """Adadelta whose step on a CPU goes through memory once instead of ten times, with the same numbers.
 
-torch's step is a chain of element-wise operations over whole tensors; for models of 100 M parameters each of them streams the
-tensor through the memory bus. Here the chain is run on pieces that fit into a core's cache. Every element goes through the same
-operations in the same order, so parameters and state are equal bit for bit.
+torch's step is a chain of element-wise operations over whole tensors; for models of 100 M parameters each of them
+streams the tensor through the memory bus. Here the chain is run on pieces that fit into a cache. Every element goes
+through the same operations in the same order, so parameters and state are equal bit for bit.
 """
 
 from __future__ import annotations
 
 import torch
 
-PIECE = 1 << 17  # elements; the five float32 pieces of this size stay in the last-level cache, and threads still have work
+PIECE = 1 << 17  # elements; five float32 pieces of this size stay in the last-level cache, and threads have work
 
 
 class Adadelta(torch.optim.Adadelta):
-    """torch.optim.Adadelta with `step` in cache-sized pieces for plain float32 CPU tensors; anything else goes to torch's own.
+    """torch.optim.Adadelta with `step` in cache-sized pieces for plain float32 CPU tensors; torch's own for all else.
 
     State names and `state_dict` are torch's.
     """
@@ -52,8 +52,8 @@ class Adadelta(torch.optim.Adadelta):
             state["acc_delta"] = torch.zeros_like(parameter)
         state["step"] += 1
         rho, eps, lr = group["rho"], group["eps"], float(group["lr"])
-        flat = [tensor.view(-1).split(PIECE) for tensor in (parameter, parameter.grad, state["square_avg"], state["acc_delta"])]
-        for values, gradient, squares, deltas in zip(*flat):
+        tensors = (parameter, parameter.grad, state["square_avg"], state["acc_delta"])
+        for values, gradient, squares, deltas in zip(*(tensor.view(-1).split(PIECE) for tensor in tensors)):
             squares.mul_(rho).addcmul_(gradient, gradient, value=1 - rho)
             deviation = squares.add(eps).sqrt_()
             delta = deltas.add(eps).sqrt_()

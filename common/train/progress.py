@@ -80,7 +80,7 @@ class EpochLog:
         return f"{recent:.4f} ({window.overall:.4f})"
 
     def averages(self, dist: Dist | None = None) -> dict[str, float]:
-        """Mean of every meter over its samples on all ranks; prints `Averaged stats: …`. Collective with several ranks."""
+        """Mean of every meter over its samples on all ranks (a collective); prints `Averaged stats: …`."""
         names = list(self.meters.means())
         sums = {name: (self.meters[name].total, self.meters[name].count) for name in names}
         everywhere = dist.gather(sums) if dist is not None else [sums]

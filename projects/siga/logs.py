@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
+from common.train.text_log import DASHES, append, options_block, sample_table
 from projects.siga.validate import Evaluation
 
-DASHES = "-" * 80
-TABLE_HEAD = f"{'Ground Truth':25s} | {'Prediction':25s} | Confidence Score & T/F"
-
-
-def append(path: Path, text: str) -> None:
-    """Append text; the folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(text)
-
-
-def options_block(options: argparse.Namespace) -> str:
-    """`------------ Options -------------`, a `key: value` line each, and a dashed line."""
-    hidden = ("variant", "given")
-    lines = [f"{key}: {value}" for key, value in vars(options).items() if key not in hidden]
-    return "\n".join(["------------ Options -------------", *lines, "-------------------------------------", ""])
+HIDDEN = ("variant", "given")
 
 
 def start(folder: Path, family: str, command: str, data: str, model: str, options: argparse.Namespace, trained: int) -> None:
     """What stands in the logs before the first step: R, S everything in log_train.txt; T log_dataset.txt and opt.txt."""
-    block = options_block(options)
+    block = options_block({key: value for key, value in vars(options).items() if key not in HIDDEN})
     if family == "T":
         append(folder / "log_dataset.txt", f"{DASHES}\n{data}\n{DASHES}\n")
         append(folder / "opt.txt", f"{block}Trainable network params num : {trained:,}")
@@ -61,9 +46,3 @@ def evaluation_t(
         f"{'Best_accuracy':17s}: {best:0.3f}",
     ]
     return "\n".join([*lines, sample_table(evaluation.samples), ""])
-
-
-def sample_table(samples: Sequence[tuple[str, str, float]]) -> str:
-    """Truth, prediction and confidence of a few samples."""
-    rows = [f"{truth:25s} | {read:25s} | {sure:0.4f}\t{truth == read}" for truth, read, sure in samples]
-    return "\n".join([DASHES, TABLE_HEAD, DASHES, *rows, DASHES])

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from common.train.checkpoint import DiskFull, clear_unfinished, keep_last, latest, load, save_atomic, write_card
+from common.train import states as common_states
+from common.train.checkpoint import load, save_atomic, write_card
 from common.train.distributed import Dist, unwrap
-from common.train.state import FORMAT, TrainingState
+from common.train.state import TrainingState
+from common.train.states import is_state, newest_state, same_options
 from projects.siga.base import SigaModel
 from projects.siga.building import build_options, load_weights
-
-STATES = "training_state-*.pth"
 
 
 def run_folder(options: argparse.Namespace) -> Path:
@@ -51,20 +51,8 @@ def published_name(options: argparse.Namespace, done: int) -> str | None:
 
 
 def save_state(state: TrainingState, folder: Path, options: argparse.Namespace, dist: Dist) -> bool:
-    """Write the training state of this step and delete old ones. Collective.
-
-    Returns False if the disk is full and `--disk_full continue` was given; raises `DiskFull` otherwise.
-    """
-    try:
-        state.save(folder / STATES.replace("*", f"{state.step:09d}"), dist)
-    except DiskFull as error:
-        if options.disk_full == "stop":
-            raise
-        print(f"state not saved, going on: {error}")
-        return False
-    if dist.is_main:
-        keep_last(folder, STATES, options.keep_states)
-    return True
+    """Write the training state of this step as `--keep_states` and `--disk_full` say. Collective."""
+    return common_states.save_state(state, folder, dist, options.keep_states, options.disk_full)
 
 
 def resume(
@@ -80,9 +68,7 @@ def resume(
     """
     wish = str(options.resume or "")
     if wish == "auto" or (wish and wish.lower() in ("true", "yes", "1") and not options.saved_model):
-        if dist.is_main:
-            clear_unfinished(folder)
-        found = latest(folder, STATES)
+        found = newest_state(folder, dist)
         if found is not None:
             same_run(found[1], options, str(found[0]))
             state.resume(found[1], dist)
@@ -94,7 +80,7 @@ def resume(
     if not path:
         return "fresh start"
     content = load(path)
-    if isinstance(content, dict) and content.get("format") == FORMAT:
+    if is_state(content):
         same_run(content, options, path)
         state.resume(content, dist)
         return f"resumed from {path} at step {state.step}"
@@ -104,11 +90,8 @@ def resume(
 
 def same_run(content: dict[str, Any], options: argparse.Namespace, what: str) -> None:
     """Raise `UserError` if a training state is of another variant, charset or batch size."""
-    wrote = content.get("options", {})
-    for name in ("model_name", "character", "batch_max_length", "batch_size", "imgH", "imgW"):
-        if name in wrote and wrote[name] != getattr(options, name):
-            raise UserError(f"{what}: {name}: the state was written with {wrote[name]!r}, this run has "
-                            f"{getattr(options, name)!r}; give --{name} as then, or use --saved_model for weights only")
+    names = ("model_name", "character", "batch_max_length", "batch_size", "imgH", "imgW")
+    same_options(content, vars(options), names, what)
 
 
 def _published_progress(state: TrainingState, content: Any, path: str) -> str:
