@@ -68,9 +68,9 @@ def test_import_law() -> None:
                 broken.append(f"{relative(path)} imports {name}: common never imports projects")
             if place[0] == "projects" and parts[0] == "projects" and len(place) > 2 and parts[1:2] != [place[1]]:
                 broken.append(f"{relative(path)} imports {name}: a project imports no other project")
-            if place[0] == "common" and place[1] in MAY_IMPORT and parts[0] == "common" and len(parts) > 1:
-                if parts[1] in MAY_IMPORT and parts[1] not in MAY_IMPORT[place[1]]:
-                    broken.append(f"{relative(path)} imports {name}: {place[1]} does not know {parts[1]}")
+            layer = MAY_IMPORT.get(place[1]) if place[0] == "common" == parts[0] and len(parts) > 1 else None
+            if layer is not None and parts[1] in MAY_IMPORT and parts[1] not in layer:
+                broken.append(f"{relative(path)} imports {name}: {place[1]} does not know {parts[1]}")
     assert not broken, "\n".join(broken)
 
 
@@ -86,13 +86,19 @@ def test_common_knows_no_project_by_name() -> None:
 
 
 def test_sizes() -> None:
-    long_files = [f"{relative(path)}: {n}" for path in sources() if (n := len(path.read_text("utf-8").splitlines())) > 500]
+    long_files = [
+        f"{relative(path)}: {n}" for path in sources() if (n := len(path.read_text("utf-8").splitlines())) > 500
+    ]
     assert not long_files, "files over 500 lines: " + ", ".join(long_files)
-    everything = [(length(node), f"{relative(path)}:{node.name}") for path, tree in sources().items() for node in functions(tree)]
+    everything = [
+        (length(node), f"{relative(path)}:{node.name}") for path, tree in sources().items() for node in functions(tree)
+    ]
     too_long = [f"{name}: {n}" for n, name in everything if n > 100]
     assert not too_long, "functions over 100 lines: " + ", ".join(too_long)
     over_60 = [f"{name}: {n}" for n, name in everything if n > 60]
-    assert len(over_60) <= 0.03 * len(everything), f"{len(over_60)} of {len(everything)} functions over 60 lines: {over_60}"
+    assert len(over_60) <= 0.03 * len(everything), (
+        f"{len(over_60)} of {len(everything)} functions over 60 lines: {over_60}"
+    )
 
 
 def public_functions(tree: ast.Module) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -126,7 +132,9 @@ def flags_of(tree: ast.Module) -> list[tuple[str, int]]:
     """(dest, line) of every option that a module defines by `add_argument` with a literal name."""
     found = []
     for node in ast.walk(tree):
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument"):
+        if not (
+            isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument"
+        ):
             continue
         names = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
         keywords = {keyword.arg: keyword.value for keyword in node.keywords}
@@ -177,7 +185,9 @@ def tracked_texts() -> list[Path]:
     return [
         path
         for path in files
-        if path.is_file() and path.suffix in suffixes and not {"goldens", "__pycache__"} & set(path.parts)
+        if path.is_file()
+        and path.suffix in suffixes
+        and not {"goldens", "__pycache__"} & set(path.parts)
         and path.name not in (".gitignore", "test_house.py", ".git")
     ]
 
@@ -213,9 +223,13 @@ def test_nothing_stands_in_two_projects() -> None:
     shared = [f"{sorted(groups)}: {window[0]}" for window, groups in where.items() if len(groups) > 1]
     assert not shared, f"{len(shared)} runs stand twice; put them into common: " + "; ".join(shared[:12])
     repeated = sum(count - 1 for count in counts.values() if count > 1)
-    assert repeated <= 0.05 * sum(counts.values()), f"{repeated} of {sum(counts.values())} six-line runs are repetitions"
+    assert repeated <= 0.05 * sum(counts.values()), (
+        f"{repeated} of {sum(counts.values())} six-line runs are repetitions"
+    )
 
 
-@pytest.mark.parametrize("path", ["README.md", "LICENSE", "CITATION.cff", "Makefile", "pyproject.toml", "requirements.lock", ".ci/run"])
+@pytest.mark.parametrize(
+    "path", ["README.md", "LICENSE", "CITATION.cff", "Makefile", "pyproject.toml", "requirements.lock", ".ci/run"]
+)
 def test_the_house_has_its_parts(path: str) -> None:
     assert (ROOT / path).is_file()

@@ -28,7 +28,7 @@ PROTOCOLS = ("36", "62", "94")
 EXPLAIN = (
     "**36**: digits and letters without case, everything else removed from both sides; **62**: the same with case; "
     "**94**: all printable ASCII characters, with case. A word whose label is empty after this is not counted (n). All "
-    "figures in %. 1-NED (under 36) and confidence are means. Weighted totals count samples, unweighted ones count sets."
+    "figures in %. 1-NED (under 36) and confidence are means. Weighted totals count samples, unweighted ones sets."
 )
 STAND_INS = (
     " Our sets of the same names are **synthetic stand-ins** from the embedded corpus: the two columns cannot be "
@@ -121,7 +121,7 @@ def add_curves(report: Report, folder: Path) -> None:
         if len(runs) > 1:
             report.heading(name or "run", level=3)
         report.curves(charts_of(curves_of(rows)))
-        speed = [row["images_per_second"] for row in rows if isinstance(row.get("images_per_second"), (int, float))]
+        speed = [row["img_s"] for row in rows if isinstance(row.get("img_s"), (int, float))]
         waits = [row["data_wait"] for row in rows if isinstance(row.get("data_wait"), (int, float))]
         if speed:
             wait = f"; waiting for data: {np.median(waits):.0f} % of the time" if waits else ""
@@ -144,8 +144,9 @@ def add_examples(report: Report, finished: Finished, rows: list[dict[str, str]],
     chosen = [rows[i] for i in sorted(rng.choice(len(rows), min(count, len(rows)), replace=False))]
     cells = cells_of(open_for(finished), chosen, set_folders(finished.evaluation), attention=True)
     report.heading("Examples").text(
-        "Crops drawn at random from the evaluation sets: the prediction in green (right) or red (36-character protocol), "
-        "the truth and the confidence below it. Under the crop: where each character was looked for, in reading order."
+        "Crops drawn at random from the evaluation sets: the prediction in green (right) or red (36-character "
+        "protocol), the truth and the confidence below it. Under the crop: where each character was looked for, in "
+        "reading order."
     )
     report.grid(cells)
 

@@ -69,15 +69,15 @@ class SigaReader:
         return [replace_attention(one, weights[row, : len(one.text)]) for row, one in enumerate(found)]
 
     def extras(self, images: torch.Tensor) -> dict[str, np.ndarray]:
-        """Pictures for the report: the predicted text mask and the glyph pseudo-labels made of it, [B, h, w] in [0, 1]."""
+        """Pictures for the report [B, h, w]: the predicted text mask (0/1) and the glyph pseudo-labels made of it
+        (integers: 0 background, t = character t)."""
         inputs = normalise(images, self.family)
         output = self.model(inputs)
         ended = output.logits["share"].argmax(dim=2) == self.model.end_id
         lengths = torch.where(ended.any(dim=1), ended.int().argmax(dim=1), ended.shape[1])
         mask = predicted_text(output.maps.seg_logits)
         targets = glyph_targets(mask, output.attention, lengths, tuple(output.maps.low.shape[2:]))
-        labels = targets.classes.float() / output.maps.low.shape[1]
-        return {"text mask": mask[:, 0].cpu().numpy(), "glyph pseudo-labels": labels.cpu().numpy()}
+        return {"text mask": mask[:, 0].cpu().numpy(), "glyph pseudo-labels": targets.classes.cpu().numpy()}
 
     def export_module(self) -> tuple[nn.Module, Callable[[Sequence[np.ndarray]], list[Prediction]]]:
         """The Share branch with its full number of greedy steps, and the decoding of its two outputs."""

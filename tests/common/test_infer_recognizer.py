@@ -31,7 +31,9 @@ def test_reads_every_kind_of_image(recognizer: Recognizer, tmp_path: Path) -> No
     (tmp_path / "b.png").write_bytes(toy.crop("b"))
     picture = Image.open(io.BytesIO(toy.crop("c")))
     grey = np.full((9, 20), 10, np.uint8)
-    found = recognizer([toy.crop("a"), tmp_path / "b.png", str(tmp_path / "b.png"), picture, grey, picture.convert("RGBA")])
+    found = recognizer(
+        [toy.crop("a"), tmp_path / "b.png", str(tmp_path / "b.png"), picture, grey, picture.convert("RGBA")]
+    )
     assert [p.text for p in found] == list("abbcac")
     assert all(0.5 < p.confidence <= 1 and len(p.char_confidences) == 1 for p in found)
     assert recognizer.reader.batches == [2, 2, 2]
@@ -49,15 +51,20 @@ def test_without_images_nothing_is_read(recognizer: Recognizer) -> None:
 
 
 def test_the_card_names_model_and_options(checkpoint: Path) -> None:
-    checkpoint.with_name("toy.pth.json").write_text(json.dumps({"model": "toy/Brightness", "options": {"sharpness": 3.0}}))
+    checkpoint.with_name("toy.pth.json").write_text(
+        json.dumps({"model": "toy/Brightness", "options": {"sharpness": 3.0}})
+    )
     assert open_recognizer(checkpoint).reader.model.sharpness == 3.0
     assert open_recognizer(checkpoint, options={"sharpness": 4.0}).reader.model.sharpness == 4.0
 
 
 @pytest.mark.parametrize("card, model, words", [
-    (None, None, "--model"), ("{broken", None, "no readable card"), ("[1]", None, "JSON object"), (None, "toy/Bright", "toy/Brightness"),
+    (None, None, "--model"), ("{broken", None, "no readable card"), ("[1]", None, "JSON object"),
+    (None, "toy/Bright", "toy/Brightness"),
 ])  # fmt: skip
-def test_unclear_checkpoints_are_refused_in_words(checkpoint: Path, card: str | None, model: str | None, words: str) -> None:
+def test_unclear_checkpoints_are_refused_in_words(
+    checkpoint: Path, card: str | None, model: str | None, words: str
+) -> None:
     if card is not None:
         checkpoint.with_name("toy.pth.json").write_text(card)
     with pytest.raises(UserError, match=words):
@@ -87,7 +94,18 @@ def test_read_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFi
     good.write_bytes(toy.crop("a"))
     wide.write_bytes(toy.crop("b", (400, 10)))
     bad.write_bytes(b"\x89PNG nothing")
-    files = ["read", str(good), str(wide), str(bad), "--checkpoint", str(checkpoint), "--model", "toy/Brightness", "--device", "cpu"]
+    files = [
+        "read",
+        str(good),
+        str(wide),
+        str(bad),
+        "--checkpoint",
+        str(checkpoint),
+        "--model",
+        "toy/Brightness",
+        "--device",
+        "cpu",
+    ]
     assert cli.main([*files, "--attention", str(tmp_path / "maps")]) == 1
     out, err = capsys.readouterr()
     assert [line.split("\t")[:2] for line in out.splitlines()] == [[str(good), "a"], [str(wide), "b"]]

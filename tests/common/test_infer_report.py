@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html.parser
+import itertools
 import json
 from pathlib import Path
 from xml.etree import ElementTree
@@ -21,7 +22,7 @@ from common.metrics.confusions import confusions, edits
 def test_ticks_are_round_rising_and_enclose(low: float, high: float) -> None:
     found = ticks(low, high, 5)
     assert found[0] <= low + 1e-12 and found[-1] >= high - 1e-12 and 2 <= len(found) <= 12
-    assert all(b > a for a, b in zip(found, found[1:]))
+    assert all(b > a for a, b in itertools.pairwise(found))
 
 
 @pytest.mark.parametrize("y", [[], [1.0], [1.0, 1.0], [float("nan"), 2.0, float("inf"), 3.0], [-1.0, 5.0]])
@@ -50,7 +51,9 @@ class Checker(html.parser.HTMLParser):
 
 def sample_report() -> Report:
     picture = np.zeros((8, 16, 3), np.uint8)
-    report = Report("A <report>", "with `code`").heading("First").text("one **two**\n\n<script>x</script>").code("a < b")
+    report = (
+        Report("A <report>", "with `code`").heading("First").text("one **two**\n\n<script>x</script>").code("a < b")
+    )
     report.table(["set", "n"], [["x|y", 3], ["<z>", None]], "caption", strong=[1]).image(picture, "a picture")
     report.curves([("loss", [Curve("loss", [0, 1], [2, 1])])])
     return report.grid([Cell([picture], "word<", ["truth `w`"], True), Cell([], "none", (), None)])
@@ -79,7 +82,10 @@ def test_pictures_have_the_sizes_they_should() -> None:
 
 
 def test_metrics_become_charts(tmp_path: Path) -> None:
-    lines = [json.dumps({"step": i, "loss": 2.0 / (i + 1), "accuracy": i, "lr": 0.1, "name": "x", "ok": True}) for i in range(5)]
+    lines = [
+        json.dumps({"step": i, "loss": 2.0 / (i + 1), "accuracy": i, "lr": 0.1, "name": "x", "ok": True})
+        for i in range(5)
+    ]
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 9, "los')
     rows = find_metrics(tmp_path)["run"]
@@ -89,5 +95,9 @@ def test_metrics_become_charts(tmp_path: Path) -> None:
 
 
 def test_confusions() -> None:
-    assert edits("house", "hause") == [("o", "a")] and edits("cat", "cart") == [("", "r")] and edits("", "a") == [("", "a")]
+    assert (
+        edits("house", "hause") == [("o", "a")]
+        and edits("cat", "cart") == [("", "r")]
+        and edits("", "a") == [("", "a")]
+    )
     assert confusions([("ab", "ab"), ("o0", "oo"), ("x0", "xo")]).most_common(1) == [(("0", "o"), 2)]

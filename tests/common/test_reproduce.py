@@ -120,7 +120,14 @@ def test_an_unknown_scale_names_those_that_are_there(project: Path, capsys: pyte
 
 def test_blanks_in_paths_do_no_harm() -> None:
     values = {"data": "a b", "python": "py", "strlab": "py\n-m\ncommon.cli"}
-    assert recipes.command_line("{strlab} eval --data {data}/x # note", values) == "py -m common.cli eval --data".split() + ["a b/x"]
+    assert recipes.command_line("{strlab} eval --data {data}/x # note", values) == [
+        "py",
+        "-m",
+        "common.cli",
+        "eval",
+        "--data",
+        "a b/x",
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(registry.project_modules()))
