@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from common.errors import UserError
+from common.files import write_text
 
 FILE_NAME = "bad_samples.csv"
 
@@ -64,18 +64,7 @@ class BadSamples:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(BadSample._fields)
         writer.writerows(self.rows())
-        temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}.tmp")
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
-                stream.write(text.getvalue())
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(self.file)
-        except OSError as error:
-            raise UserError(
-                f"{self.file}: cannot write the list of bad samples ({error}): choose a writable output folder"
-            ) from None
+        write_text(self.file, text.getvalue())
 
     def _message(self) -> str:
         shown = "; ".join(f"{Path(row.path).name} {row.number}: {row.reason}" for row in self.rows()[:5])

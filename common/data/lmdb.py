@@ -33,11 +33,17 @@ def open_environment(path: Path) -> lmdb.Environment:
     file = path / "data.mdb"
     if not file.is_file():
         raise UserError(f"{path}: no data.mdb in it: give the folder of an LMDB")
+    size = file.stat().st_size
     try:
-        return lmdb.open(str(path), readonly=True, lock=False, readahead=False, meminit=False, max_readers=32)
-    except lmdb.Error as error:
-        size = file.stat().st_size
+        environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, meminit=False, max_readers=32)
+    except (lmdb.Error, OSError) as error:
         raise UserError(f"{file}: not a whole LMDB ({size} bytes; {error}): {CURE}") from None
+    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if size < needed:
+        # LMDB maps the file: a page beyond its end would kill the process with a bus error.
+        environment.close()
+        raise UserError(f"{file}: incomplete copy ({size} bytes of {needed}): copy the folder again")
+    return environment
 
 
 class _Handle:
@@ -123,6 +129,24 @@ class WordLmdb:
         """What stands under `prefix-%09d` (mask, boxes, …), or None."""
         return self._read(key(prefix, index))
 
+    def stored_count(self) -> bytes | None:
+        """What stands under `num-samples`, as it is; None when nothing does."""
+        return self._read(COUNT_KEY)
+
+    def prefixes(self) -> list[str]:
+        """What stands before the number in `prefix-%09d` keys (image, label, mask, …), sorted."""
+        found, here = [], b""
+        while True:
+            name = next((name for name, _ in self._walk(b"", values=False, start=here)), None)
+            if name is None:
+                return found
+            prefix, dash, number = name.rpartition(b"-")
+            if dash and number.isdigit():
+                found.append(prefix.decode("utf-8", "replace"))
+                here = prefix + b"."  # the character after "-": past all numbers of this prefix
+            else:
+                here = name + b"\0"
+
     def items(self, prefix: str) -> Iterator[tuple[int, bytes]]:
         """(0-based index, value) of all keys `prefix-…` in order; far faster than asking one by one."""
         start = prefix.encode() + b"-"
@@ -150,16 +174,16 @@ class WordLmdb:
             self._transaction, self._pid = handle.transaction, os.getpid()
         return self._transaction
 
-    def _walk(self, start: bytes, values: bool = True) -> Iterator[tuple[bytes, bytes]]:
-        """(key, value) of all keys that begin with `start`, in order."""
+    def _walk(self, prefix: bytes, values: bool = True, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) of all keys that begin with `prefix`, in order, from `start` on."""
         try:
             with self._read_transaction().cursor() as cursor:
-                found = cursor.set_range(start)
-                while found and cursor.key().startswith(start):
+                found = cursor.set_range(max(prefix, start)) if prefix or start else cursor.first()
+                while found and cursor.key().startswith(prefix):
                     yield cursor.key(), cursor.value() if values else b""
                     found = cursor.next()
         except lmdb.Error as error:
-            raise self._unreadable(start, error) from None
+            raise self._unreadable(prefix, error) from None
 
     def _read(self, name: bytes) -> bytes | None:
         try:
