@@ -7,6 +7,7 @@ verdict holds. EXIF orientation is ignored, as the published loaders do. Every f
 from __future__ import annotations
 
 import io
+import math
 import warnings
 
 import numpy as np
@@ -51,6 +52,17 @@ def resize_bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if image.shape[:2] == (height, width):
         return image
     return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def resize_keeping_ratio(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bicubic to the height of `size` = (h, w), as wide as the aspect asks for but at most w; uint8 [h, <= w, 3]."""
+    height, width = size
+    return resize_bicubic(image, (height, min(width, math.ceil(height * image.shape[1] / image.shape[0]))))
+
+
+def pad_right(image: np.ndarray, width: int) -> np.ndarray:
+    """Black columns on the right up to `width`: uint8 [h, <= w, 3] -> [h, w, 3]."""
+    return np.pad(image, ((0, 0), (0, width - image.shape[1]), (0, 0)))
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -15,7 +15,14 @@ from typing import NamedTuple
 import numpy as np
 
 from common.data.bad import BadSample
-from common.data.decode import BadImage, decode_resized, decode_rgb, resize_bicubic
+from common.data.decode import (
+    BadImage,
+    decode_resized,
+    decode_rgb,
+    pad_right,
+    resize_bicubic,
+    resize_keeping_ratio,
+)
 from common.data.label_index import LabelIndex, LabelRules, index_labels
 from common.data.lmdb import WordLmdb
 from common.data.masks import MaskSource, fit_mask
@@ -101,6 +108,8 @@ class WordDataset:
     else decides what it draws.
     masks: a `MaskSource` or None. usage: number in (0, 1] to keep that share of every LMDB's first samples, or an
     int > 1 to keep at most that many samples in all. decode_truncated: accept images that break off (DiG).
+    pad: keep the aspect ratio and fill up with black on the right (`--PAD`), after an augmentation of the resized
+    picture; not together with masks.
     Safe to fork, spawn and pickle. Raises `UserError` for unusable LMDBs and when no sample is left.
     """
 
@@ -116,13 +125,16 @@ class WordDataset:
         masks: MaskSource | None = None,
         usage: float = 1.0,
         decode_truncated: bool = False,
+        pad: bool = False,
         **rules: object,
     ) -> None:
         if augment_at not in (NATIVE, RESIZED):
             raise ValueError(f"augment_at is {augment_at!r}, expected {NATIVE!r} or {RESIZED!r}")
+        if pad and masks is not None:
+            raise ValueError("masks are made for pictures that fill the input: no pad with them")
         self.lmdbs = [WordLmdb(path) for path in paths]
         self.image_size, self.augment, self.augment_at, self.masks = image_size, augment, augment_at, masks
-        self.decode_truncated = decode_truncated
+        self.decode_truncated, self.pad = decode_truncated, pad
         self.index: LabelIndex = index_labels(self.lmdbs, LabelRules(max_length=max_length, keep=keep, **rules), usage)
         if not len(self.index):
             told = (
@@ -205,6 +217,8 @@ class WordDataset:
 
     def _pixels(self, index: int, epoch: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
         data = self._bytes(index)
+        if self.pad:
+            return self._padded(data, index, epoch, seed), None
         native_needed = self.masks is not None or (self.augment is not None and self.augment_at == NATIVE)
         if not native_needed:
             image = decode_resized(data, self.image_size, truncated=self.decode_truncated)
@@ -223,6 +237,15 @@ class WordDataset:
             image, mask = self._augmented(image, mask, index, epoch, seed)
             mask = None if mask is None else fit_mask(mask, self.image_size)
         return image, mask
+
+    def _padded(self, data: bytes, index: int, epoch: int, seed: int) -> np.ndarray:
+        image = decode_rgb(data, truncated=self.decode_truncated)
+        if self.augment is not None and self.augment_at == NATIVE:
+            image, _ = self._augmented(image, None, index, epoch, seed)
+        image = resize_keeping_ratio(image, self.image_size)
+        if self.augment is not None and self.augment_at == RESIZED:
+            image, _ = self._augmented(image, None, index, epoch, seed)
+        return pad_right(image, self.image_size[1])
 
     def _augmented(self, image: np.ndarray, mask: np.ndarray | None, index: int, epoch: int, seed: int):
         rng = sample_rng(seed, epoch, index)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from common.data.decode import resize_bicubic
+from common.data.decode import pad_right, resize_bicubic, resize_keeping_ratio
 from common.text.normalise import Normaliser, kept_by_regex_class
 
 SIZE = (32, 128)
@@ -14,16 +12,7 @@ SIZE = (32, 128)
 
 def fit(image: np.ndarray, size: tuple[int, int] = SIZE, pad: bool = False) -> np.ndarray:
     """uint8 [h, w, 3] -> uint8 [H, W, 3]: bicubic regardless of the aspect, or with `pad` keeping it, black to the right."""
-    height, width = size
-    if not pad:
-        return resize_bicubic(image, size)
-    kept = min(width, math.ceil(height * image.shape[1] / image.shape[0]))
-    return pad_right(resize_bicubic(image, (height, kept)), width)
-
-
-def pad_right(image: np.ndarray, width: int) -> np.ndarray:
-    """Add black columns up to `width`."""
-    return np.pad(image, ((0, 0), (0, width - image.shape[1]), (0, 0)))
+    return pad_right(resize_keeping_ratio(image, size), size[1]) if pad else resize_bicubic(image, size)
 
 
 def label_normaliser(charset: str, sensitive: bool = False, published: bool = False) -> Normaliser:
