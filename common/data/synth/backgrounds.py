@@ -21,7 +21,7 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 @dataclass(frozen=True)
 class Backdrop:
-    """A background, float32 [h, w, 3] in 0..255, with the name of its kind and its mean luma."""
+    """A background, float32 [3, h, w] in 0..255, with the name of its kind and its mean luma."""
 
     pixels: np.ndarray
     kind: str
@@ -101,41 +101,53 @@ def random_backdrop(
     """Draw a background of `height` x `width` with a mean luma near `luma`."""
     u, depth = rng.random(2)
     low, high = profile.background_contrast
-    depth = low + depth * (high - low)
+    depth = float(low + depth * (high - low))
     colour = random_colour(rng, luma)
     if u < profile.photo_share:
         return _photo(rng, photos(held_out), height, width, depth, luma)
     if u < profile.photo_share + profile.texture_share:
-        pool = textures()
-        grain = window(pool[int(rng.integers(len(pool)))], rng, height, width)
-        second = random_colour(rng, luma) - colour
-        pixels = colour + grain[..., None] * (depth * (24 + 0.25 * second))
-        return _finish(pixels, "texture")
+        grain = random_texture(rng, height, width)
+        swing = depth * (24 + 0.25 * (random_colour(rng, luma) - colour))
+        return _finish(planes(colour) + grain * planes(swing), "texture")
     if rng.random() < 0.5:
-        return Backdrop(np.broadcast_to(colour, (height, width, 3)).astype(np.float32), "plain", float(colour @ LUMA))
-    ramp = linear_ramp(rng, height, width)[..., None] - 0.5
-    pixels = colour + ramp * depth * (random_colour(rng, float(rng.uniform(10, 245))) - colour)
-    return _finish(pixels, "gradient")
+        return Backdrop(np.tile(planes(colour), (1, height, width)), "plain", float(colour @ LUMA))
+    ramp = linear_ramp(rng, height, width) - np.float32(0.5)
+    other = random_colour(rng, float(rng.uniform(10, 245)))
+    return _finish(planes(colour) + ramp * planes(depth * (other - colour)), "gradient")
+
+
+def planes(colour: np.ndarray) -> np.ndarray:
+    """A colour [3] in the shape [3, 1, 1]: images are composed as planes, for long inner loops."""
+    return colour[:, None, None]
+
+
+def random_texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A window of a procedural texture, float32 [h, w] of mean 0 and standard deviation 1."""
+    pool = textures()
+    return window(pool[int(rng.integers(len(pool)))], rng, height, width)
 
 
 def _photo(
     rng: np.random.Generator, pictures: tuple[np.ndarray, ...], height: int, width: int, depth: float, luma: float
 ) -> Backdrop:
     if not pictures:
-        return Backdrop(np.full((height, width, 3), luma, np.float32), "plain", luma)
+        return Backdrop(np.full((3, height, width), luma, np.float32), "plain", luma)
     picture = pictures[int(rng.integers(len(pictures)))]
     zoom = float(np.exp(rng.uniform(-0.9, 0.5)))  # photo pixels per crop pixel
     zoom = min(zoom, picture.shape[0] / height, picture.shape[1] / width)
     part = window(picture, rng, max(2, int(height * zoom)), max(2, int(width * zoom)))
-    pixels = cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.float32)
-    mean = np.array(cv2.mean(pixels)[:3], np.float32)
-    pixels = (pixels - mean) * depth + (mean + (luma - float(mean @ LUMA)))
-    return _finish(pixels, "photo")
+    part = cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR)
+    mean = np.array(cv2.mean(part)[:3], np.float32)
+    offset = mean * (1 - depth) + (luma - float(mean @ LUMA))
+    pixels = np.empty((3, height, width), np.float32)
+    for channel in range(3):
+        np.multiply(part[:, :, channel], np.float32(depth), out=pixels[channel])
+    return _finish(pixels + planes(offset), "photo")
 
 
 def _finish(pixels: np.ndarray, kind: str) -> Backdrop:
-    pixels = np.clip(pixels, 0, 255).astype(np.float32, copy=False)
-    return Backdrop(pixels, kind, float(np.array(cv2.mean(pixels)[:3], np.float32) @ LUMA))
+    np.clip(pixels, 0, 255, out=pixels)
+    return Backdrop(pixels, kind, float(pixels.reshape(3, -1).mean(1) @ LUMA))
 
 
 def linear_ramp(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

@@ -9,9 +9,10 @@ from common.data.synth.backgrounds import (
     LUMA,
     linear_ramp,
     noise_pool,
+    planes,
     random_backdrop,
     random_colour,
-    textures,
+    random_texture,
     window,
 )
 from common.data.synth.options import Profile
@@ -23,7 +24,7 @@ def paint(
     """Paint a word over a random background.
 
     alpha: uint8 [h, w], coverage of the letters. stroke: text height in pixels, the unit of shadows and outlines.
-    Returns float32 [h, w, 3] in 0..255 and the kind of background.
+    Returns float32 [3, h, w] in 0..255 and the kind of background.
     """
     height, width = alpha.shape
     text_luma, back_luma = _lumas(rng, profile.contrast)
@@ -31,7 +32,7 @@ def paint(
     image = back.pixels
     # Clipping moves a background's mean; the text moves with it, so that the contrast is what was drawn.
     text_luma = float(np.clip(text_luma + back.luma - back_luma, 0, 255))
-    colour = random_colour(rng, text_luma)
+    colour = planes(random_colour(rng, text_luma))
     draws = rng.random(4)
     if draws[3] < profile.clutter_share:
         image = _clutter(rng, image, stroke)
@@ -41,7 +42,7 @@ def paint(
         reach = 3 if stroke < 28 else 5
         around = cv2.dilate(alpha, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach)))
         edge = 255.0 - text_luma if rng.random() < 0.5 else back.luma * 0.5 + (0 if text_luma > back.luma else 127)
-        image = _over(image, around, random_colour(rng, float(np.clip(edge, 0, 255))))
+        image = _over(image, around, planes(random_colour(rng, float(np.clip(edge, 0, 255)))))
     if draws[2] < profile.fill_share:
         colour = _fill(rng, colour, height, width)
     return _over(image, alpha, colour), back.kind
@@ -56,8 +57,10 @@ def _lumas(rng: np.random.Generator, contrast: tuple[float, float]) -> tuple[flo
 
 
 def _over(image: np.ndarray, alpha: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    weight = (alpha.astype(np.float32) * np.float32(1 / 255))[..., None]
-    return image + weight * (colour - image)
+    mixed = colour - image
+    mixed *= alpha.astype(np.float32) * np.float32(1 / 255)
+    mixed += image
+    return mixed
 
 
 def _shadow(rng: np.random.Generator, image: np.ndarray, alpha: np.ndarray, stroke: float, luma: float) -> np.ndarray:
@@ -67,25 +70,24 @@ def _shadow(rng: np.random.Generator, image: np.ndarray, alpha: np.ndarray, stro
         moved = cv2.GaussianBlur(moved, (0, 0), float(rng.uniform(0.5, 0.04 * stroke + 0.8)))
     shade = rng.uniform(0, 60) if luma > 100 or rng.random() < 0.5 else rng.uniform(160, 250)
     moved = cv2.convertScaleAbs(moved, alpha=float(rng.uniform(0.35, 0.8)))
-    return _over(image, moved, np.full(3, shade, np.float32))
+    return _over(image, moved, np.float32(shade))
 
 
 def _fill(rng: np.random.Generator, colour: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A gradient or a texture in place of one colour, float32 [h, w, 3]; its luma stays near the colour's."""
+    """A gradient or a texture in place of one colour, float32 [3, h, w]; its luma stays near the colour's."""
     if rng.random() < 0.5:
-        other = random_colour(rng, float(np.clip(colour @ LUMA + rng.uniform(-40, 40), 0, 255)))
-        return colour + linear_ramp(rng, height, width)[..., None] * (other - colour)
-    pool = textures()
-    grain = window(pool[int(rng.integers(len(pool)))], rng, height, width)
-    return np.clip(colour + grain[..., None] * np.float32(rng.uniform(6, 16)), 0, 255)
+        luma = float(colour[:, 0, 0] @ LUMA) + float(rng.uniform(-40, 40))
+        other = planes(random_colour(rng, min(max(luma, 0.0), 255.0)))
+        return colour + linear_ramp(rng, height, width) * (other - colour)
+    return np.clip(colour + random_texture(rng, height, width) * np.float32(rng.uniform(6, 16)), 0, 255)
 
 
 def _clutter(rng: np.random.Generator, image: np.ndarray, stroke: float) -> np.ndarray:
     """One to three straight edges: frames, seams and the borders of signs."""
-    height, width = image.shape[:2]
-    image = np.ascontiguousarray(image).copy()
+    _, height, width = image.shape
+    image = image.copy()
     for _ in range(int(rng.integers(1, 4))):
-        colour = tuple(map(float, random_colour(rng, float(rng.uniform(0, 255)))))
+        colour = random_colour(rng, float(rng.uniform(0, 255)))
         thick = int(rng.integers(1, max(2, int(stroke * 0.1)) + 1))
         slope = rng.uniform(-0.08, 0.08)
         if rng.random() < 0.7:
@@ -94,38 +96,41 @@ def _clutter(rng: np.random.Generator, image: np.ndarray, stroke: float) -> np.n
         else:
             x = rng.uniform(0, 1) * width
             ends = (round(x - slope * height), 0), (round(x + slope * height), height - 1)
-        cv2.line(image, *ends, colour, thick, cv2.LINE_AA)
+        for plane, value in zip(image, colour):
+            cv2.line(plane, *ends, float(value), thick)
     return image
 
 
 def photograph(rng: np.random.Generator, profile: Profile, image: np.ndarray, stroke: float) -> np.ndarray:
-    """Light, blur, lose resolution, add noise. float32 [h, w, 3] in, uint8 [h, w, 3] out; JPEG comes later.
+    """Light, blur, lose resolution, add noise. float32 [3, h, w] in, uint8 [h, w, 3] out; JPEG comes later.
 
     stroke: text height in pixels, which bounds the blur: a word that nobody can read teaches nothing.
     """
-    height, width = image.shape[:2]
+    _, height, width = image.shape
     draws = rng.random(5)
     if draws[0] < 0.6:
-        gain = 1 + profile.light * (linear_ramp(rng, height, width) - 0.5) * 2
-        image = image * gain[..., None]
+        gain = np.float32(1 - profile.light) + np.float32(2 * profile.light) * linear_ramp(rng, height, width)
+        image = image * gain
+    if rng.random() < 0.06:  # black-and-white cameras
+        image = np.repeat(np.tensordot(LUMA, image, 1)[None], 3, 0)
+    photo = cv2.merge([cv2.convertScaleAbs(plane) for plane in np.maximum(image, 0)])  # saturates at 255
     if draws[1] < profile.lowres_share:
         factor = max(rng.uniform(0.45, 0.8), min(1.0, 9 / stroke))
         small = max(4, round(width * factor)), max(4, round(height * factor))
-        image = cv2.resize(cv2.resize(image, small, interpolation=cv2.INTER_AREA), (width, height))
+        photo = cv2.resize(cv2.resize(photo, small, interpolation=cv2.INTER_AREA), (width, height))
     if draws[2] < profile.motion_share:
-        image = cv2.filter2D(image, -1, _motion_kernel(rng, stroke))
+        photo = cv2.filter2D(photo, -1, _motion_kernel(rng, stroke))
     else:
         low, high = profile.blur
         sigma = min(low + (high - low) * draws[3], 0.06 * stroke)
         if sigma > 0.3:
-            image = cv2.GaussianBlur(image, (0, 0), sigma)
+            photo = cv2.GaussianBlur(photo, (0, 0), sigma)
     low, high = profile.noise
     sigma = low + (high - low) * draws[4] ** 2  # mostly little
     if sigma > 0.5:
-        image = image + window(noise_pool(), rng, height, width) * np.float32(sigma)
-    if rng.random() < 0.06:  # black-and-white cameras
-        image = np.repeat((image @ LUMA)[..., None], 3, 2)
-    return np.clip(image, 0, 255).astype(np.uint8)
+        noise = window(noise_pool(), rng, height, width) * np.float32(sigma)
+        photo = cv2.add(photo, noise, dtype=cv2.CV_8U)
+    return photo
 
 
 def _motion_kernel(rng: np.random.Generator, stroke: float) -> np.ndarray:

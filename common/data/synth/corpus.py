@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from common.data.lmdb import LmdbWriter
 from common.data.synth.fonts import Face, coverage_report, find_faces
-from common.data.synth.lexicon import TextSource
+from common.data.synth.lexicon import text_source
 from common.data.synth.options import Part, SynthOptions, corpus_parts
 from common.data.synth.sheet import write_sheet
 from common.data.synth.word import RenderedWord, renderer_for
@@ -147,7 +147,7 @@ def _render_parts(
 
 
 def _jobs(part: Part, options: SynthOptions, faces: tuple[Face, ...]) -> list[tuple]:
-    texts = TextSource(options, part.split).draw(part.size, np.random.default_rng([options.seed, _part_key(part)]))
+    texts = text_source(options, part.split).draw(part.size, np.random.default_rng([options.seed, _part_key(part)]))
     starts = range(0, part.size, _CHUNK)
     return [(part, options, faces, start, texts[start : start + _CHUNK]) for start in starts]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ImageFont
+from PIL import Image, ImageFont
 
 from common.errors import UserError
 
@@ -175,16 +175,22 @@ def _faces_of(family: str, kind: str, path: Path, held_out: bool) -> list[Face]:
 
 def _check(face: Face, characters: str) -> Face:
     font = face.open(32)
-    blank = _picture(font, "\U0010ffff")
-    pictures = {c: _picture(font, c) for c in dict.fromkeys(characters + _SMALL + _SMALL.upper())}
+    blank = coverage(font, "\U0010ffff")[0]
+    pictures = {c: coverage(font, c)[0] for c in dict.fromkeys(characters + _SMALL + _SMALL.upper())}
     missing = "".join(c for c in characters if pictures[c].size == 0 or np.array_equal(pictures[c], blank))
     alike = sum(_alike(pictures[c], pictures[c.upper()]) for c in _SMALL)
     return Face(face.family, face.kind, face.path, face.axes, face.held_out, missing, alike >= 5)
 
 
-def _picture(font: ImageFont.FreeTypeFont, character: str) -> np.ndarray:
-    mask, _ = font.getmask2(character, mode="L", anchor="ls")
-    return np.asarray(mask, np.uint8).reshape(mask.size[1], mask.size[0])
+def coverage(font: ImageFont.FreeTypeFont, character: str) -> tuple[np.ndarray, int, int]:
+    """A glyph as uint8 [h, w] coverage, and the offset x, y of its corner from the pen on the baseline."""
+    mask, (left, top) = font.getmask2(character, mode="L", anchor="ls")
+    width, height = mask.size
+    if not width or not height:
+        return np.zeros((0, 0), np.uint8), left, top
+    # `bytes(mask)` and `np.asarray(mask)` go pixel by pixel.
+    data = Image.Image()._new(mask).tobytes()
+    return np.frombuffer(data, np.uint8).reshape(height, width), left, top
 
 
 def _alike(small: np.ndarray, capital: np.ndarray) -> bool:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.data.synth.fonts import Face
+from common.data.synth.fonts import Face, coverage
 
-SIZES = (20, 28, 40, 60)  # pixels per em at which glyphs are rasterised once; lines are scaled down from the next one
+SIZES = (24, 38, 60)  # pixels per em at which glyphs are rasterised once; lines are scaled down from the next one
 _MARGIN = 2
 
 
@@ -28,25 +28,15 @@ class GlyphCache:
     def __init__(self, face: Face, size: int):
         self.font = face.open(size)
         self._glyphs: dict[str, Glyph] = {}
-        self._kerning: dict[str, float] = {}
 
     def glyph(self, character: str) -> Glyph:
         """The raster of a character."""
         found = self._glyphs.get(character)
         if found is None:
-            mask, (left, top) = self.font.getmask2(character, mode="L", anchor="ls")
-            alpha = np.asarray(mask, np.uint8).reshape(mask.size[1], mask.size[0])
+            alpha, left, top = coverage(self.font, character)
             alpha, dx, dy = _trim(alpha)
             found = Glyph(alpha, left + dx, top + dy, self.font.getlength(character))
             self._glyphs[character] = found
-        return found
-
-    def kerning(self, pair: str) -> float:
-        """Pixels to add between the two characters of `pair`."""
-        found = self._kerning.get(pair)
-        if found is None:
-            advances = self.glyph(pair[0]).advance + self.glyph(pair[1]).advance
-            found = self._kerning[pair] = self.font.getlength(pair) - advances
         return found
 
 
@@ -61,7 +51,7 @@ def _trim(alpha: np.ndarray) -> tuple[np.ndarray, int, int]:
 def set_line(
     text: str, cache: GlyphCache, spacing: float = 0.0, lifts: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw `text` on one baseline.
+    """Draw `text` on one baseline, without kerning: the fonts hold theirs in tables that need a shaping library.
 
     spacing: extra pixels after each letter. lifts: pixels that each letter is raised, or None.
     Returns the line, uint8 [h, w] coverage 0..255 with a margin of 2 pixels, and boxes, float32 [n, 4] x1 y1 x2 y2 of
@@ -70,8 +60,6 @@ def set_line(
     glyphs, boxes, pen = [], np.empty((len(text), 4), np.float32), 0.0
     for i, character in enumerate(text):
         glyph = cache.glyph(character)
-        if i:
-            pen += cache.kerning(text[i - 1 : i + 1])
         x, y = round(pen) + glyph.left, glyph.top - (0 if lifts is None else round(float(lifts[i])))
         boxes[i] = x, y, x + glyph.alpha.shape[1], y + glyph.alpha.shape[0]
         glyphs.append(glyph)

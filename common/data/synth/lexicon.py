@@ -37,7 +37,7 @@ _NUMBER_LETTERS = ("A{}", "M{}", "B{}", "{}mm", "{}cm", "{}km", "{}p", "{}th", "
 
 def split_of(text: str) -> str:
     """The split that a string belongs to, whatever its case and punctuation."""
-    key = "".join(c for c in text.casefold() if c.isalnum()) or text
+    key = text if text.islower() and text.isalpha() else "".join(filter(str.isalnum, text.casefold())) or text
     # Bits of a CRC of similar strings are alike; multiplying by an odd constant spreads them.
     value = (zlib.crc32(key.encode()) * 2654435761 % 2**32) / 2**32
     return SPLITS[bisect(_BOUNDS, value)]
@@ -156,3 +156,9 @@ class TextSource:
         length = low + int(pick * (high - low + 1))
         letters = self.random_letters if case < 0.4 else self.plain_letters
         return "".join(letters[i] for i in rng.integers(0, len(letters), length))
+
+
+@functools.lru_cache(maxsize=8)
+def text_source(options: SynthOptions, split: str) -> TextSource:
+    """A cached `TextSource`: the six sets of evaluation share one."""
+    return TextSource(options, split)

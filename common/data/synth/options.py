@@ -63,7 +63,7 @@ class SynthOptions:
             if getattr(self, field) not in known:
                 raise UserError(f"--{field}: {getattr(self, field)!r} is not one of {', '.join(known)}")
         if self.charset.partition("+")[0] not in NAMED_CHARSETS:
-            raise UserError(f"--charset: {self.charset!r}: give 36, 62 or 94, perhaps with more letters as in 94+éèü")
+            raise UserError(f"--charset: {self.charset!r}: give 36, 62 or 94, or with more letters 94+éèü")
         if self.case in ("upper", "title") and not set(UPPER) <= set(self.characters):
             raise UserError(f"--case {self.case}: charset {self.charset} has no capitals: use --charset 62 or 94")
         shares = (self.digit_share, self.punctuation_share, self.random_share)

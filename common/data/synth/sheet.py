@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -35,9 +36,8 @@ def write_sheet(root: Path, parts: list[Part], rows: int = 3) -> Path:
     for band in bands:
         sheet.paste(band, (0, y))
         y += band.height
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
-    return write_bytes(root / "contact_sheet.png", buffer.getvalue())
+    png = cv2.imencode(".png", np.asarray(sheet)[:, :, ::-1])[1].tobytes()  # quicker than Pillow's
+    return write_bytes(root / "contact_sheet.png", png)
 
 
 def draw_truth(image: np.ndarray, mask: np.ndarray, boxes: list, zoom: int = 2) -> Image.Image:
