@@ -53,8 +53,13 @@ def make_schedule(options: argparse.Namespace) -> schedules.Schedule:
         return schedules.step_decay(lr, [int(share * total) for share in drops], options.lr_drop_rate)
     if options.family == "R":
         return schedules.one_cycle(lr, total, pct_start=0.3, div_factor=20.0, final_div_factor=1000.0)
-    # The published loop sets the table's value after the step, so step 0 runs at the full rate and step 1 at 0.
-    table = schedules.warmup_cosine_table(lr, 1e-7, total, total * 2 // 10)
+    return warm_cosine(lr, total, total * 2 // 10)
+
+
+def warm_cosine(lr: float, total: int, warmup: int, final: float = 1e-7) -> schedules.Schedule:
+    """S: linear warm-up and cosine as a table whose values are set after each step, as published: step 0 runs at the
+    full rate, step 1 at 0."""
+    table = schedules.warmup_cosine_table(lr, final, total, warmup)
     return schedules.lagging(schedules.from_table(table), first=lr)
 
 

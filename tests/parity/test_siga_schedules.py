@@ -1,0 +1,70 @@
+"""Learning rates of SIGA's three schedules, step by step, against the published ones."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from projects.siga.engine import make_optimizer, make_schedule, total_steps, warm_cosine
+from projects.siga.options import parse
+from tests.parity import harness
+
+ABSOLUTE = 1e-9
+FAMILY = {"R": "TRBA", "S": "TSBA", "T": "SIGA_T"}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    cases = []
+    for path in harness.case_files(metafunc.config.getoption("--goldens"), "siga", "schedules*.json"):
+        cases += [pytest.param(name, case, id=f"{path.stem}-{name}") for name, case in json.loads(path.read_text()).items()]
+    metafunc.parametrize(("name", "case"), cases)
+
+
+def schedule_of(name: str, case: dict):
+    """The training script's schedule for a case: R one-cycle, S cosine table, T cosine, by the letter before the underscore."""
+    family = name[0]
+    if family == "S":
+        per_epoch = case.get("steps_per_epoch") or case["table_length"] // case["epochs"]
+        return warm_cosine(case["base"], case["epochs"] * per_epoch, case["warmup_epochs"] * per_epoch, case["final"])
+    options = parse(["--model_name", FAMILY[family], "--scheduler"] if family == "T" else ["--model_name", FAMILY[family]],
+                    prog="test", description="")
+    options.lr = case.get("max_lr", case.get("base"))
+    options.total_steps = case.get("total_steps") or case.get("table_length") or case["T_max"]
+    return make_schedule(options)
+
+
+def test_learning_rate_of_every_step(name: str, case: dict) -> None:
+    schedule = schedule_of(name, case)
+    for step, expected in case["lr_used_at_step"].items():
+        assert schedule(int(step)) == pytest.approx(expected, abs=ABSOLUTE, rel=0), f"{name}: step {step}"
+
+
+def test_table_is_one_step_ahead(name: str, case: dict) -> None:
+    """S: the published table's value n is what step n + 1 uses."""
+    schedule = schedule_of(name, case)
+    for index, expected in case.get("table", {}).items():
+        assert schedule(int(index) + 1) == pytest.approx(expected, abs=ABSOLUTE, rel=0) or int(index) + 1 >= case["table_length"]
+
+
+def test_script_uses_the_published_table(name: str, case: dict) -> None:
+    """S: ten epochs, two of them warm-up, without further flags."""
+    if name[0] != "S":
+        pytest.skip("R and T take their whole schedule from make_schedule above")
+    options = parse(["--model_name", "TSBA"], prog="test", description="")
+    options.total_steps = total_steps(options, 500)
+    schedule, expected = make_schedule(options), warm_cosine(options.lr, 5000, 1000)
+    assert [schedule(step) for step in range(5000)] == [expected(step) for step in range(5000)]
+
+
+def test_optimiser_has_the_published_numbers(name: str, case: dict) -> None:
+    options = parse(["--model_name", FAMILY[name[0]]], prog="test", description="")
+    group = make_optimizer(torch.nn.Linear(2, 2), SimpleNamespace(**vars(options))).param_groups[0]
+    expected = {
+        "R": {"lr": 0.00045, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0},
+        "S": {"lr": 0.0005, "betas": (0.9, 0.99), "eps": 8e-8, "weight_decay": 0.05},
+        "T": {"lr": 1.0, "rho": 0.95, "eps": 1e-8, "weight_decay": 0},
+    }[name[0]]
+    assert {key: group[key] for key in expected} == expected
