@@ -17,7 +17,6 @@ from common.augment.operation import Operation, only_level, to_uint8
 from common.augment.rng import Rng, integers, pick
 
 _UNIT = np.arange(256) / 255.0
-_UNIT32 = _UNIT.astype(np.float32)
 _SIGMAS = (0.5, 1.0, 2.0)
 
 
@@ -126,34 +125,57 @@ def _soft(image: np.ndarray, sigma: float) -> np.ndarray:
     return to_uint8(cv2.sepFilter2D(cv2.LUT(image, _UNIT), cv2.CV_64F, bell, bell, borderType=cv2.BORDER_REPLICATE))
 
 
+Box = tuple[float, float, float, float]
+
+
 @lru_cache(maxsize=64)
-def zoom_boxes(height: int, width: int, stop: float, step: float) -> tuple[tuple[float, float, float, float], ...]:
-    """For every zoom factor of arange(1, stop, step), the centred box of the source that fills the picture."""
-    boxes = []
+def zooms(height: int, width: int, stop: float, step: float) -> tuple[tuple[np.ndarray | None, tuple[Box, ...]], ...]:
+    """The zooms by arange(1, stop, step), grouped by their height: (vertical resampling matrix [H, H], boxes of source
+    columns). None for the matrix where rows stay as they are.
+    """
+    groups: dict[int, list[Box]] = {}
     for factor in np.arange(1, stop, step):
         wide, high = int(width * factor), int(height * factor)
-        left, top = (wide - width) // 2, (high - height) // 2
-        boxes.append(
-            (left * width / wide, top * height / high, (left + width) * width / wide, (top + height) * height / high)
-        )
-    return tuple(boxes)
+        left = (wide - width) // 2
+        box = (left * width / wide, 0.0, (left + width) * width / wide, float(height))
+        groups.setdefault(high, []).append(box)
+    return tuple((_zoom_rows(height, high), tuple(boxes)) for high, boxes in groups.items())
+
+
+def _zoom_rows(height: int, high: int) -> np.ndarray | None:
+    """Pillow's bicubic weights [H, H] of the middle `height` rows of a picture enlarged to `high` rows."""
+    if high == height:
+        return None
+    top = (high - height) // 2
+    box = (0, top * height / high, height, (top + height) * height / high)
+    identity = Image.fromarray(np.eye(height, dtype=np.float32))
+    return np.asarray(identity.resize((height, height), Image.Resampling.BICUBIC, box=box))
 
 
 def zoom_blur(image: np.ndarray, stop: float, step: float) -> np.ndarray:
-    """Mean of the image and its bicubic zooms by arange(1, stop, step), truncated."""
+    """Mean of the image and its bicubic zooms by arange(1, stop, step), truncated.
+
+    Zooms of equal height share one vertical pass over their sum, so single pixels may differ by one level from the
+    mean of zooms that were each rounded.
+    """
     height, width = image.shape[:2]
     picture = Image.fromarray(image)
-    boxes = zoom_boxes(height, width, stop, step)
-    unit = cv2.LUT(image, _UNIT32)
-    total = np.zeros_like(unit)
-    for box in boxes:
-        zoomed = (
-            picture
-            if box == (0, 0, width, height)
-            else picture.resize((width, height), Image.Resampling.BICUBIC, box=box)
-        )
-        cv2.add(total, cv2.LUT(np.asarray(zoomed), _UNIT32), dst=total)
-    return to_uint8((unit + total) / (len(boxes) + 1))
+    total, count = image.astype(np.float32), 1
+    for rows, boxes in zooms(height, width, stop, step):
+        parts = np.zeros(image.shape, np.uint16)
+        for box in boxes:
+            whole = box[0] == 0 and box[2] == width
+            parts += image if whole else picture.resize((width, height), Image.Resampling.BICUBIC, box=box)
+        count += len(boxes)
+        if rows is None:
+            total += parts
+        else:
+            part = (rows @ parts.reshape(height, -1).astype(np.float32)).reshape(image.shape)
+            total += np.clip(part, 0, 255 * len(boxes), out=part)
+    total /= count
+    # The small addend undoes residue just below an integer, before the truncation.
+    total += np.float32(1e-3)
+    return total.astype(np.uint8)
 
 
 def _draw_sigma(rng: Rng, sigma: float | None, image: np.ndarray) -> tuple:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from io import BytesIO
 
 import cv2
 import numpy as np
@@ -18,9 +17,8 @@ _UNIT = np.arange(256) / 255.0
 
 def contrast(image: np.ndarray, scale: float) -> np.ndarray:
     """Shrink every channel towards its mean: clip((x - mean) scale + mean), truncated to uint8."""
-    # The published mean is that of the float64 picture; a table per channel gives the same values without that
-    # picture's arithmetic.
-    means = cv2.LUT(image, _UNIT).mean(axis=(0, 1))
+    # Each value maps to one value, so a table per channel does what the published arithmetic does per pixel.
+    means = np.array(cv2.mean(image)[:3]) / 255.0
     table = np.clip((_UNIT[:, None] - means) * scale + means, 0, 1) * 255
     return cv2.LUT(image, table.astype(np.uint8)[:, None, :])
 
@@ -29,20 +27,20 @@ def brightness(image: np.ndarray, shift: float) -> np.ndarray:
     """Add `shift` (of [0, 1]) to V of HSV, clipped; hue and saturation stay, so all three channels scale by V'/V."""
     value = image.max(axis=2)
     target = np.clip(_UNIT + shift, 0, 1) * 255
-    gain = np.zeros(256)
+    gain = np.zeros(256, np.float32)
     gain[1:] = target[1:] / np.arange(1, 256)
-    # The small addend undoes float residue such as 101.9999999 before the truncation.
-    bright = image * gain.take(value)[..., None] + 1e-6
-    bright[value == 0] = target[0]
-    return bright.astype(np.uint8)
+    # The small addend undoes residue such as 101.9999 before the truncation.
+    bright = image * cv2.LUT(value, gain)[..., None] + np.float32(1e-4)
+    out = bright.astype(np.uint8)
+    if not value.all():
+        out[value == 0] = int(target[0])
+    return out
 
 
 def jpeg_compression(image: np.ndarray, quality: int) -> np.ndarray:
-    """Encode to JPEG at `quality` (PIL's scale) and decode."""
-    buffer = BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
-    buffer.seek(0)
-    return np.asarray(Image.open(buffer))
+    """Encode to JPEG at `quality` and decode; OpenCV's pixels are Pillow's (both libjpeg, 4:2:0)."""
+    coded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_JPEG_QUALITY, quality))[1]
+    return cv2.cvtColor(cv2.imdecode(coded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def pixelate(image: np.ndarray, scale: float) -> np.ndarray:

@@ -43,14 +43,15 @@ def evaluate(coefficients: np.ndarray, targets: np.ndarray, xs: np.ndarray, ys: 
     across = (xs - targets[:, :1].astype(np.float32)) ** 2
     down = (ys - targets[:, 1:].astype(np.float32)) ** 2
     squared = (down[:, :, None] + across[:, None, :]).reshape(len(targets), -1)
-    np.maximum(squared, 1e-12, out=squared)
-    basis = np.log(squared)
+    squared += np.float32(1e-12)
+    basis = cv2.log(squared)
     basis *= squared
     weights = coefficients.astype(np.float32)
     count = len(targets)
-    grid = (basis.T @ weights[:count]).reshape(len(ys), len(xs), 2)
-    grid += weights[count] + xs[None, :, None] * weights[count + 1] + ys[:, None, None] * weights[count + 2]
-    return grid
+    bent = (weights[:count].T @ basis).reshape(2, len(ys), len(xs))
+    bent += weights[count][:, None, None] + np.multiply.outer(weights[count + 1], xs)[:, None]
+    bent += np.multiply.outer(weights[count + 2], ys)[:, :, None]
+    return cv2.merge((bent[0], bent[1]))
 
 
 def refine(grid: np.ndarray, height: int, width: int, step: int) -> np.ndarray:

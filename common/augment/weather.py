@@ -24,24 +24,29 @@ def plasma(rng: Rng, decay: float, side: int = PLASMA_SIDE) -> np.ndarray:
 
     Rows and columns wrap around; `side` is a power of two.
     """
-    field = np.zeros((side, side), np.float64 if isinstance(rng, np.random.RandomState) else np.float32)
-    wobble, step = 100.0, side
-    while step >= 2:
-        half = step // 2
-        corners, centres = field[::step, ::step], field[half::step, half::step]
+    kind = np.float64 if isinstance(rng, np.random.RandomState) else np.float32
+    field, wobble = np.zeros((1, 1), kind), 100.0
+    while len(field) < side:
+        # `corners` with the first row and column repeated behind the last, so that a wrapping neighbour is the next
+        # one.
+        corners = cv2.copyMakeBorder(field, 0, 1, 0, 1, cv2.BORDER_WRAP)
+        size, level = len(field), wobble * wobble
 
-        def disturbed(total: np.ndarray, wobble: float = wobble) -> np.ndarray:
-            noise = uniforms(rng, total.shape)
-            noise *= 2 * wobble * wobble
-            noise += total * 0.25 - wobble * wobble
-            return noise
+        def noise(size: int = size, level: float = level) -> np.ndarray:
+            drawn = uniforms(rng, (size, size))
+            drawn *= 2 * level
+            drawn -= level
+            return drawn
 
-        pairs = corners + np.roll(corners, -1, axis=0)
-        centres[:] = disturbed(pairs + np.roll(pairs, -1, axis=1))
-        right = corners + np.roll(corners, -1, axis=1)
-        field[::step, half::step] = disturbed(centres + np.roll(centres, 1, axis=0) + right)
-        field[half::step, ::step] = disturbed(centres + np.roll(centres, 1, axis=1) + pairs)
-        step, wobble = half, wobble / decay
+        pairs, rights = corners[:-1] + corners[1:], corners[:, :-1] + corners[:, 1:]
+        centres = noise()
+        centres += (pairs[:, :-1] + pairs[:, 1:]) * 0.25
+        around = cv2.copyMakeBorder(centres, 1, 0, 1, 0, cv2.BORDER_WRAP)
+        field = np.empty((2 * size, 2 * size), kind)
+        field[::2, ::2], field[1::2, 1::2] = corners[:-1, :-1], centres
+        field[::2, 1::2] = noise() + (around[1:, 1:] + around[:-1, 1:] + rights[:-1]) * 0.25
+        field[1::2, ::2] = noise() + (around[1:, 1:] + around[1:, :-1] + pairs[:, :-1]) * 0.25
+        wobble /= decay
     field -= field.min()
     field /= field.max()
     return field
