@@ -17,7 +17,7 @@ from common.models.resnet import ResNet45, init_he_fan_out
 from common.models.vit import PlainViT
 from projects.mgpstr.a3 import apply_grouped
 from projects.mgpstr.losses import logits_loss, mask_loss
-from projects.mgpstr.mgp_str import Decoded
+from projects.mgpstr.mgp_str import Decoded, Reading
 
 MASK_WEIGHT = 0.5
 
@@ -150,6 +150,7 @@ class AcdsStr(nn.Module):
 
     def __init__(self, num_classes: int = 38, length: int = 27, first_guided: int = 7, **options) -> None:
         super().__init__()
+        self.still = ()
         self.acds_str = AcdsViT(num_classes, length, first_guided, **options)
 
     @property
@@ -181,14 +182,26 @@ class AcdsStr(nn.Module):
         return losses
 
     @torch.no_grad()
-    def read(self, images: torch.Tensor) -> tuple[dict[str, Decoded], dict[str, torch.Tensor]]:
-        """Arg-max ids and probabilities of the characters; `map` F [B, 32, 128] stands in place of attentions."""
+    def read(self, images: torch.Tensor, targets: torch.Tensor | None = None) -> Reading:
+        """Arg-max ids and probabilities of the characters, and the map; with targets [B, T] also the loss."""
         maps, logits = self.maps_and_logits(images)
         probs, ids = logits[:, 1:].float().softmax(-1).max(-1)
-        return {"char": Decoded(ids, probs)}, {"map": maps.squeeze(1).float()}
+        loss = None if targets is None else logits_loss(logits, targets)
+        return Reading({"char": Decoded(ids, probs)}, {"map": maps.squeeze(1).float()}, loss)
 
-    def freeze_map_branch(self) -> None:
-        """`--freeze`: no gradient for conv1, bn1, smooth and layer1-4 of the CNN; conv_fpn and layer5 stay trainable."""
-        for name, parameter in self.acds_str.cnnBackbone.named_parameters():
-            if not name.startswith("layer5"):
-                parameter.requires_grad_(False)
+    def freeze_map_branch(self, statistics: bool = False) -> None:
+        """`--freeze`: no gradient for conv1, bn1, smooth and layer1-4 of the CNN; conv_fpn and layer5 stay trainable.
+
+        As published the running statistics of the frozen batch norms still move in train mode; `statistics` keeps them.
+        """
+        for name, child in self.acds_str.cnnBackbone.named_children():
+            if name != "layer5":
+                child.requires_grad_(False)
+                self.still += (child,) if statistics else ()
+
+    def train(self, mode: bool = True) -> AcdsStr:
+        """As in torch; parts frozen with their statistics stay in eval mode."""
+        super().train(mode)
+        for child in self.still:
+            child.eval()
+        return self

@@ -32,6 +32,16 @@ class Decoded(NamedTuple):
     probs: torch.Tensor
 
 
+class Reading(NamedTuple):
+    """`decoded` of each granularity; `maps`: attentions m [B, T, N + 1] by granularity (ACDS: the map F [B, 32, 128] as
+    "map"); `loss`: the characters' cross-entropy, None without targets.
+    """
+
+    decoded: dict[str, Decoded]
+    maps: dict[str, torch.Tensor]
+    loss: torch.Tensor | None = None
+
+
 class MgpViT(PlainViT):
     """The network inside the wrapper. `norm` and one of the heads exist in the published files and are never applied."""
 
@@ -101,8 +111,8 @@ class MgpStr(nn.Module):
         return {name: sequence_loss(tokens[name], self.mgp_str.classifier(name), targets[name]) for name in self.granularities}
 
     @torch.no_grad()
-    def read(self, images: torch.Tensor) -> tuple[dict[str, Decoded], dict[str, torch.Tensor]]:
-        """Arg-max ids and probabilities of each granularity, and the attentions m [B, T, N + 1].
+    def read(self, images: torch.Tensor, targets: torch.Tensor | None = None) -> Reading:
+        """Arg-max ids and probabilities of each granularity; with character targets [B, T] also their loss.
 
         Sub-word heads are evaluated a few positions at a time for the texts that have not ended, so that no
         [B, T, 50257] tensor ever exists; what follows an end token changes neither the strings nor the scores.
@@ -112,7 +122,8 @@ class MgpStr(nn.Module):
         for name in self.granularities:
             steps = (tokens[name].shape[1],) if name == "char" else STRIDES
             decoded[name] = decode_top1(tokens[name][:, 1:], self.mgp_str.classifier(name), ENDS[name], steps)
-        return decoded, attention
+        loss = None if targets is None else sequence_loss(tokens["char"], self.mgp_str.classifier("char"), targets)
+        return Reading(decoded, attention, loss)
 
 
 def decode_top1(tokens: torch.Tensor, head: nn.Linear, end: int, strides: Sequence[int]) -> Decoded:

@@ -110,7 +110,7 @@ def check_mgp_outputs(model: torch.nn.Module, images: torch.Tensor, case: harnes
     with torch.no_grad():
         encoded = model.mgp_str.encode(images)
         attention, *logits = model.eval()(images, is_eval=True)
-        decoded, _ = model.read(images)
+        decoded = model.read(images).decoded
     harness.assert_close(sliced(encoded, meta["encoder_slice"]), arrays["encoder_slice"], absolute=absolute, what="encoder")
     for name, scores, weights in zip(model.granularities, logits, attention):
         stride, golden = meta["logit_column_strides"][name], arrays[f"{name}_attn"]

@@ -1,0 +1,194 @@
+"""Training and evaluation sets of MGP-STR and ACDS-STR, from the options."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from common.augment import recipes
+from common.data.bad import FILE_NAME, BadSamples
+from common.data.decode import BadImage
+from common.data.lmdb import WordLmdb
+from common.data.loader import RatioMix, SeededSampler, WordLoader, word_loader
+from common.data.masks import MaskSource
+from common.data.words import RESIZED, WordDataset, discover, discover_groups
+from common.errors import UserError
+from common.train.distributed import Dist
+from projects.mgpstr.box_masks import check_boxes, mask_from_boxes, parse_boxes
+from projects.mgpstr.label_codes import LabelCodes
+from projects.mgpstr.options import shares, usage
+from projects.mgpstr.preprocess import SIZE, label_normaliser
+
+# the two code bases spell two folders differently; either is taken
+BENCHMARK = (
+    "IIIT5k_3000", "SVT", "IC03_860", "IC03_867", "IC13_857", ("IC13_1015", "IC131095"), "IC15_1811",
+    ("IC15_2077", "IC152077"), "SVTP", "CUTE80",
+)  # fmt: skip
+FAST = ("IC13_857", "SVT", "IIIT5k_3000", "IC15_1811", "SVTP", "CUTE80")
+ACDS_FAST = (("IC131095", "IC13_1015"), "SVT", "IIIT5k_3000", ("IC152077", "IC15_2077"), "SVTP", "CUTE80")
+ACDS_BENCHMARK = ("IIIT5k_3000", "SVT", *ACDS_FAST[:1], *ACDS_FAST[3:])
+PICKLE = b"\x80"
+
+
+class BoxMasks(MaskSource):
+    """Masks of character core areas drawn from the `boxes-%09d` value of a sample, for the resized picture."""
+
+    def native(self, image: np.ndarray, words: WordLmdb, number: int) -> np.ndarray:
+        """uint8 [32, 128] of 0 and 1. Raises `BadImage` for boxes that cannot be read."""
+        height, width = image.shape[:2]
+        try:
+            boxes = parse_boxes(words.value("boxes", number), f"boxes-{number + 1:09d}")
+        except UserError as error:
+            raise BadImage(str(error)) from None
+        return mask_from_boxes(boxes, width, height, SIZE)
+
+
+def augmentation(options: argparse.Namespace):
+    """The augmenter of the flags, None for none; with box masks only what moves no pixel is drawn."""
+    if options.close_aug:
+        return None
+    if options.is_mask_supervision and not options.isrand_aug:
+        moving = [n for n in ("issel_aug", "issemantic_aug", "isrotation_aug", "islearning_aug") if getattr(options, n)]
+        if moving:
+            raise UserError(f"--{moving[0]}: it moves pixels away from their boxes; use --isrand_aug or --close_aug")
+    groups = recipes.STILL_GROUPS if options.is_mask_supervision else recipes.ALL_GROUPS
+    return recipes.from_flags(vars(options), preset=options.aug_preset, groups=groups)
+
+
+def make_dataset(
+    paths: Iterable[Path], options: argparse.Namespace, *, length: int | None, augment=None, masks: MaskSource | None = None
+) -> WordDataset:
+    """Sets with the labels and pictures that the options ask for; labels that become empty stay, as published."""
+    return WordDataset(
+        list(paths), image_size=SIZE, max_length=length, drop_empty=False, pad=options.PAD, augment=augment,
+        augment_at=RESIZED, masks=masks, keep=label_normaliser(options.character, options.sensitive),
+    )  # fmt: skip
+
+
+def training_data(options: argparse.Namespace, codes: LabelCodes) -> tuple[WordDataset, list[int], str]:
+    """The training set, the samples of each source, and lines about them for the log.
+
+    Raises `UserError` for sources that are missing, box labels that are missing or malformed, labels that do not fit.
+    """
+    names = options.select_data.split("-") if options.select_data != "/" else ["/"]
+    groups = discover_groups(options.train_data, names)
+    masks, length = None, None if options.data_filtering_off else options.batch_max_length
+    if options.is_mask_supervision:
+        masks = BoxMasks()
+        # the published filter counts the entries of the box table, which has one more for the word
+        length = None if length is None else length - 1
+        refuse_pickles(path for group in groups for path in group)
+    paths = [path for group in groups for path in group]
+    dataset = make_dataset(paths, options, length=length, augment=augmentation(options), masks=masks)
+    sizes = iter(dataset.sizes)
+    counts = [sum(next(sizes) for _ in group) for group in groups]
+    empty = [name for name, count in zip(names, counts) if not count]
+    if empty:
+        raise UserError(f"--select_data: {empty[0]} below {options.train_data} has no usable sample")
+    check_labels(dataset, codes, options)
+    if masks is not None:
+        check_box_labels(dataset)
+    return dataset, counts, describe(options, names, groups, counts, dataset)
+
+
+def describe(options: argparse.Namespace, names: list[str], groups: list[list[Path]], counts: list[int], dataset: WordDataset) -> str:
+    """What `log_dataset.txt` says: root, sources, shares, samples."""
+    lines = [
+        f"dataset_root: {options.train_data}", f"opt.select_data: {names}", f"opt.batch_ratio: {shares(options)}",
+        *(f"{name}: {len(group)} folders, {count:,} samples" for name, group, count in zip(names, groups, counts)),
+    ]  # fmt: skip
+    left = {why: count for why, count in dataset.counts.items() if why not in ("stored", "kept") and count}
+    return "\n".join([*lines, f"left out: {left or 'nothing'}"])
+
+
+def refuse_pickles(paths: Iterable[Path]) -> None:
+    """Say what to do with sets in ACDS's published form, whose labels are pickles, before they are taken for bad text."""
+    for path in paths:
+        words = WordLmdb(path)
+        value = words.value("label", 0)
+        if value is not None and value.startswith(PICKLE):
+            raise UserError(f"{path}: labels are pickled box tables; turn them into text and JSON: strlab data convert acds {path} NEW")
+
+
+def check_labels(dataset: WordDataset, codes: LabelCodes, options: argparse.Namespace) -> None:
+    """Refuse sets with labels that the model has not enough positions for (only filters turned off let them through)."""
+    if not options.data_filtering_off and all(character.isascii() for character in options.character):
+        return
+    bad = [label for label in (dataset.label(i) for i in range(len(dataset))) if not codes.fits(label)]
+    if bad:
+        raise UserError(
+            f"{options.train_data}: {len(bad)} labels do not fit into {codes.length} positions, {bad[0]!r} first; "
+            "leave out --data_filtering_off or raise --batch_max_length"
+        )
+
+
+def check_box_labels(dataset: WordDataset, samples: int = 64) -> None:
+    """Look at the boxes of some samples before the first step. Raises `UserError` for the first that is wrong."""
+    for index in np.unique(np.linspace(0, len(dataset) - 1, min(samples, len(dataset))).astype(int)):
+        words, number = dataset.location(int(index))
+        where = f"{words.path}: boxes-{number + 1:09d}"
+        boxes = parse_boxes(words.value("boxes", number), where)
+        try:
+            width, height = Image.open(io.BytesIO(words.image_bytes(number))).size
+        except (OSError, KeyError):
+            continue  # unreadable pictures are counted when they are met
+        wrong = check_boxes(boxes, width, height)
+        if wrong:
+            raise UserError(f"{where}: {wrong}; boxes are [x1, y1, x2, y2, character] in pixels of the stored picture")
+
+
+def training_loader(
+    dataset: WordDataset, counts: list[int], options: argparse.Namespace, dist: Dist, folder: Path
+) -> WordLoader:
+    """Endless batches of this rank: every batch has the sources in the shares of `--batch_ratio`."""
+    mix = RatioMix(
+        counts, shares(options), options.batch_size, seed=options.manualSeed, rank=dist.rank,
+        world_size=dist.world_size, usage=usage(options),
+    )  # fmt: skip
+    bad = BadSamples(len(dataset), options.bad_share, folder / FILE_NAME if dist.is_main else None)
+    pin = dist.device.type == "cuda"
+    return word_loader(dataset, mix, options.workers, endless=True, bad=bad, pin_memory=pin)
+
+
+def evaluation_loader(dataset: WordDataset, batch_size: int, workers: int) -> WordLoader:
+    """All samples once, in order; unreadable ones are counted and stop nothing."""
+    sampler = SeededSampler(len(dataset), batch_size, shuffle=False)
+    return word_loader(dataset, sampler, min(workers, len(sampler)), bad=BadSamples(len(dataset), 1.0), pin_memory=False)
+
+
+def benchmark(options: argparse.Namespace) -> tuple[str | tuple[str, ...], ...]:
+    """The paper's list of sets; alternatives of a name in a tuple."""
+    if options.Transformer.startswith("ACDS"):
+        return ACDS_FAST if options.fast_acc else ACDS_BENCHMARK
+    return FAST if options.fast_acc else BENCHMARK
+
+
+def evaluation_sets(options: argparse.Namespace) -> dict[str, list[Path]]:
+    """Name -> folders of what test_final.py reads: the paper's list, or all below `--eval_data` as one.
+
+    A set of the list that is not there is said and left out, where the original stops. Raises `UserError` without any.
+    """
+    if not options.eval_data:
+        raise UserError("--eval_data: not given; name the folder of the evaluation LMDBs")
+    found = discover(options.eval_data)
+    if not options.benchmark_all_eval:
+        return {Path(options.eval_data).name: found}
+    by_name = {path.name: path for path in found}
+    sets, missing = {}, []
+    for wanted in benchmark(options):
+        names = (wanted,) if isinstance(wanted, str) else wanted
+        chosen = next((name for name in names if name in by_name), None)
+        if chosen is None:
+            missing.append(names[0])
+        else:
+            sets[chosen] = [by_name[chosen]]
+    if missing:
+        print(f"{options.eval_data}: not there and left out: {', '.join(missing)}")
+    if not sets:
+        raise UserError(f"--eval_data: {options.eval_data} has none of the paper's sets; leave out --benchmark_all_eval")
+    return sets

@@ -1,0 +1,110 @@
+"""One optimisation step of MGP-STR or ACDS-STR on any number of processes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from common.data.loader import Batch
+from common.models.images import to_float_nchw
+from common.train import schedule as schedules
+from common.train.distributed import Dist
+from common.train.optim import Precision, build_optimizer, check_finite
+from common.train.signals import StopRequest
+from projects.mgpstr.label_codes import LabelCodes
+
+PERIOD = 1_000_000  # steps of a cycle of the cosine
+
+
+class LossModule(nn.Module):
+    """Pixels and targets to losses, as one module: what DistributedDataParallel wraps.
+
+    The heads see only positions that have a target, so they must run where the targets are known.
+    """
+
+    def __init__(self, model: nn.Module, mask_logits: bool = False) -> None:
+        super().__init__()
+        self.model, self.mask_logits = model, mask_logits
+
+    def forward(
+        self, images: torch.Tensor, targets: Mapping[str, torch.Tensor], masks: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """uint8 images [B, H, W, 3], targets int64 [B, T] by granularity, masks uint8 [B, H, W] -> losses to be summed."""
+        floats = to_float_nchw(images)
+        if masks is None:
+            return self.model.losses(floats, targets)
+        return self.model.losses(floats, targets, masks, self.mask_logits)
+
+
+def make_optimizer(model: nn.Module, options: argparse.Namespace) -> torch.optim.Optimizer:
+    """Adadelta or, with `--adam`, Adam, over one group of all parameters that get a gradient, without weight decay."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if options.adam:
+        fused = {"fused": True} if parameters[0].is_cuda else {}
+        return build_optimizer("adam", parameters, options.lr, betas=(options.beta1, 0.999), **fused)
+    return build_optimizer("adadelta", parameters, options.lr, rho=options.rho, eps=options.eps)
+
+
+def make_schedule(options: argparse.Namespace) -> schedules.Schedule:
+    """`--scheduler`: cosine with a restart each million steps; constant without."""
+    return schedules.cosine_restarts(options.lr, PERIOD) if options.scheduler else schedules.constant(options.lr)
+
+
+@dataclass
+class Stepper:
+    """Forward, backward, clip, step.
+
+    Attributes:
+        module: `LossModule`, perhaps under DistributedDataParallel.
+        folder: where the sample numbers of a batch with a non-finite loss are written.
+        stop: asked in the same collective as the finiteness of the loss; `stopping` is the answer.
+    """
+
+    module: nn.Module
+    codes: LabelCodes
+    optimizer: torch.optim.Optimizer
+    schedule: schedules.Schedule
+    precision: Precision
+    options: argparse.Namespace
+    dist: Dist
+    folder: Path
+    stop: StopRequest
+    stopping: bool = False
+
+    def __call__(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
+        """Step number `step` on one batch; returns `loss` and its parts, detached.
+
+        Raises `NonFinite` (nothing is stepped) on the rank whose loss or gradient is not a number, SystemExit on others.
+        """
+        schedules.set_learning_rate(self.optimizer, self.schedule(step))
+        losses = self.forward(batch)
+        total = sum(losses.values())
+        self.ask(total, batch, step)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.precision.backward(total)
+        norm = self.precision.clip(self.optimizer, self.options.grad_clip)
+        if norm is not None and self.precision.amp != "fp16":
+            check_finite(norm, step=step, what="gradient norm", batch_ids=batch.indices, folder=self.folder)
+        self.precision.step(self.optimizer)
+        return {"loss": total.detach(), **{f"loss/{name}": loss.detach() for name, loss in losses.items()}}
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Losses of one batch."""
+        device = self.dist.device
+        targets = {name: torch.from_numpy(ids).to(device) for name, ids in self.codes.encode(batch.labels).items()}
+        masks = None if batch.masks is None else batch.masks.to(device, non_blocking=True)
+        with self.precision.autocast():
+            return self.module(batch.images.to(device, non_blocking=True), targets, masks)
+
+    def ask(self, total: torch.Tensor, batch: Batch, step: int) -> None:
+        """All ranks learn whether a loss is not finite, and whether one of them was asked to stop."""
+        finite = bool(torch.isfinite(total.detach()))
+        broken, self.stopping = self.dist.any_of(not finite, self.stop.requested)
+        if broken:
+            check_finite(total, step=step, batch_ids=batch.indices, folder=self.folder)
+            raise SystemExit(2)

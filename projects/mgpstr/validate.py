@@ -1,0 +1,117 @@
+"""Accuracy of each granularity and of the fusion over word sets (spec sections 5.5 and 7)."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+
+from common.data.loader import Batch
+from common.infer.recognizer import autocast
+from common.models.images import to_float_nchw
+from projects.mgpstr.fusion import Fused, decode_batch
+from projects.mgpstr.label_codes import GRANULARITIES, LabelCodes
+from projects.mgpstr.mgp_str import Reading
+
+COLUMNS = (*GRANULARITIES, "fused")
+
+
+@dataclass
+class Evaluation:
+    """Sums over samples. `correct` by granularity and "fused"; `won`: how often each granularity gave the fused answer.
+
+    `loss_sum` adds the batches' character losses; `seconds` is the time of the forward passes; `samples`: truth, character
+    prediction and its confidence of up to five words of the last batch; `errors`: truth and candidates of wrong words.
+    """
+
+    words: int = 0
+    correct: Counter[str] = field(default_factory=Counter)
+    won: Counter[str] = field(default_factory=Counter)
+    loss_sum: float = 0.0
+    batches: int = 0
+    seconds: float = 0.0
+    samples: list[tuple[str, str, float]] = field(default_factory=list)
+    errors: list[tuple[str, ...]] = field(default_factory=list)
+
+    def accuracy(self, column: str) -> float:
+        """Words read exactly, in %."""
+        return 100.0 * self.correct[column] / self.words if self.words else 0.0
+
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """% of char, bpe, wp and fused; heads that the model has not are 0, as published."""
+        return {column: self.accuracy(column) for column in COLUMNS}
+
+    @property
+    def best(self) -> float:
+        """The best of the four, by which a checkpoint is kept."""
+        return max(self.accuracies.values())
+
+    @property
+    def loss(self) -> float:
+        """Mean over batches of the character loss."""
+        return self.loss_sum / self.batches if self.batches else 0.0
+
+    def add(self, other: Evaluation) -> None:
+        """Add another set's sums."""
+        for name in ("words", "loss_sum", "batches", "seconds"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.correct.update(other.correct)
+        self.won.update(other.won)
+        self.errors += other.errors
+
+    def judge(self, label: str, fused: Fused) -> None:
+        """Count one word; predictions are compared with the normalised label, a fused None is wrong."""
+        self.words += 1
+        texts = {name: decoded.text for name, decoded in fused.candidates.items()} | {"fused": fused.text}
+        self.correct.update(name for name, text in texts.items() if text == label)
+        self.won.update([fused.winner or "none"])
+        if fused.text != label:
+            self.errors.append((label, *(str(texts.get(name, "")) for name in COLUMNS), f"{fused.confidence:.4f}"))
+
+
+@torch.no_grad()
+def read_batch(
+    model: torch.nn.Module, codes: LabelCodes, images: torch.Tensor, targets: torch.Tensor | None = None
+) -> tuple[list[Fused], Reading]:
+    """Read uint8 images [B, H, W, 3] on the model's device."""
+    reading = model.read(to_float_nchw(images), targets)
+    ids = {name: decoded.ids.cpu().numpy() for name, decoded in reading.decoded.items()}
+    probs = {name: decoded.probs.float().cpu().numpy() for name, decoded in reading.decoded.items()}
+    return decode_batch(codes, ids, probs), reading
+
+
+def character_targets(codes: LabelCodes, labels: list[str], device: torch.device) -> torch.Tensor:
+    """Character targets [B, T]; labels that do not fit have no target."""
+    short = [label if len(label) <= codes.char.max_length else "" for label in labels]
+    targets = torch.from_numpy(codes.char.encode(short)[0])
+    for row, (label, kept) in enumerate(zip(labels, short)):
+        if label != kept:
+            targets[row] = 0
+    return targets.to(device)
+
+
+def evaluate(
+    model: torch.nn.Module, codes: LabelCodes, batches: Iterable[Batch], device: torch.device, amp: str = "no"
+) -> Evaluation:
+    """Read all batches in eval mode; the model's mode is put back."""
+    result, training = Evaluation(), model.training
+    model.eval()
+    for batch in batches:
+        images = batch.images.to(device, non_blocking=True)
+        targets = character_targets(codes, batch.labels, device)
+        began = time.perf_counter()
+        with autocast(device, amp):
+            fused, reading = read_batch(model, codes, images, targets)
+        result.seconds += time.perf_counter() - began
+        result.loss_sum += float(reading.loss) if bool((targets != 0).any()) else 0.0
+        result.batches += 1
+        for label, one in zip(batch.labels, fused):
+            result.judge(label, one)
+        shown = [one.candidates["char"] for one in fused[:5]]
+        result.samples = [(label, one.text, one.confidence) for label, one in zip(batch.labels, shown)]
+    model.train(training)
+    return result
