@@ -20,7 +20,9 @@ def test_a_row_is_measured_in_its_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(units, "measure_u", lambda: 0.001)
     fast = Bench().measure(Row("toy: sleep", lambda: time.sleep(0.004), "u", images_per_call=2, target=50))
     assert 2 <= fast.value < 40 and fast.passed and fast.unit_drift == 0
-    rate = Bench().measure(Row("toy: rate", lambda: lambda: time.sleep(0.002), "items/s", images_per_call=10, target=1e9))
+    rate = Bench().measure(
+        Row("toy: rate", lambda: lambda: time.sleep(0.002), "items/s", images_per_call=10, target=1e9)
+    )
     assert 100 < rate.value <= 5000 and rate.passed is False
     ratio = Bench().measure(
         Row("toy: ratio", lambda: time.sleep(0.001), "x", target=2.0, versus=lambda: lambda: time.sleep(0.02))
@@ -37,7 +39,9 @@ def test_targets(unit: str, published: float | None, target: float | None, value
     assert Result(row, value, 1.0, 0.0, 0.0).passed is passed
 
 
-def test_command_lists_measures_and_survives_a_broken_row(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_command_lists_measures_and_survives_a_broken_row(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     def broken() -> None:
         raise RuntimeError("nothing here")
 

@@ -36,7 +36,18 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(data: Path, *flags: str, checkpoint: Path | None = None) -> int:
     checkpoint = str(checkpoint or data.parent / "toy.pth")
     return cli.main(
-        ["eval", "--checkpoint", checkpoint, "--model", "toy/brightness", "--device", "cpu", "--data", str(data), *flags]
+        [
+            "eval",
+            "--checkpoint",
+            checkpoint,
+            "--model",
+            "toy/brightness",
+            "--device",
+            "cpu",
+            "--data",
+            str(data),
+            *flags,
+        ]
     )
 
 

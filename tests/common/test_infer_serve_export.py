@@ -44,7 +44,9 @@ def test_it_reads_a_file_and_a_list(server: Server) -> None:
     status, answer = ask(server, "POST", "/read", toy.crop("b"))
     assert status == 200 and answer["predictions"][0]["text"] == "b"
     images = [base64.b64encode(data).decode() for data in (toy.crop("a"), b"broken", toy.crop("c"))]
-    status, answer = ask(server, "POST", "/read", json.dumps({"images": images}).encode(), Content_Type="application/json")
+    status, answer = ask(
+        server, "POST", "/read", json.dumps({"images": images}).encode(), Content_Type="application/json"
+    )
     assert status == 200 and [p["text"] for p in answer["predictions"]] == ["a", "", "c"]
     assert answer["predictions"][1]["error"]
     assert ask(server, "GET", "/health")[1]["status"] == "ok"
@@ -89,5 +91,8 @@ def test_export_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
 
     toy.install(monkeypatch)
     checkpoint = toy.save_toy(tmp_path / "toy.pth")
-    assert cli.main(["export", "--checkpoint", str(checkpoint), "--model", "toy/brightness", "--device", "cpu", "--check"]) == 0
+    assert (
+        cli.main(["export", "--checkpoint", str(checkpoint), "--model", "toy/brightness", "--device", "cpu", "--check"])
+        == 0
+    )
     assert "checked on 32 images" in capsys.readouterr().out and (tmp_path / "toy.onnx").is_file()
