@@ -90,9 +90,11 @@ def random_colour(rng: np.random.Generator, luma: float) -> np.ndarray:
     """An RGB colour, float32 [3], of about the luma: mostly pale, sometimes vivid, a third of them grey."""
     direction = rng.random(3).astype(np.float32)
     direction -= direction @ LUMA
-    norm = float(np.abs(direction).max()) + 1e-6
+    direction /= np.abs(direction).max() + np.float32(1e-6)
     chroma = 0.0 if rng.random() < 0.33 else min(float(rng.exponential(55)), 140.0)
-    return np.clip(luma + direction * (chroma / norm), 0, 255).astype(np.float32)
+    # Clipped channels would move the luma: as vivid as the luma allows, so white and black stay nearly grey.
+    room = np.where(direction > 0, 255 - luma, luma) / np.abs(direction).clip(1e-3)
+    return np.clip(luma + direction * min(chroma, float(room.min())), 0, 255).astype(np.float32)
 
 
 def random_backdrop(
