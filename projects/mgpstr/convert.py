@@ -19,7 +19,7 @@ from common.errors import UserError
 from common.models.weights import strip_prefix
 from common.text.charset import CHARSET_36
 from common.train import checkpoint
-from projects.mgpstr.build import MODELS
+from projects.mgpstr.names import MICRO, MODELS
 
 State = dict[str, torch.Tensor]
 RENAMED = (("mgp_str.embeddings.proj.", "mgp_str.patch_embed.proj."), ("mgp_str.embeddings.", "mgp_str."), ("mgp_str.encoder.", "mgp_str."))
@@ -69,7 +69,7 @@ def from_hf(state: Mapping[str, torch.Tensor]) -> State:
 def hf_config(state: Mapping[str, torch.Tensor]) -> dict:
     """The keyword arguments of `MgpstrConfig`, read off a published state dict without `module.`."""
     dim, depth = state["mgp_str.cls_token"].shape[-1], 1 + max(int(name.split(".")[2]) for name in state if ".blocks." in name)
-    known = [sizes for sizes in MODELS.values() if (sizes["dim"], sizes["depth"]) == (dim, depth)]
+    known = [sizes for sizes in (*MODELS.values(), *MICRO.values()) if (sizes["dim"], sizes["depth"]) == (dim, depth)]
     patch = state["mgp_str.patch_embed.proj.weight"].shape[-1]
     return {
         "image_size": [32, 128], "patch_size": patch, "hidden_size": dim, "num_hidden_layers": depth,
@@ -118,7 +118,7 @@ def import_hf(source: Path, target: Path) -> None:
         source = found[0]
     state = from_hf(checkpoint.load(source))
     checkpoint.save_atomic(target, state)
-    size = next((name for name, sizes in MODELS.items() if sizes["dim"] == state["module.mgp_str.cls_token"].shape[-1]), None)
+    size = next((name for name, sizes in {**MODELS, **MICRO}.items() if sizes["dim"] == state["module.mgp_str.cls_token"].shape[-1]), None)
     if size:
         checkpoint.write_card(target, f"mgpstr/{size}", {}, origin=str(source))
 

@@ -13,7 +13,7 @@ from typing import Any
 from common.errors import UserError
 from common.text.charset import CHARSET_36, CHARSET_94
 from common.train.distributed import add_launch_arguments
-from projects.mgpstr.build import ACDS, MODELS, TRANSFORMERS
+from projects.mgpstr.names import ACDS, MICRO, MODELS, TRANSFORMERS
 
 # name: (type, default, help)
 VALUES: dict[str, tuple[type, Any, str]] = {
@@ -37,7 +37,7 @@ VALUES: dict[str, tuple[type, Any, str]] = {
     "imgH": (int, 32, "height of the input; the models have 32"),
     "imgW": (int, 128, "width of the input; the models have 128"),
     "character": (str, CHARSET_36, "characters that are read, in index order"),
-    "TransformerModel": (str, "", f"one of {', '.join(MODELS)}"),
+    "TransformerModel": (str, "", f"one of {', '.join((*MODELS, *MICRO))}"),
     "intact_prob": (float, 0.5, "share of images that no augmentation touches"),
     "augs_num": (int, 3, "groups that --isrand_aug draws"),
     "augs_mag": (int, None, "magnitude 0, 1 or 2; drawn for each operation if not given"),
@@ -112,7 +112,7 @@ def build_parser(is_train: bool, prog: str, batch_size: int = 192, suppress: boo
             default = batch_size if name == "batch_size" else default
             shown = "" if default in ("", None) else " (default: %(default)s)"
             parser.add_argument(f"--{name}", type=kind, default=default, help=text.replace("%", "%%") + shown)
-    for name, text in {**SWITCHES, **{group: "group of --issel_aug" for group in GROUPS}, **OUR_SWITCHES}.items():
+    for name, text in {**SWITCHES, **dict.fromkeys(GROUPS, "group of --issel_aug"), **OUR_SWITCHES}.items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
     for name, (kind, default) in DEAD_VALUES.items():
         dead.add_argument(f"--{name}", type=kind, default=default)
@@ -154,9 +154,11 @@ def note_dead(options: argparse.Namespace) -> None:
 def check(options: argparse.Namespace) -> None:
     """Refuse what cannot be before anything is built."""
     if options.Transformer not in TRANSFORMERS:
-        raise UserError(f"--Transformer: no method is called {options.Transformer!r}; there are {', '.join(TRANSFORMERS)}")
-    if options.TransformerModel and options.TransformerModel not in MODELS:
-        raise UserError(f"--TransformerModel: no model is called {options.TransformerModel!r}; there are {', '.join(MODELS)}")
+        known = ", ".join(TRANSFORMERS)
+        raise UserError(f"--Transformer: no method is called {options.Transformer!r}; there are {known}")
+    if options.TransformerModel and options.TransformerModel not in (*MODELS, *MICRO):
+        known = ", ".join((*MODELS, *MICRO))
+        raise UserError(f"--TransformerModel: no model is called {options.TransformerModel!r}; there are {known}")
     if (options.imgH, options.imgW) != (32, 128):
         raise UserError(f"--imgH, --imgW: {options.imgH}x{options.imgW}: the models are made for 32x128")
     for name in ("batch_size", "num_iter", "valInterval", "batch_max_length", "print_interval", "checkpoint_interval"):
@@ -173,7 +175,7 @@ def check(options: argparse.Namespace) -> None:
     if options.is_mask_supervision and options.Transformer not in ACDS:
         raise UserError(f"--is_mask_supervision: {options.Transformer} predicts no map; only {', '.join(ACDS)} do")
     if options.is_mask_supervision and options.PAD:
-        raise UserError("--PAD: boxes are scaled to pictures that fill the input; leave it out with --is_mask_supervision")
+        raise UserError("--PAD: boxes are scaled to pictures that fill the input; not with --is_mask_supervision")
     if options.freeze and options.Transformer not in ACDS:
         raise UserError(f"--freeze: {options.Transformer} has no CNN to freeze")
     shares(options)
@@ -204,5 +206,6 @@ def usage(options: argparse.Namespace) -> float:
     except ValueError:
         value = -1.0
     if not 0 < value <= 1:
-        raise UserError(f"--total_data_usage_ratio: {options.total_data_usage_ratio!r} must be a number above 0, at most 1")
+        given = options.total_data_usage_ratio
+        raise UserError(f"--total_data_usage_ratio: {given!r} must be a number above 0, at most 1")
     return value

@@ -1,0 +1,33 @@
+"""Names and sizes of the models, without torch: the command line and the registry need no more."""
+
+from __future__ import annotations
+
+SIZES = {
+    "tiny": {"dim": 192, "depth": 12, "heads": 3},
+    "small": {"dim": 384, "depth": 12, "heads": 6},
+    "base": {"dim": 768, "depth": 12, "heads": 12},
+    "large": {"dim": 1024, "depth": 24, "heads": 16},
+}
+MODELS = {
+    **{f"mgp_str_{size}_patch4_3_32_128": sizes for size, sizes in SIZES.items()},
+    "char_str_base_patch4_3_32_128": SIZES["base"],
+}
+# ours, for machines without a GPU: 1.2 M parameters in the encoder, 64 tokens instead of 256
+_SMALL = {"dim": 128, "depth": 6, "heads": 4, "patch": 8}
+MICRO = {"mgp_str_micro_patch8_3_32_128": _SMALL, "char_str_micro_patch8_3_32_128": _SMALL}
+ACDS = {
+    "ACDS-STR-Base": {"depth": 10, "first_guided": 7, "dim": 768, "heads": 12},
+    "ACDS-STR-Small": {"depth": 6, "first_guided": 3, "dim": 768, "heads": 12},
+    "ACDS-STR-Micro": {
+        "depth": 4, "first_guided": 1, "dim": 128, "heads": 4, "stage_widths": (16, 16, 24, 32, 48, 64),
+    },
+}  # fmt: skip
+TRANSFORMERS = ("mgp-str", "char-str", *ACDS)
+# files of pre-trained encoders that the published training starts from
+START_WEIGHTS = {
+    "mgp_str_tiny_patch4_3_32_128": "deit_tiny_distilled_patch16_224-b40b3cf7.pth",
+    "mgp_str_small_patch4_3_32_128": "deit_small_distilled_patch16_224-649709d9.pth",
+    "mgp_str_base_patch4_3_32_128": "deit_base_patch16_224-b5f2ef4d.pth",
+    "char_str_base_patch4_3_32_128": "deit_base_patch16_224-b5f2ef4d.pth",
+    "mgp_str_large_patch4_3_32_128": "mae_pretrain_vit_large.pth",
+}

@@ -1,0 +1,143 @@
+"""A trained MGP-STR or ACDS-STR as the shared tools use it: images in, fused text with its candidates out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from common.errors import UserError
+from common.infer.recognizer import Prediction
+from common.models.images import to_float_nchw
+from common.models.weights import load_strict, strip_prefix
+from common.text.charset import CHARSET_36
+from common.train import checkpoint
+from projects.mgpstr.build import build_model
+from projects.mgpstr.fusion import Fused, decode_batch
+from projects.mgpstr.label_codes import LabelCodes
+from projects.mgpstr.preprocess import SIZE, fit
+from projects.mgpstr.validate import read_batch
+
+
+def build_row(
+    transformer: str,
+    model: str = "",
+    character: str = CHARSET_36,
+    batch_max_length: int = 25,
+    granularities: str = "char-bpe-wp",
+    **sizes: Any,
+) -> nn.Module:
+    """The registry's `build`: the network for a charset; `pad` belongs to the reader and is passed over."""
+    sizes.pop("pad", None)
+    return build_model(transformer, model, len(character) + 2, batch_max_length + 2, granularities, **sizes)
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load a published checkpoint, or the weights of a training state, strictly. Raises `UserError`."""
+    content = checkpoint.load(path)
+    state = content.get("model", content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"{path}: no state dict of MGP-STR or ACDS-STR; give a best_accuracy.pth or iter_N.pth")
+    explain_charset(model, strip_prefix(state), str(path))
+    load_strict(model, state, what=str(path))
+
+
+def explain_charset(model: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
+    """A clear word for the commonest mismatch: another number of characters."""
+    own = model.state_dict()
+    for name, value in state.items():
+        if name.endswith("_str.char_head.weight") and name in own and len(value) != len(own[name]):
+            raise UserError(
+                f"{what}: charset: it has {len(value) - 2} characters, this model {len(own[name]) - 2}; give the "
+                "--character (or --sensitive) of its training"
+            )
+
+
+def open_reader(path: Path, options: Mapping[str, Any], device: torch.device) -> MgpReader:
+    """The registry's `open`. Raises `UserError` for a checkpoint that does not fit these options."""
+    model = build_row(**options)
+    load_weights(model, path)
+    charset, length = options.get("character", CHARSET_36), options.get("batch_max_length", 25)
+    codes = LabelCodes(charset, length, model.granularities)
+    return MgpReader(model.to(device).eval(), codes, device, bool(options.get("pad")))
+
+
+class MgpReader:
+    """Reads all granularities and fuses them; `extra` of a prediction has the candidates, their scores and the winner.
+
+    `attention` are the character maps m_1 … m_L on the grid of patches (ACDS-STR has none). Where no granularity found an
+    end the text is empty with confidence 0, for the published rule gives no answer then.
+    """
+
+    image_size = SIZE
+
+    def __init__(self, model: nn.Module, codes: LabelCodes, device: torch.device, pad: bool = False) -> None:
+        self.model, self.codes, self.device, self.pad = model, codes, device, pad
+        self.charset = codes.char.charset
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Fit a crop uint8 [h, w, 3] into the input."""
+        return fit(image, SIZE, self.pad)
+
+    def read(self, images: torch.Tensor, attention: bool = False) -> list[Prediction]:
+        """uint8 [B, 32, 128, 3] on the model's device -> one prediction each."""
+        fused, reading = read_batch(self.model, self.codes, images)
+        if not attention or "char" not in reading.maps:
+            return [as_prediction(one) for one in fused]
+        maps = {name: on_grid(values, self.model.grid) for name, values in reading.maps.items()}
+        return [as_prediction(one, {name: values[row] for name, values in maps.items()}) for row, one in enumerate(fused)]
+
+    def extras(self, images: torch.Tensor) -> dict[str, np.ndarray]:
+        """Pictures for the report: ACDS-STR's character map, clamped to [0, 1]; nothing for MGP-STR."""
+        _, reading = read_batch(self.model, self.codes, images)
+        return {"character map": reading.maps["map"].clamp(0, 1).cpu().numpy()} if "map" in reading.maps else {}
+
+    def export_module(self) -> tuple[nn.Module, Callable[[Sequence[np.ndarray]], list[Prediction]]]:
+        """All granularities at all positions, (ids, probabilities) of each in turn, and the decoding with fusion."""
+
+        def decode(arrays: Sequence[np.ndarray]) -> list[Prediction]:
+            ids = dict(zip(self.model.granularities, arrays[0::2]))
+            probs = dict(zip(self.model.granularities, arrays[1::2]))
+            return [as_prediction(one) for one in decode_batch(self.codes, ids, probs)]
+
+        return TopOne(self.model), decode
+
+
+class TopOne(nn.Module):
+    """uint8 [B, 32, 128, 3] -> ids int64 and probabilities [B, T-1] of each granularity, for export."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        outputs = self.model(to_float_nchw(images))
+        found: list[torch.Tensor] = []
+        for logits in outputs[: len(self.model.granularities)]:
+            probs, ids = logits[:, 1:].softmax(-1).max(-1)
+            found += [ids, probs]
+        return tuple(found)
+
+
+def on_grid(attention: torch.Tensor, grid: tuple[int, int]) -> np.ndarray:
+    """m [B, T, N + 1] -> float32 [B, T - 1, rows, columns] of positions 1 to T - 1, without the class token."""
+    return attention[:, 1:, 1:].float().unflatten(2, grid).cpu().numpy()
+
+
+def as_prediction(fused: Fused, maps: Mapping[str, np.ndarray] | None = None) -> Prediction:
+    """The fused answer; its characters' confidences and maps are those of the character branch as far as it is that long."""
+    text = fused.text or ""
+    chars = fused.candidates["char"]
+    extra: dict[str, Any] = {
+        name: {"text": one.text, "confidence": one.confidence} for name, one in fused.candidates.items()
+    }
+    extra["winner"] = fused.winner
+    if maps is not None:
+        extra["maps"] = maps
+    confidences = chars.char_confidences if chars.text == text else ()
+    attention = None if maps is None else maps["char"][: len(text)]
+    return Prediction(text, fused.confidence, confidences, attention, extra)
