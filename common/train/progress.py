@@ -37,10 +37,12 @@ class EpochLog:
         self.header, self.every, self.recent, self.stamp = header, every, recent, stamp
         self.last_value = set(last_value)
         self.meters = Meters()
+        self.names: dict[str, None] = {}  # in order of first appearance
         self.iteration, self.waiting = Window(), Window()
 
     def add(self, n: int = 1, **values: float | torch.Tensor) -> None:
         """Add one value, standing for `n` samples, to each named meter."""
+        self.names.update(dict.fromkeys(values))
         self.meters.add(n, **values)
 
     def over(self, items: Iterable[Item], total: int, start: int = 0) -> Iterator[tuple[int, Item]]:
@@ -69,8 +71,7 @@ class EpochLog:
 
     def fields(self) -> list[str]:
         """`name: value` of every meter."""
-        names = list(self.meters.means())
-        return [f"{name}: {self._shown(name)}" for name in names]
+        return [f"{name}: {self._shown(name)}" for name in self.names]
 
     def _shown(self, name: str) -> str:
         window = self.meters[name]
@@ -81,23 +82,22 @@ class EpochLog:
 
     def averages(self, dist: Dist | None = None) -> dict[str, float]:
         """Mean of every meter over its samples on all ranks (a collective); prints `Averaged stats: …`."""
-        names = list(self.meters.means())
-        sums = {name: (self.meters[name].total, self.meters[name].count) for name in names}
+        sums = {name: (self.meters[name].total, self.meters[name].count) for name in self.names}
         everywhere = dist.gather(sums) if dist is not None else [sums]
         print("Averaged stats: " + "  ".join(self.fields()), flush=True)
         result = {}
-        for name in names:
+        for name in self.names:
             parts = [part[name] for part in everywhere if name in part]
             result[name] = sum(total for total, _ in parts) / max(sum(count for _, count in parts), 1)
         return result
 
     def state_dict(self) -> dict[str, Any]:
         """Sums so far, so that a resumed epoch averages over all of it."""
-        names = list(self.meters.means())
-        return {name: [self.meters[name].total, self.meters[name].count] for name in names}
+        return {name: [self.meters[name].total, self.meters[name].count] for name in self.names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from these sums."""
+        self.names.update(dict.fromkeys(state))
         for name, (total, count) in state.items():
             window = self.meters[name]
             window.total, window.count = float(total), int(count)

@@ -27,3 +27,9 @@ class RandomMasking:
             mask[self.tokens - self.hidden :] = 1
             rng.shuffle(mask)
         return masks
+
+    def batch(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Masks of `count` images in one draw, bool `[count, views, tokens]`."""
+        masks = np.zeros((count, self.views, self.tokens), dtype=bool)
+        masks[..., self.tokens - self.hidden :] = True
+        return rng.permuted(masks, axis=-1, out=masks)

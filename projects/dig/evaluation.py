@@ -1,0 +1,270 @@
+"""Reading whole sets: the published figures beside the three protocols, every image once (section 4.3)."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.data.loader import Batch, SeededSampler, word_loader
+from common.files import write_text
+from common.metrics.accuracy import Row, Scores
+from common.metrics.papers import dig_f_measure, dig_normalise
+from common.train.checkpoint import write_json
+from common.train.distributed import Dist
+from common.train.progress import EpochLog
+from projects.dig import data, text
+from projects.dig.beam import beam_search, published_beam_search
+from projects.dig.losses import valid
+from projects.dig.recogniser import Recogniser
+
+SIX = ("IIIT5K_3000", "svt_647", "IC13_857", "ic15_1811", "svt_p_645", "cute80_288")
+
+
+@dataclass
+class Words:
+    """What was read in one set: one entry a word."""
+
+    indices: list[int] = field(default_factory=list)
+    predictions: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    confidences: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)  # of words that fit the decoder only
+    bad: int = 0
+
+    def merge(self, others: Sequence[Words]) -> Words:
+        """These and others' words, in the order of the set."""
+        merged = Words(bad=max([self.bad, *(other.bad for other in others)]))
+        rows = sorted(
+            row for words in others for row in zip(words.indices, words.predictions, words.labels, words.confidences)
+        )
+        for row in rows:
+            for column, value in zip((merged.indices, merged.predictions, merged.labels, merged.confidences), row):
+                column.append(value)
+        merged.losses = [loss for words in others for loss in words.losses]
+        return merged
+
+
+@dataclass
+class SetResult:
+    """Published figures of one set: shares in [0, 1] and the mean loss; `fitting` leaves words above the length out."""
+
+    name: str
+    path: str
+    words: Words
+    accuracy: float
+    f_measure: float
+    loss: float
+    fitting: tuple[int, float]
+
+
+class Evaluator:
+    """Reads sets with one model.
+
+    Args:
+        options: the parsed flags of `run_class_finetuning.py`.
+        dist: with `--dist_eval` the words are shared among its ranks, each read once.
+    """
+
+    def __init__(self, options: argparse.Namespace, dist: Dist) -> None:
+        self.options, self.dist = options, dist
+        self.codec = text.codec(options.voc_type, options.max_len)
+        self.shared = options.dist_eval and dist.world_size > 1
+
+    def evaluate(self, model: Recogniser, path: str | Path, name: str = "") -> SetResult:
+        """Read one set and print its published lines. Collective under `--dist_eval`."""
+        path = Path(path)
+        dataset = data.words(
+            [path],
+            self.codec,
+            (self.options.input_h, self.options.input_w),
+            lower=self.options.voc_type == "LOWERCASE",
+            all_lengths=True,
+            legacy_items=self.options.legacy_items,
+        )
+        training = model.training
+        model.eval()
+        words = Words(bad=len(dataset.index_bad))
+        for number, batch in self._log(name or path.name).over(self._batches(dataset, words), self._count(dataset)):
+            self._read(model, batch, words)
+        model.train(training)
+        if self.shared:
+            words = words.merge(self.dist.gather(words))
+        return self._summary(name or path.name, path, words)
+
+    def _rank(self) -> tuple[int, int]:
+        return (self.dist.rank, self.dist.world_size) if self.shared else (0, 1)
+
+    def _size(self) -> int:
+        """Words of a batch, as published."""
+        return int(1.5 * self.options.batch_size)
+
+    def _count(self, dataset) -> int:
+        rank, world = self._rank()
+        return -(-len(range(rank, len(dataset), world)) // self._size())
+
+    @staticmethod
+    def _log(name: str) -> EpochLog:
+        return EpochLog("Test:", every=10, stamp=True)
+
+    def _batches(self, dataset, words: Words) -> Iterator[Batch]:
+        rank, world = self._rank()
+        if rank >= len(dataset):
+            return
+        sampler = SeededSampler(len(dataset), self._size(), rank=rank, world_size=world, shuffle=False, even=False)
+        loader = word_loader(dataset, sampler, self.options.num_workers, pin_memory=False)
+        yield from loader
+        words.bad = len(loader.bad)
+
+    @torch.no_grad()
+    def _read(self, model: Recogniser, batch: Batch, words: Words) -> None:
+        images = data.normalise(batch.images.to(self.dist.device, non_blocking=True))
+        ids, confidences = self._decode(model, images)
+        words.indices += batch.indices.tolist()
+        words.predictions += [row.text for row in self.codec.decode(ids.cpu().numpy())]
+        words.labels += batch.labels
+        words.confidences += confidences.tolist()
+        words.losses += self._losses(model, images, batch.labels)
+
+    def _decode(self, model: Recogniser, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids `[B, max_len]` and confidences `[B]`, by the search that the flags ask for."""
+        width = self.options.beam_width
+        if width and self.options.legacy_beam_search:
+            ids = published_beam_search(model, images, width)
+            return ids, torch.ones(len(ids))
+        if width:
+            ids, scores = beam_search(model, images, width)
+            return ids, scores.exp()
+        reading = model.read(images)
+        best = reading.scores.max(-1).values
+        # the product up to and including the end; steps not taken have no probability
+        ended = (reading.ids == model.end).cumsum(1)
+        counted = (ended == 0) | ((ended == 1) & (reading.ids == model.end))
+        return reading.ids, torch.where(counted & (best > 0), best, 1).prod(1)
+
+    def _losses(self, model: Recogniser, images: Tensor, labels: list[str]) -> list[float]:
+        """Cross-entropy of each word that fits the decoder under teacher forcing (the published number is not one)."""
+        longest = data.longest_word(self.codec.max_length)
+        fitting = [row for row, label in enumerate(labels) if len(label) <= longest]
+        if not fitting:
+            return []
+        targets, lengths = data.targets(self.codec, [labels[row] for row in fitting], images.device)
+        log_p = model(images[fitting], targets, lengths).scores.float().log_softmax(-1)
+        nll = -log_p.gather(2, targets[..., None])[..., 0]
+        return (nll * valid(targets, lengths)).sum(1).tolist()
+
+    def _summary(self, name: str, path: Path, words: Words) -> SetResult:
+        pairs = [(dig_normalise(p), dig_normalise(g)) for p, g in zip(words.predictions, words.labels)]
+        count, right = max(len(pairs), 1), [p == g for p, g in pairs]
+        longest = data.longest_word(self.codec.max_length)
+        fitting = [hit for hit, label in zip(right, words.labels) if len(label) <= longest]
+        result = SetResult(
+            name,
+            str(path),
+            words,
+            accuracy=sum(right) / count,
+            f_measure=sum(dig_f_measure(p, g) for p, g in pairs) / count,
+            loss=sum(words.losses) / max(len(words.losses), 1),
+            fitting=(len(fitting), sum(fitting) / max(len(fitting), 1)),
+        )
+        print(
+            f"* {path}: {len(pairs)} images, Acc {result.accuracy:.4f} loss {result.loss:.4f} "
+            f"Rec_fmeasure {result.f_measure:.4f}"
+        )
+        print(f"Accuracy of the network on the {len(pairs)} test images: {100 * result.accuracy:.2f}%", flush=True)
+        if len(fitting) < len(pairs):
+            print(
+                f"{len(pairs) - len(fitting)} words are longer than the decoder; without them: {result.fitting[1]:.2%}"
+            )
+        if words.bad:
+            print(f"{words.bad} images could not be read and are in no figure")
+        return result
+
+
+def sets_of(options: argparse.Namespace) -> list[tuple[str, Path]]:
+    """The set at `--eval_data_path` and those of `--other_test_data_folders` beside it that exist."""
+    first = Path(options.eval_data_path)
+    found = [(first.name, first)]
+    for name in options.other_test_data_folders:
+        path = first.parent / name
+        if path.is_dir() and path != first:
+            found.append((name, path))
+        elif path != first:
+            print(f"{path}: no such set, left out")
+    return found
+
+
+def scores_of(results: Sequence[SetResult]) -> Scores:
+    """All results under the protocols of 36, 62 and 94 characters."""
+    scores = Scores()
+    for result in results:
+        words = result.words
+        scores.add(result.name, words.predictions, words.labels, words.confidences)
+        scores.add_bad(result.name, words.bad)
+    return scores
+
+
+def totals(results: Sequence[SetResult]) -> dict[str, float]:
+    """The published accuracy over all sets and over the usual six, weighted by images and plain, in percent."""
+    groups = {f"{len(results)} sets": results, "six sets": [r for r in results if r.name in SIX]}
+    figures = {}
+    for title, members in groups.items():
+        if not members or (title == "six sets" and len(members) < len(SIX)):
+            continue
+        images = sum(len(r.words.labels) for r in members)
+        weighted = sum(r.accuracy * len(r.words.labels) for r in members) / max(images, 1)
+        figures[f"{title}, weighted"] = 100 * weighted
+        figures[f"{title}, plain mean"] = 100 * sum(r.accuracy for r in members) / len(members)
+    return figures
+
+
+def report(results: Sequence[SetResult], out: Path) -> None:
+    """Print the table of all sets and totals; write `eval.json` and `predictions.csv`."""
+    scores = scores_of(results)
+    print(f"{'set':<20} {'images':>7} {'published':>9} {'36':>7} {'62':>7} {'94':>7} {'1-NED':>7} {'conf.':>6}")
+    for row, published in zip(scores.rows(), (100 * result.accuracy for result in results)):
+        print_row(row, published)
+    figures = totals(results)
+    print_row(scores.weighted(), figures[f"{len(results)} sets, weighted"])
+    print_row(scores.unweighted(), figures[f"{len(results)} sets, plain mean"])
+    for title, value in figures.items():
+        print(f"{title}: {value:.2f}% (published metric: letters and digits, case ignored, empty labels count)")
+    write_json(out / "eval.json", {"sets": [as_dict(result) for result in results], "totals": figures})
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(["set", "number", "label", "prediction", "confidence", "correct"])
+    for result in results:
+        words = result.words
+        for row in zip(words.indices, words.labels, words.predictions, words.confidences):
+            right = dig_normalise(row[1]) == dig_normalise(row[2])
+            writer.writerow([result.name, row[0] + 1, *row[1:3], f"{row[3]:.4f}", int(right)])
+    write_text(out / "predictions.csv", table.getvalue())
+
+
+def print_row(row: Row, published: float) -> None:
+    """One line of the table, figures in percent."""
+    protocols = " ".join(f"{row.accuracy[name]:7.2f}" for name in ("36", "62", "94"))
+    print(
+        f"{row.name:<20} {row.samples:>7} {published:>9.2f} {protocols} {row.one_minus_ned['36']:7.2f} {row.confidence:6.1f}"
+    )
+
+
+def as_dict(result: SetResult) -> dict:
+    """One set as plain data, accuracies in percent."""
+    return {
+        "name": result.name,
+        "path": result.path,
+        "images": len(result.words.labels),
+        "accuracy": 100 * result.accuracy,
+        "f_measure": result.f_measure,
+        "loss": result.loss,
+        "fitting_images": result.fitting[0],
+        "fitting_accuracy": 100 * result.fitting[1],
+        "unreadable": result.words.bad,
+    }
