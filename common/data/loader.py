@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
@@ -316,6 +317,7 @@ def word_loader(
     % of the data set, no file); a batch of nothing but bad samples is passed over. Raises `UserError` above the
     register's limit.
     """
+    _quiet_opencv()
     bad = bad if bad is not None else BadSamples(len(dataset) + len(dataset.index_bad))
     bad.add(dataset.index_bad)
     loader = DataLoader(
@@ -337,7 +339,11 @@ def word_loader(
 
 def _one_thread(_worker: int) -> None:
     """Workers share the cores with training: one thread each, in torch and OpenCV."""
-    import cv2
-
     torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    _quiet_opencv()
+
+
+def _quiet_opencv() -> None:
+    """No thread pool in OpenCV: crops are too small for one, and a forked child hangs when it touches its parent's."""
+    if cv2.getNumThreads() > 1:
+        cv2.setNumThreads(0)

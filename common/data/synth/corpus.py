@@ -120,7 +120,7 @@ def _encode_range(job: tuple) -> list[tuple[bytes, str, bytes, bytes, bytes]]:
 
 
 def _prepare_worker() -> None:
-    cv2.setNumThreads(1)  # the processes fill the cores by themselves
+    cv2.setNumThreads(0)  # the processes fill the cores by themselves
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops them
 
 

@@ -76,7 +76,7 @@ def encode_mask(mask: np.ndarray) -> bytes:
 
 def make_part(part: Part) -> PartDone:
     """Masks of one part at the pictures' own sizes, under the pictures' own numbers. Runs in a worker process."""
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(0)
     words, bad = WordLmdb(part.source), []
     with LmdbWriter(part.target, map_size=8 << 20) as writer:
         for index in range(part.start, part.stop):
