@@ -78,8 +78,7 @@ class PairDataset(WordDataset):
 
     Args:
         paths: LMDB folders, in order.
-        native: `(image uint8 [h, w, 3], rng) -> image`, applied to the second view at its own size.
-        resized: the same, applied to the second view after the resize.
+        second: `(image uint8 [h, w, 3], rng) -> uint8 [H, W, 3]`, makes the second view of the picture as stored.
         image_size: (H, W) of each view.
         per_lmdb: at most so many first samples of each LMDB.
     """
@@ -87,19 +86,17 @@ class PairDataset(WordDataset):
     def __init__(
         self,
         paths: Sequence[str | Path],
-        native: Augment,
-        resized: Augment,
+        second: Augment,
         image_size: tuple[int, int] = (32, 128),
         per_lmdb: float = math.inf,
     ) -> None:
         super().__init__(paths, image_size=(2 * image_size[0], image_size[1]), labels=False, decode_truncated=True)
-        self.view_size, self.native, self.resized = image_size, native, resized
+        self.view_size, self.second = image_size, second
         first_samples(self, per_lmdb if per_lmdb > 1 else math.inf)
 
     def _pixels(self, index: int, epoch: int, seed: int) -> tuple[np.ndarray, None]:
         rng, image = sample_rng(seed, epoch, index), self.image(index)
-        second = resize_bicubic(np.ascontiguousarray(self.native(image, rng)), self.view_size)
-        return np.concatenate([resize_bicubic(image, self.view_size), self.resized(second, rng)]), None
+        return np.concatenate([resize_bicubic(image, self.view_size), self.second(image, rng)]), None
 
 
 def views(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -91,7 +91,8 @@ class Evaluator:
         training = model.training
         model.eval()
         words = Words(bad=len(dataset.index_bad))
-        for number, batch in self._log(name or path.name).over(self._batches(dataset, words), self._count(dataset)):
+        log = EpochLog("Test:", every=10, stamp=True)
+        for _, batch in log.over(self._batches(dataset, words), self._count(dataset)):
             self._read(model, batch, words)
         model.train(training)
         if self.shared:
@@ -108,10 +109,6 @@ class Evaluator:
     def _count(self, dataset) -> int:
         rank, world = self._rank()
         return -(-len(range(rank, len(dataset), world)) // self._size())
-
-    @staticmethod
-    def _log(name: str) -> EpochLog:
-        return EpochLog("Test:", every=10, stamp=True)
 
     def _batches(self, dataset, words: Words) -> Iterator[Batch]:
         rank, world = self._rank()
@@ -251,7 +248,8 @@ def print_row(row: Row, published: float) -> None:
     """One line of the table, figures in percent."""
     protocols = " ".join(f"{row.accuracy[name]:7.2f}" for name in ("36", "62", "94"))
     print(
-        f"{row.name:<20} {row.samples:>7} {published:>9.2f} {protocols} {row.one_minus_ned['36']:7.2f} {row.confidence:6.1f}"
+        f"{row.name:<20} {row.samples:>7} {published:>9.2f} {protocols} "
+        f"{row.one_minus_ned['36']:7.2f} {row.confidence:6.1f}"
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
+from common.augment.recipes import abinet
+from common.augment.views import ContrastiveView
 from common.data.loader import Batch
 from common.train.ema import Ema
 from common.train.optim import accumulating
@@ -94,7 +95,7 @@ class FineTuning:
 
     def train_one_epoch(self, epoch: int) -> dict[str, float]:
         """Run the steps left in the epoch; returns the mean of each meter over all ranks."""
-        trainer, options = self.trainer, self.trainer.options
+        trainer = self.trainer
         log = EpochLog(f"Epoch: [{epoch}]", every=100, stamp=True)
         trainer.model.train()
         for batches in trainer.steps(log):
@@ -136,23 +137,8 @@ class FineTuning:
 
 def augmentation(options: argparse.Namespace) -> Callable | None:
     """What `--num_view` and `--use_abi_aug` ask for: nothing, ABINet's, or SeqCLR's distortions."""
-    from common.augment import recipes
-
     if options.num_view <= 1:
         return None
     if options.use_abi_aug:
-        return recipes.abinet(options.seed, resample=not options.legacy_frozen_augment)
-    return recipes.dig_contrast_view()[0]
-
-
-def unused_names(model: nn.Module) -> Iterator[str]:
-    """Trainable parameters that a recogniser never uses (the encoder sees whole images)."""
-    return (name for name, p in model.named_parameters() if name.endswith("mask_token") and p.requires_grad)
-
-
-@torch.no_grad()
-def averaged_model(options: argparse.Namespace, ema: Ema) -> Recogniser:
-    """A recogniser with the averaged weights."""
-    model = build_model(options)
-    ema.copy_to(model)
-    return model.eval()
+        return abinet(options.seed, resample=not options.legacy_frozen_augment)
+    return ContrastiveView(size=(options.input_h, options.input_w))

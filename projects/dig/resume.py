@@ -63,8 +63,8 @@ def from_state(trainer: Trainer, path: Path, content: dict) -> None:
     per_epoch = content["extra"].get("per_epoch")
     if per_epoch != trainer.per_epoch:
         raise UserError(
-            f"{path}: steps of an epoch were {per_epoch}, now they are {trainer.per_epoch}; give the data, batch size and "
-            "processes of that run, or --resume one of its checkpoints"
+            f"{path}: steps of an epoch were {per_epoch}, now they are {trainer.per_epoch}; give the data, batch size "
+            "and processes of that run, or --resume one of its checkpoints"
         )
     state = trainer.state().resume(content, trainer.dist)
     trainer.step, trainer.extra = state.step, state.extra
@@ -78,11 +78,10 @@ def from_checkpoint(trainer: Trainer, path: Path, content: dict) -> None:
             trainer.optimizer.load_state_dict(content["optimizer"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{path}: optimizer: it does not fit this model's groups ({error}); to start a new run from these weights "
-                "use --finetune, or give the options of the run"
+                f"{path}: optimizer: it does not fit this model's groups ({error}); to start a new run from these "
+                "weights use --finetune, or give the options of the run"
             ) from None
         trainer.step = (content["epoch"] + 1) * trainer.per_epoch
         trainer.amp.load_state_dict(content.get("scaler") or {})
-        # the position in the schedule must agree with what the groups say about scale and decay
     if trainer.ema is not None and "model_ema" in content:
         trainer.ema.load_state_dict({"decay": trainer.ema.decay, "values": content["model_ema"]})

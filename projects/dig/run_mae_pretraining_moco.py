@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from common.augment.views import ContrastiveView
 from common.errors import command
 from common.train.distributed import Dist
 from projects.dig.data import PairDataset
@@ -32,11 +33,9 @@ from projects.dig.trainer import Stopped, Trainer
 
 def prepare(options, dist: Dist) -> Trainer:
     """Data, model and optimizer of the run, resumed where there is something to resume."""
-    from common.augment.recipes import dig_contrast_view
-
-    native, resized = dig_contrast_view()
     size = (options.input_h, options.input_w)
-    dataset = PairDataset(options.image_alone_path, native, resized, size, options.aloneimage_num_samples)
+    view = ContrastiveView(size=size)
+    dataset = PairDataset(options.image_alone_path, view, size, options.aloneimage_num_samples)
     model = build_model(options).to(dist.device)
     trainer = Trainer(
         options,

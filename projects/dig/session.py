@@ -53,8 +53,8 @@ def session(options: argparse.Namespace) -> Iterator[Dist]:
     try:
         if options.world_size not in (1, dist.world_size):
             raise UserError(
-                f"--world_size: {options.world_size} was given and {dist.world_size} processes were started; start them "
-                "with torchrun, SLURM or mpirun, which set the number"
+                f"--world_size: {options.world_size} was given and {dist.world_size} processes were started; "
+                "start them with torchrun, SLURM or mpirun, which set the number"
             )
         seed_everything(options.seed, dist.rank)
         print(options)
