@@ -90,10 +90,16 @@ def training_data(options: argparse.Namespace) -> tuple[WordDataset, list[tuple[
     words = normaliser(options.character, options.sensitive)
     # "error" and "skip" judge what a label holds before the deletion, so that only the case is normalised there.
     judged = words if options.foreign == "delete" else Normaliser(lower=not options.sensitive)
-    dataset = WordDataset(
-        paths, image_size=(options.imgH, options.imgW), max_length=options.batch_max_length, keep=judged,
+    make = partial(
+        WordDataset, paths, image_size=(options.imgH, options.imgW), max_length=options.batch_max_length, keep=judged,
         charset=options.character, on_unsupported="keep" if options.foreign == "delete" else options.foreign,
         augment=augment, augment_at=place, masks=masks)
+    try:
+        dataset = make()
+    except UserError as error:
+        if "no usable sample" in str(error):
+            raise UserError(f"{error}; --character must have the characters of the labels") from None
+        raise
     if isinstance(masks, StoredMasks):
         masks.check(dataset.lmdbs)
     _refuse_empty(dataset, options)
@@ -200,5 +206,5 @@ def evaluation_sets(root: str | Path, names: Iterable[str] | None, options: argp
     free = options.family == "R" or (options.family == "T" and (options.data_filtering_off or options.sensitive))
     make = partial(
         WordDataset, image_size=(options.imgH, options.imgW), max_length=None if free else options.batch_max_length,
-        keep=normaliser(options.character, options.sensitive), drop_empty=False)
+        keep=normaliser(options.character, options.sensitive), drop_empty=False, pad=options.family == "T" and options.PAD)
     return {name: make([path]) for name, path in found.items()}

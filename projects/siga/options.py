@@ -152,14 +152,16 @@ def check(options: argparse.Namespace) -> None:
             raise UserError(f"--{name}: {getattr(options, name)} must be at least 1")
     if options.lr <= 0:
         raise UserError(f"--lr: {options.lr} must be positive")
-    if options.variant.published and options.hidden_size != 256 and options.family != "T":
-        raise UserError(f"--hidden_size: {options.hidden_size}: the published models have 256 only")
+    if options.family != "T" and options.hidden_size != options.variant.hidden:
+        raise UserError(f"--hidden_size: {options.hidden_size}: {options.model_name} has {options.variant.hidden} only")
     if options.input_channel != 3:
         raise UserError(f"--input_channel: {options.input_channel}: images are read in colour; give 3")
     if len(set(options.character)) != len(options.character) or not options.character:
         raise UserError("--character: empty, or a character stands in it twice")
     if options.optimizer.lower() not in ("adam", "adamw", "adadelta"):
         raise UserError(f"--optimizer: {options.optimizer!r}: choose adam, adamw or adadelta")
+    if options.family == "T" and options.PAD:
+        raise UserError("--PAD: glyph masks fill the whole input, so padded training never worked; leave it out")
     if options.family != "T":
         fractions(options)
 

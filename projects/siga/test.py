@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 sets = chosen_sets(options)
                 codec = make_codec(options.family, options.character, options.batch_max_length)
                 model = build_model(options, codec)
-            print(precision_note(options.amp, options.compile, options.tf32, dist.device))
+            print(precision_note(options.amp, False, options.tf32, dist.device))
             for path in files:
                 evaluate_one(path, model, codec, sets, options, dist)
             return 0

@@ -1,0 +1,241 @@
+"""SIGA's training script: launches, files, exact resume, stopping, refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.train.checkpoint import load
+from projects.siga import train
+from projects.siga.engine import Stepper
+from projects.siga.test import main as evaluate_main
+from tests.projects.siga_corpus import ROOT, command, environment, launch, write_corpus, write_words
+
+STATE = "training_state-{:09d}.pth"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run of four steps that kept the state of every step."""
+    out = tmp_path_factory.mktemp("whole")
+    assert train.main(command(corpus, out, "TRBA_small", "--Aug", "--save_interval", 1, "--keep_states", 0)) == 0
+    return out / "saved_models" / "run"
+
+
+def same(first, second, where: str = "") -> None:
+    """Equal bit for bit, through all containers; generator states and options included."""
+    assert type(first) is type(second), where
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            same(first[key], second[key], f"{where}/{key}")
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second), where
+        for index, pair in enumerate(zip(first, second)):
+            same(*pair, f"{where}/{index}")
+    else:
+        assert first == second, where
+
+
+def assert_same_state(first: Path, second: Path) -> None:
+    left, right = load(first), load(second)
+    for key in ("model", "optimizer", "parts", "rng", "step"):
+        same(left[key], right[key], key)
+
+
+@pytest.mark.parametrize(("model", "folder"), [
+    ("TRBA_small", "saved_models/run"), ("TSBA_small", "saved_models/run"), ("char_str_small", "saved_models/run-Seed1111")])
+def test_writes_the_published_files(model: str, folder: str, corpus: Path, tmp_path: Path, capsys) -> None:
+    augment = "--isrand_aug" if model.startswith("char") else "--Aug"
+    words = command(corpus, tmp_path, model, "--eval_data", corpus / "evaluation", augment, "--num_iter", 2, "--val_interval", 2)
+    assert train.main(words) == 0
+    run = tmp_path / folder
+    numbered = ["iter_2.pth"] if model.startswith("char") else ["0.pth", "1.pth"]
+    for name in ("best_accuracy.pth", *numbered):
+        content = load(run / name)
+        assert set(content) == {"net", "optimizer", "iteration"}
+        assert all(key.startswith("module.") for key in content["net"])
+        assert json.loads((run / f"{name}.json").read_text())["model"] == f"siga/{model}"
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row.get("event") == "evaluation"][-1] == 2
+    assert {"loss", "share", "lr", "img_s", "data_wait"} <= set(rows[0])
+    assert list((tmp_path / "tensorboard").rglob("events.*"))
+    if model.startswith("char"):
+        assert "Trainable network params num : " in (run / "opt.txt").read_text()
+        assert "out_accuracy     : " in (run / "log_train.txt").read_text()
+        assert "samples" in (run / "log_dataset.txt").read_text()
+    else:
+        assert "------------ Options -------------" in (run / "log_train.txt").read_text()
+        lines = (run / "result" / "log_all_evaluation.txt").read_text().splitlines()
+        assert lines[0] == "-" * 80 and lines[1] == "iteration: 1"
+        assert lines[2].startswith("dataset: CUTE80\taccuracy: Share_pred: ") and lines[2].endswith("language: 0.000\tfinal: 0.000")
+        assert lines[-1].startswith("total_accuracy: Share_pred: ")
+    assert evaluate_main(["--eval_data", str(corpus / "evaluation"), "--select_data", "SVT", "--workers", "0", "--device", "cpu",
+                      "--saved_model", str(run / "best_accuracy.pth"), "--output", str(tmp_path)]) == 0
+    assert "'dataset': 'SVT', 'samples': 6" in capsys.readouterr().out
+
+
+def test_resume_is_exact(whole: Path, corpus: Path, tmp_path: Path) -> None:
+    """Two steps, then two after a resume, equal four without one: parameters, moments, sampler, generators."""
+    middle = whole / STATE.format(2)
+    assert train.main(command(corpus, tmp_path, "TRBA_small", "--Aug", "--save_interval", 4, "--resume", middle)) == 0
+    assert_same_state(whole / STATE.format(4), tmp_path / "saved_models" / "run" / STATE.format(4))
+
+
+def test_sigterm_saves_once_and_resume_goes_on(whole: Path, corpus: Path, tmp_path: Path, monkeypatch) -> None:
+    plain = Stepper.__call__
+
+    def interrupted(self, batches, step):
+        if step == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return plain(self, batches, step)
+
+    run = tmp_path / "saved_models" / "run"
+    words = command(corpus, tmp_path, "TRBA_small", "--Aug", "--save_interval", 4, "--resume", "auto")
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "__call__", interrupted)
+        assert train.main(words) == 0
+    assert [path.name for path in sorted(run.glob("training_state*"))] == [STATE.format(2)]
+    assert train.main(words) == 0
+    assert_same_state(whole / STATE.format(4), run / STATE.format(4))
+
+
+def test_killed_and_resumed_equals_uninterrupted(whole: Path, corpus: Path, tmp_path: Path) -> None:
+    """kill -9 in the middle, then `--resume auto`."""
+    words = command(corpus, tmp_path, "TRBA_small", "--Aug", "--save_interval", 1, "--keep_states", 0, "--resume", "auto")
+    run = tmp_path / "saved_models" / "run"
+    process = subprocess.Popen([sys.executable, str(ROOT / "projects/siga/train.py"), *words], env=environment(),
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not (run / STATE.format(1)).exists() and process.poll() is None and time.time() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (run / STATE.format(4)).unlink(missing_ok=True)  # a fast machine may have been done already
+    assert train.main(words) == 0
+    assert_same_state(whole / STATE.format(4), run / STATE.format(4))
+
+
+def test_two_processes_resume_exactly(corpus: Path, tmp_path: Path) -> None:
+    words = ["--Aug", "--save_interval", 2, "--keep_states", 0, "--batch_size", 2]
+    first = launch("train.py", command(corpus, tmp_path / "a", "TRBA_small", *words))
+    assert first.returncode == 0, first.stderr[-2000:]
+    assert first.stdout.count("fresh start") == 1, "other ranks print"
+    run = tmp_path / "a" / "saved_models" / "run"
+    second = launch("train.py", command(corpus, tmp_path / "b", "TRBA_small", *words, "--resume", run / STATE.format(2)), port=29734)
+    assert second.returncode == 0, second.stderr[-2000:]
+    assert_same_state(run / STATE.format(4), tmp_path / "b" / "saved_models" / "run" / STATE.format(4))
+
+
+def test_published_launcher_passes_local_rank(corpus: Path, tmp_path: Path) -> None:
+    done = launch("train.py", command(corpus, tmp_path, "TSBA_small", "--num_iter", 1, "--eval_data", corpus / "evaluation"),
+                  how="launch", port=29735)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "2 process(es), 1 steps" in done.stdout
+
+
+def test_published_command_of_t(corpus: Path, tmp_path: Path, monkeypatch) -> None:
+    """The command kept in the published file, on small data and a small model."""
+    monkeypatch.chdir(tmp_path)
+    words = (f"--train_data {corpus}/training --valid_data {corpus}/evaluation --select_data MJ-ST --batch_ratio 0.5-0.5 "
+             "--Transformer char-str --TransformerModel=char_str_small --imgH 32 --imgW 64 --batch_max_length 5 --manualSeed=226 "
+             "--workers=0 --isrand_aug --scheduler --batch_size=4 --rgb --saved_path ./ --exp_name char_str_patch4_3_32_128 "
+             "--valInterval 2 --num_iter 2 --lr 1 --device cpu")
+    assert train.main(words.split()) == 0
+    run = tmp_path / "char_str_patch4_3_32_128-Seed226"
+    assert evaluate_main(f"--eval_data {corpus}/evaluation --benchmark_all_eval --Transformer char-str --data_filtering_off --rgb "
+                     f"--TransformerModel=char_str_small --workers 0 --device cpu --model_dir {run}/best_accuracy.pth".split()) == 0
+    assert list(tmp_path.glob("result/*/log_all_evaluation.txt"))
+
+
+def test_non_finite_loss_stops_before_the_step(corpus: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    plain = Stepper.forward
+
+    def poisoned(self, batch, step):
+        losses = plain(self, batch, step)
+        if step == 1:
+            losses.total = losses.total * float("nan")
+        return losses
+
+    monkeypatch.setattr(Stepper, "forward", poisoned)
+    assert train.main(command(corpus, tmp_path, "TRBA_small", "--save_interval", 1)) == 2
+    run = tmp_path / "saved_models" / "run"
+    assert len(json.loads((run / "non_finite_1.json").read_text())["batch"]) == 4
+    assert [path.name for path in run.glob("training_state*")] == [STATE.format(1)]
+    line = capsys.readouterr().err.strip()
+    assert line.startswith("error: step 1: loss is nan") and "\n" not in line
+
+
+def refused(words: list[str], capsys, *parts: str) -> None:
+    """Status 2, one line that names these parts."""
+    assert train.main(words) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert all(part in lines[0] for part in ("error: ", *parts)), lines[0]
+
+
+@pytest.mark.parametrize(("more", "parts"), [
+    (["--train_data", "/no/such"], ["/no/such", "no such folder"]),
+    (["--select_data", "XX"], ["no LMDB named XX", "MJ"]),
+    (["--character", "!?"], ["--character", "no usable sample", "40 empty"]),
+    (["--character", "0123456789"], ["--character", "no character of it"]),
+    (["--foreign", "error", "--character", "abc"], ["outside the charset"]),
+    (["--device", "cuda"], ["--device", "CUDA"]),
+    (["--amp", "fp16"], ["--amp", "CUDA"]),
+    (["--saved_model", "/no/file.pth"], ["/no/file.pth", "no such checkpoint"]),
+    (["--output", "/proc/nowhere"], ["/proc/nowhere", "cannot be written"]),
+    (["--batch_size", "0"], ["--batch_size"]),
+    (["--batch_size", "4000"], ["batch size 4000"]),
+    (["--schedule", "fast"], ["--schedule"]),
+    (["--optimizer", "lion"], ["--optimizer"]),
+    (["--tps", __file__], [Path(__file__).name]),
+    (["--mask_path", "/no/masks"], ["/no/masks"]),
+    (["--hidden_size", "0"], ["--hidden_size"]),
+])
+def test_bad_input_is_one_line(more: list[str], parts: list[str], corpus: Path, tmp_path: Path, capsys) -> None:
+    refused([*command(corpus, tmp_path), *more], capsys, *parts)
+
+
+def test_other_models_are_refused(capsys) -> None:
+    for words, part in ((["--model_name", "CRNN"], "CRNN"), (["--model_name", "nope"], "nope"), ([], "--model_name"),
+                        (["--Transformer", "mgp-str"], "mgp-str")):
+        refused(words, capsys, part)
+
+
+def test_masks_of_another_length_are_refused(corpus: Path, tmp_path: Path, capsys) -> None:
+    for name in ("MJ", "ST"):
+        write_words(tmp_path / "masks" / name, ["a", "b"])
+    refused([*command(corpus, tmp_path), "--mask_path", str(tmp_path / "masks")], capsys, "2 masks for the 20 pictures")
+
+
+def test_checkpoints_of_another_kind_are_refused(whole: Path, corpus: Path, tmp_path: Path, capsys) -> None:
+    words = command(corpus, tmp_path)
+    half = tmp_path / "half.pth"
+    half.write_bytes((whole / "0.pth").read_bytes()[:5000])
+    refused([*words, "--saved_model", str(half)], capsys, str(half), "truncated")
+    refused([*words, "--model_name", "TSBA_small", "--saved_model", str(whole / "0.pth")], capsys, "0.pth")
+    refused([*words, "--saved_model", str(whole / "0.pth"), "--character", "abcdefghijklmnop"], capsys, "0.pth", "charset")
+    refused([*words, "--resume", str(whole / STATE.format(2)), "--batch_size", "2"], capsys, "batch_size")
+
+
+def test_published_checkpoint_goes_on(whole: Path, corpus: Path, tmp_path: Path, capsys) -> None:
+    """`--saved_model` takes weights, optimizer and iteration of a checkpoint with `module.` names, as the paper's script meant."""
+    copy = tmp_path / "3.pth"
+    shutil.copy(whole / "3.pth", copy)
+    assert train.main(command(corpus, tmp_path, "TRBA_small", "--num_iter", 6, "--saved_model", copy)) == 0
+    assert "weights, optimizer and step 4" in capsys.readouterr().out
