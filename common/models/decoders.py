@@ -19,16 +19,21 @@ Step = Callable[[Tensor, int], Tensor]
 
 
 class KeyValueCache:
-    """Keys and values `[B, heads, t, d]` of the tokens so far, in one buffer of `length` positions."""
+    """Keys and values `[B, heads, t, d]` of the tokens so far, in one buffer of `length` positions.
 
-    def __init__(self, length: int) -> None:
-        self.length, self.used = length, 0
+    With `growing` they are concatenated instead, which traces into a graph of any batch size and costs a copy a step.
+    """
+
+    def __init__(self, length: int, growing: bool = False) -> None:
+        self.length, self.growing, self.used = length, growing, 0
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Add `[B, heads, n, d]` of the newest tokens; returns those of all tokens so far. Raises ValueError when
         full."""
+        if self.growing:
+            return self._grow(keys, values)
         if self.keys is None:
             batch, heads, _, dim = keys.shape
             self.keys = keys.new_empty(batch, heads, self.length, dim)
@@ -40,6 +45,12 @@ class KeyValueCache:
         self.values[:, :, self.used : end] = values
         self.used = end
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def _grow(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """As `append`, by concatenation."""
+        self.keys = keys if self.keys is None else torch.cat([self.keys, keys], dim=2)
+        self.values = values if self.values is None else torch.cat([self.values, values], dim=2)
+        return self.keys, self.values
 
     def reorder(self, rows: Tensor) -> None:
         """Let row i continue what row `rows[i]` holds (beam search)."""

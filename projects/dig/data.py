@@ -144,6 +144,15 @@ def words(
     return dataset
 
 
-def targets(codec: EosPadUnkCodec, labels: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids `[B, max_len]` and lengths `[B]` of labels that fit the codec."""
-    return tuple(torch.from_numpy(part).to(device, non_blocking=True) for part in codec.encode(labels))
+def targets(
+    codec: EosPadUnkCodec, labels: Sequence[str], device: torch.device, trim: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Ids `[B, max_len]` and lengths `[B]` of labels that fit the codec.
+
+    With `trim` the columns after the longest word are left out. They change no loss, as no position sees a later one
+    and none of them is counted, and cost as much as the others.
+    """
+    ids, lengths = codec.encode(labels)
+    if trim:
+        ids = ids[:, : int(lengths.max(initial=1))]
+    return torch.from_numpy(ids).to(device, non_blocking=True), torch.from_numpy(lengths).to(device, non_blocking=True)

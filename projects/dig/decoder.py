@@ -217,12 +217,20 @@ class Decoding:
         memory: `[B, K, D]` image tokens.
         length: tokens that will be made.
         attention: also keep the last layer's maps, read with `maps()` as `[B, steps, K]`.
+        growing: see `KeyValueCache`.
     """
 
-    def __init__(self, decoder: TransformerDecoder, memory: Tensor, length: int, attention: bool = False) -> None:
+    def __init__(
+        self,
+        decoder: TransformerDecoder,
+        memory: Tensor,
+        length: int,
+        attention: bool = False,
+        growing: bool = False,
+    ) -> None:
         self.decoder, self.attention = decoder, attention
         self.memories = decoder.memories(memory)
-        self.caches = [KeyValueCache(length) for _ in self.memories]
+        self.caches = [KeyValueCache(length, growing) for _ in self.memories]
         self._maps: list[Tensor] = []
 
     def step(self, tokens: Tensor, position: int) -> Tensor:

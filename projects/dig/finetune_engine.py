@@ -85,7 +85,10 @@ class FineTuning:
         """Loss of a micro-batch and the share of its characters (end included) that are right."""
         options, device = self.trainer.options, self.trainer.dist.device
         images = data.normalise(batch.images.to(device, non_blocking=True))
-        targets, lengths = data.targets(self.codec, batch.labels, device)
+        # a compiled model wants one shape, and the faulty smoothing counts every column
+        targets, lengths = data.targets(
+            self.codec, batch.labels, device, trim=not (options.compile or options.legacy_smoothing)
+        )
         with self.trainer.amp.autocast():
             logits = self.trainer.model(images, targets, lengths).scores
         loss = sequence_loss(logits, targets, lengths, options.smoothing, options.legacy_smoothing)

@@ -62,7 +62,7 @@ class RecurrentDecoding:
     def __init__(self, unit: RecurrentUnit, tokens: Tensor) -> None:
         self.unit, self.tokens = unit, tokens
         self.projected = unit.attention_unit.xEmbed(tokens)
-        self.state = tokens.new_zeros(1, len(tokens), unit.gru.hidden_size)
+        self.state = torch.zeros_like(self.projected[:, 0])[None]
         self._maps: list[Tensor] = []
 
     def step(self, previous: Tensor, position: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from common.models.decoders import greedy_decode
 from projects.dig import decoder as transformer
 from projects.dig.encoder import SIZES, Encoder
-from projects.dig.gru_decoder import AttentionDecoder
+from projects.dig.gru_decoder import AttentionDecoder, RecurrentDecoding
 
 
 class Reading(NamedTuple):
@@ -47,8 +47,8 @@ class Recogniser(nn.Module):
     def memory(self, images: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def decoding(self, memory: Tensor, attention: bool = False):
-        """A decoding in progress over `memory`, with `step`, and `maps`."""
+    def decoding(self, memory: Tensor, attention: bool = False, growing: bool = False):
+        """A decoding in progress over `memory`, with `step` and `maps`; `growing` for export, see `KeyValueCache`."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -109,8 +109,8 @@ class RecModel(Recogniser):
         logits, maps = self.decoder(self.memory(images), self.inputs(targets), lengths, attention)
         return Reading(logits, maps=maps)
 
-    def decoding(self, memory: Tensor, attention: bool = False) -> transformer.Decoding:
-        return transformer.Decoding(self.decoder, memory, self.max_len, attention)
+    def decoding(self, memory: Tensor, attention: bool = False, growing: bool = False) -> transformer.Decoding:
+        return transformer.Decoding(self.decoder, memory, self.max_len, attention, growing)
 
 
 class AttnRecModel(Recogniser):
@@ -130,7 +130,7 @@ class AttnRecModel(Recogniser):
         logits, maps = self.decoder(self.memory(images), self.inputs(targets), lengths)
         return Reading(logits, maps=maps if attention else None)
 
-    def decoding(self, memory: Tensor, attention: bool = False):
+    def decoding(self, memory: Tensor, attention: bool = False, growing: bool = False) -> RecurrentDecoding:
         return self.decoder.start(memory)
 
 
