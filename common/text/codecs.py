@@ -159,8 +159,8 @@ class GlyphCodec:
 class GoCodec:
     """MGP-STR's character branch and SIGA T: `[GO]`=0 starts and pads, `[s]`=1 ends, characters are 2..C+1.
 
-    `encode` gives `max_length + 2` columns: 0, characters, 1, zeros; length = characters + 1. Longer labels are refused,
-    or with `truncate=True` cut at the right edge, which then holds no end.
+    `encode` gives `max_length + 2` columns: 0, characters, 1, zeros; length = characters + 1. Longer labels are
+    refused, or with `truncate=True` cut at the right edge, which then holds no end.
 
     `decode` follows the published string arithmetic: every id becomes its text, the string is cut at the first
     "[s]", without one the **last character** of the string is lost. Confidence: `through_end=False` (SIGA T)

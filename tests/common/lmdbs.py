@@ -35,7 +35,10 @@ def write_words(path: Path, labels: Sequence[str], broken: Sequence[int] = (), m
 
 def put(path: Path, *pairs: tuple[bytes, bytes | None]) -> None:
     """Set (or with None delete) raw keys of an LMDB."""
-    with lmdb.open(str(path), map_size=1 << 26, lock=False) as environment, environment.begin(write=True) as transaction:
+    with (
+        lmdb.open(str(path), map_size=1 << 26, lock=False) as environment,
+        environment.begin(write=True) as transaction,
+    ):
         for name, value in pairs:
             if value is None:
                 transaction.delete(name)

@@ -75,7 +75,7 @@ def test_repair_never_in_place(sick, tmp_path):
 
 def test_unreadable_files_are_told(tmp_path, capsys):
     path = write_words(tmp_path / "data" / "cut", [str(i) for i in range(40)])
-    os.truncate(path / "data.mdb", os.path.getsize(path / "data.mdb") * 2 // 3)
+    os.truncate(path / "data.mdb", (path / "data.mdb").stat().st_size * 2 // 3)
     (tmp_path / "data" / "foreign").mkdir()
     (tmp_path / "data" / "foreign" / "data.mdb").write_bytes(b"x" * 10_000)
     write_words(tmp_path / "data" / "uncounted", ["a"])
@@ -98,7 +98,15 @@ def listed(tmp_path):
         (images / "a b" / f"{i}.png").write_bytes(encoded(noise(i)))
     (images / "bad.png").write_bytes(b"no")
     (tmp_path / "secret.png").write_bytes(encoded(noise(9)))
-    lines = ["a b/0.png\tHello", "a b/1.png\tzwei Wörter", "bad.png\tx", "gone.png\ty", "../secret.png\tz", "a b/2.png x", ""]
+    lines = [
+        "a b/0.png\tHello",
+        "a b/1.png\tzwei Wörter",
+        "bad.png\tx",
+        "gone.png\ty",
+        "../secret.png\tz",
+        "a b/2.png x",
+        "",
+    ]
     (tmp_path / "gt.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
     return images, tmp_path / "gt.txt", tmp_path / "out"
 

@@ -92,7 +92,7 @@ def test_missing_foreign_truncated(tmp_path):
     with pytest.raises(UserError, match="not a whole LMDB"):
         len(WordLmdb(tmp_path / "foreign"))
     path = write_words(tmp_path / "short", [str(i) for i in range(50)])
-    os.truncate(path / "data.mdb", os.path.getsize(path / "data.mdb") // 2)
+    os.truncate(path / "data.mdb", (path / "data.mdb").stat().st_size // 2)
     with pytest.raises(UserError, match="incomplete copy"):
         len(WordLmdb(path))
 
@@ -101,7 +101,7 @@ def test_missing_foreign_truncated(tmp_path):
 def test_wrong_num_samples_is_refused_with_the_count(tmp_path, stored):
     path = write_words(tmp_path / "x", [str(i) for i in range(10)])
     put(path, (b"num-samples", stored))
-    with pytest.raises(UserError, match="10 images found.*strlab doctor"):
+    with pytest.raises(UserError, match=r"10 images found.*strlab doctor"):
         len(WordLmdb(path))
 
 

@@ -130,7 +130,7 @@ def test_a_batch_of_nothing_but_bad_samples_is_passed_over(dataset, tmp_path):
 
 def test_too_many_bad_samples_stop(dataset):
     loader = word_loader(dataset, SeededSampler(len(dataset), 10), workers=1)
-    with pytest.raises(UserError, match="of 50 samples cannot be read, more than 1.0%"):
+    with pytest.raises(UserError, match=r"of 50 samples cannot be read, more than 1.0%"):
         list(loader)
 
 

@@ -66,7 +66,9 @@ def test_filters_are_counted(tmp_path):
     assert len(WordDataset([path], keep=LOWER, drop_empty=False)) == 5
     assert len(WordDataset([path], max_length=None, drop_empty=False)) == 6
     skipping = WordDataset([path], keep=str.lower, charset=CHARSET_36, on_unsupported="skip")
-    assert [skipping.label(i) for i in range(len(skipping))] == ["hello", "b" * 25] and skipping.counts["unsupported"] == 2
+    assert [skipping.label(i) for i in range(len(skipping))] == ["hello", "b" * 25] and skipping.counts[
+        "unsupported"
+    ] == 2
     with pytest.raises(UserError, match="outside the charset: '!' x 3, '%' x 1"):
         WordDataset([path], keep=str.lower, charset=CHARSET_36, on_unsupported="error")
     with pytest.raises(UserError, match="no usable sample"):
@@ -105,7 +107,9 @@ def test_items_are_pillow_pixels(tmp_path):
     for i in range(3):
         np.testing.assert_array_equal(dataset[i].image, resize_bicubic(noise(i), (8, 20)))
     batch = dataset.__getitems__([2, 0, 2])
-    assert batch.images.shape == (3, 8, 20, 3) and batch.labels == ["c", "a", "c"] and batch.indices.tolist() == [2, 0, 2]
+    assert (
+        batch.images.shape == (3, 8, 20, 3) and batch.labels == ["c", "a", "c"] and batch.indices.tolist() == [2, 0, 2]
+    )
     np.testing.assert_array_equal(batch.images[0], dataset[2].image)
     assert dataset[-1].label == "c"
     with pytest.raises(IndexError):

@@ -29,6 +29,7 @@ from common.files import write_text
 
 RENDERER = 1  # raise it when the same options draw other samples
 CARD = "corpus.json"
+_NOTE = "options.json"  # of an unfinished corpus
 _CHUNK = 100
 _BYTES_PER_CROP = 8000  # of an LMDB with image, mask, boxes and label, rather too much than too little
 _README = """This is a synthetic corpus, rendered by `strlab data synth`; no picture of it was photographed.
@@ -70,6 +71,7 @@ def render_corpus(out: str | Path, options: SynthOptions, workers: int | None = 
         write_sheet(partial, parts)
         write_text(partial / "README.md", _README)
         write_text(partial / CARD, json.dumps(_card(options, parts, faces), indent=1, ensure_ascii=False))
+        (partial / _NOTE).unlink()
         partial.replace(out)
     return out
 
@@ -192,7 +194,7 @@ def _only_one(folder: Path) -> Iterator[None]:
 
 def _start(partial: Path, options: SynthOptions) -> None:
     """Keep finished LMDBs of an interrupted run with the same options, throw away everything else."""
-    note, wanted = partial / "options.json", {"renderer": RENDERER, "options": options.as_dict()}
+    note, wanted = partial / _NOTE, {"renderer": RENDERER, "options": options.as_dict()}
     try:
         same = json.loads(note.read_text(encoding="utf-8")) == wanted
     except (OSError, ValueError):
