@@ -18,8 +18,6 @@ from common.train.optim import Precision, build_optimizer, check_finite
 from common.train.signals import StopRequest
 from projects.mgpstr.label_codes import LabelCodes
 
-PERIOD = 1_000_000  # steps of a cycle of the cosine
-
 
 class LossModule(nn.Module):
     """Pixels and targets to losses, as one module: what DistributedDataParallel wraps.
@@ -45,14 +43,20 @@ def make_optimizer(model: nn.Module, options: argparse.Namespace) -> torch.optim
     """Adadelta or, with `--adam`, Adam, over one group of all parameters that get a gradient, without weight decay."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if options.adam:
-        fused = {"fused": True} if parameters[0].is_cuda else {}
-        return build_optimizer("adam", parameters, options.lr, betas=(options.beta1, 0.999), **fused)
+        return build_optimizer("adam", parameters, options.lr, betas=(options.beta1, 0.999), fused=True)
     return build_optimizer("adadelta", parameters, options.lr, rho=options.rho, eps=options.eps)
 
 
 def make_schedule(options: argparse.Namespace) -> schedules.Schedule:
-    """`--scheduler`: cosine with a restart each million steps; constant without."""
-    return schedules.cosine_restarts(options.lr, PERIOD) if options.scheduler else schedules.constant(options.lr)
+    """`--scheduler`: cosine with a restart each `--lr_period` (a million) steps; constant without.
+
+    `--lr_warmup` steps of a linear rise stand before it.
+    """
+    steady = schedules.constant(options.lr)
+    if options.scheduler:
+        steady = schedules.cosine_restarts(options.lr, options.lr_period)
+    rise = options.lr_warmup
+    return lambda step: options.lr * (step + 1) / rise if step < rise else steady(step - rise)
 
 
 @dataclass

@@ -81,6 +81,8 @@ OURS: dict[str, tuple[type, Any, str]] = {
     "granularities": (str, "char-bpe-wp", "heads of mgp-str, char first"),
     "aug_preset": (str, "original", "strengths of the augmentation: original or straug"),
     "amp": (str, "no", "no, bf16 or fp16; the paper trains in fp32"),
+    "lr_period": (int, 1_000_000, "steps of a cycle of --scheduler"),
+    "lr_warmup": (int, 0, "steps over which the rate rises from 0, before the cycle counts"),
     "print_interval": (int, 50, "steps between console lines"),
     "checkpoint_interval": (int, 5000, "steps between iter_N.pth files"),
     "save_interval": (int, 0, "steps between training states for --resume; 0: as --valInterval"),
@@ -161,7 +163,7 @@ def check(options: argparse.Namespace) -> None:
         raise UserError(f"--TransformerModel: no model is called {options.TransformerModel!r}; there are {known}")
     if (options.imgH, options.imgW) != (32, 128):
         raise UserError(f"--imgH, --imgW: {options.imgH}x{options.imgW}: the models are made for 32x128")
-    for name in ("batch_size", "num_iter", "valInterval", "batch_max_length", "print_interval", "checkpoint_interval"):
+    for name in ("lr_period", "batch_size", "num_iter", "valInterval", "batch_max_length", "print_interval", "checkpoint_interval"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name}: {getattr(options, name)} must be at least 1")
     if options.lr <= 0:

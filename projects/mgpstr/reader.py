@@ -89,7 +89,17 @@ class MgpReader:
         if not attention or "char" not in reading.maps:
             return [as_prediction(one) for one in fused]
         maps = {name: on_grid(values, self.model.grid) for name, values in reading.maps.items()}
-        return [as_prediction(one, {name: values[row] for name, values in maps.items()}) for row, one in enumerate(fused)]
+        predictions = []
+        for row, one in enumerate(fused):
+            tokens = {name: self.tokens(name, reading.decoded[name].ids[row].tolist()) for name in maps}
+            predictions.append(as_prediction(one, {name: values[row] for name, values in maps.items()}, tokens))
+        return predictions
+
+    def tokens(self, name: str, ids: list[int]) -> list[str]:
+        """The text of each id of a granularity before its end."""
+        code = self.codes[name]
+        before = ids[: ids.index(code.end)] if code.end in ids else ids
+        return [code.tokens[index] for index in before] if name == "char" else [code.decode_text([i]) for i in before]
 
     def extras(self, images: torch.Tensor) -> dict[str, np.ndarray]:
         """Pictures for the report: ACDS-STR's character map, clamped to [0, 1]; nothing for MGP-STR."""
@@ -128,16 +138,20 @@ def on_grid(attention: torch.Tensor, grid: tuple[int, int]) -> np.ndarray:
     return attention[:, 1:, 1:].float().unflatten(2, grid).cpu().numpy()
 
 
-def as_prediction(fused: Fused, maps: Mapping[str, np.ndarray] | None = None) -> Prediction:
-    """The fused answer; its characters' confidences and maps are those of the character branch as far as it is that long."""
-    text = fused.text or ""
-    chars = fused.candidates["char"]
+def as_prediction(
+    fused: Fused, maps: Mapping[str, np.ndarray] | None = None, tokens: Mapping[str, list[str]] | None = None
+) -> Prediction:
+    """The fused answer; confidences and maps of its characters are the character branch's where that read the same.
+
+    `extra` has each candidate, the winner and, with `maps`, the maps [T - 1, rows, columns] and tokens of all heads.
+    """
+    text, chars = fused.text or "", fused.candidates["char"]
     extra: dict[str, Any] = {
         name: {"text": one.text, "confidence": one.confidence} for name, one in fused.candidates.items()
     }
     extra["winner"] = fused.winner
     if maps is not None:
-        extra["maps"] = maps
+        extra |= {"maps": maps, "tokens": tokens}
     confidences = chars.char_confidences if chars.text == text else ()
     attention = None if maps is None else maps["char"][: len(text)]
     return Prediction(text, fused.confidence, confidences, attention, extra)

@@ -1,0 +1,77 @@
+"""Read the images of a folder with MGP-STR, char-str or ACDS-STR and draw what each head looked at.
+
+    python projects/mgpstr/demo.py --Transformer mgp-str --TransformerModel mgp_str_base_patch4_3_32_128 \\
+        --model_dir mgp_str_base.pth --demo_imgs demo_imgs/
+
+One sheet for each image is written to `attens/` beside the images.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from common.data.decode import BadImage
+from common.errors import UserError, command
+from common.infer.recognizer import Prediction, Recognizer, find_images, pick_device
+from common.train.run import check_writable
+from projects.mgpstr.options import get_args
+from projects.mgpstr.reader import open_reader
+from projects.mgpstr.sheets import demo_sheet
+from projects.mgpstr.test_final import adopt_card
+from projects.mgpstr.train_final_dist import build_options
+
+LINE = "=" * 76
+
+
+def lines(path: Path, prediction: Prediction) -> list[str]:
+    """What is printed for one image: path, each head's string and score, the fused answer."""
+    heads = [(name, prediction.extra[name]) for name in ("char", "bpe", "wp") if name in prediction.extra]
+    read = [f"{name}: {reading['text']} {reading['confidence']}" for name, reading in heads]
+    winner = f" ({prediction.extra['winner']})" if prediction.extra["winner"] else ""
+    return [f"imgs: {path}", *read, f"fused: {prediction.text} {prediction.confidence}{winner}", LINE]
+
+
+def sheet_name(path: Path, text: str) -> str:
+    """`<name up to the first dot>_<reading>_heads.png`; what cannot stand in a file name becomes an underscore."""
+    return f"{path.name.split('.')[0]}_{re.sub(r'[^0-9A-Za-z]', '_', text)}_heads.png"
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, open, read, draw."""
+    options = get_args(argv, is_train=False, prog="demo.py")
+    if not options.demo_imgs:
+        raise UserError("--demo_imgs: not given; name an image or a folder of images")
+    checkpoint = Path(options.model_dir)
+    if not checkpoint.is_file():
+        raise UserError(f"--model_dir: {options.model_dir!r} is no file; name a checkpoint")
+    adopt_card(options, checkpoint)
+    names = {"transformer": options.Transformer, "model": options.TransformerModel}
+    reader = open_reader(checkpoint, {**names, **build_options(options)}, pick_device(options.device))
+    recognizer = Recognizer(reader, amp=options.amp)
+    given = Path(options.demo_imgs)
+    folder = check_writable((given if given.is_dir() else given.parent) / "attens", "--demo_imgs")
+    for path in find_images([options.demo_imgs]):
+        if path.parent == folder:
+            continue
+        try:
+            image = recognizer.prepare(path)
+        except BadImage as error:
+            print(f"imgs: {path}\nleft out: {error}\n{LINE}")
+            continue
+        batch = torch.from_numpy(image.copy())[None]
+        prediction = recognizer.read_batch(batch, attention=True)[0]
+        print("\n".join(lines(path, prediction)))
+        maps = reader.extras(batch.to(reader.device)).get("character map")
+        sheet = demo_sheet(image, prediction, None if maps is None else maps[0])
+        Image.fromarray(sheet).save(folder / sheet_name(path, prediction.text))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

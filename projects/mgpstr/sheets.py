@@ -1,0 +1,57 @@
+"""Attention pictures: what each granularity looked at for each of its tokens, and ACDS-STR's character map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from common.infer.pictures import attention_sheet, heat
+from common.infer.recognizer import Prediction
+
+TITLES = {"char": "characters", "bpe": "BPE", "wp": "WordPiece"}
+HEADER = 40
+
+
+def with_title(picture: np.ndarray, title: str) -> np.ndarray:
+    """A line of text above a picture uint8 [H, W, 3]."""
+    sheet = Image.new("RGB", (picture.shape[1], picture.shape[0] + HEADER), "white")
+    ImageDraw.Draw(sheet).text((8, HEADER / 2), title, "black", font=ImageFont.load_default(size=20), anchor="lm")
+    sheet.paste(Image.fromarray(picture), (0, HEADER))
+    return np.asarray(sheet)
+
+
+def beside(pictures: Sequence[np.ndarray], gap: int = 12) -> np.ndarray:
+    """Pictures uint8 [h, w, 3] side by side on white, tops in one line."""
+    height = max(picture.shape[0] for picture in pictures)
+    columns = []
+    for picture in pictures:
+        below, right = height - picture.shape[0], gap if picture is not pictures[-1] else 0
+        columns.append(np.pad(picture, ((0, below), (0, right), (0, 0)), constant_values=255))
+    return np.concatenate(columns, axis=1)
+
+
+def head_sheets(image: np.ndarray, prediction: Prediction) -> dict[str, np.ndarray]:
+    """For each granularity its maps over the picture uint8 [32, 128, 3], one line for each token and the end.
+
+    `prediction` was read with attention. Empty readings give the picture alone.
+    """
+    maps: Mapping[str, np.ndarray] = prediction.extra.get("maps", {})
+    tokens: Mapping[str, Sequence[str]] = prediction.extra.get("tokens", {})
+    sheets = {}
+    for name, values in maps.items():
+        reading = prediction.extra[name]
+        sheet = attention_sheet(image, values, list(tokens[name]))
+        sheets[name] = with_title(sheet, f"{TITLES[name]}: {reading['text']} {reading['confidence']:.3f}")
+    return sheets
+
+
+def demo_sheet(image: np.ndarray, prediction: Prediction, character_map: np.ndarray | None = None) -> np.ndarray:
+    """One sheet for an image: the columns of all granularities, or ACDS-STR's map [32, 128] over it."""
+    sheets = list(head_sheets(image, prediction).values())
+    if character_map is not None:
+        pair = [cv2.resize(one, None, fx=3, fy=3) for one in (image, heat(image, character_map))]
+        sheets.append(with_title(np.concatenate(pair), f"character map: {prediction.text} {prediction.confidence:.3f}"))
+    return beside(sheets)
