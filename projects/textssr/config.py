@@ -17,10 +17,14 @@ _SHARED = {
     **dict.fromkeys(("lmdb_path", "output_dir", "logging_dir", "report_to", "lr_scheduler"), _TEXT),
     **dict.fromkeys(("revision", "non_ema_revision", "hub_token", "hub_model_id", "mixed_precision"), (str, None)),
     "resume_from_checkpoint": (str, None),
-    **dict.fromkeys(("seed", "resolution", "train_batch_size", "num_train_epochs", "gradient_accumulation_steps"), _WHOLE),
+    **dict.fromkeys(
+        ("seed", "resolution", "train_batch_size", "num_train_epochs", "gradient_accumulation_steps"), _WHOLE
+    ),
     **dict.fromkeys(("lr_warmup_steps", "dataloader_num_workers", "checkpointing_steps"), _WHOLE),
     **dict.fromkeys(("max_train_steps", "checkpoints_total_limit"), (int, None)),
-    **dict.fromkeys(("learning_rate", "adam_beta1", "adam_beta2", "adam_weight_decay", "adam_epsilon", "max_grad_norm"), _NUMBER),
+    **dict.fromkeys(
+        ("learning_rate", "adam_beta1", "adam_beta2", "adam_weight_decay", "adam_epsilon", "max_grad_norm"), _NUMBER
+    ),
     **dict.fromkeys(("gradient_checkpointing", "scale_lr", "use_8bit_adam", "allow_tf32", "push_to_hub"), _SWITCH),
     "enable_xformers_memory_efficient_attention": _SWITCH,
 }
@@ -56,7 +60,9 @@ def read_config(path: str | Path, known: dict[str, tuple]) -> SimpleNamespace:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file: give --config, for instance projects/textssr/configs/train_diff_step1_cfg.py")
+        raise UserError(
+            f"{path}: no such file: give --config, for instance projects/textssr/configs/train_diff_step1_cfg.py"
+        )
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError) as error:

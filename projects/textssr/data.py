@@ -129,7 +129,9 @@ def find_scene_lmdbs(root: str | Path) -> list[Path]:
         path.parent for path in root.rglob("data.mdb") if not any(child.is_dir() for child in path.parent.iterdir())
     )
     if not found:
-        raise UserError(f"{root}: no LMDB (data.mdb) below it: set lmdb_path, or make one with `strlab data convert anyword`")
+        raise UserError(
+            f"{root}: no LMDB (data.mdb) below it: set lmdb_path, or make one with `strlab data convert anyword`"
+        )
     return found
 
 
@@ -205,7 +207,9 @@ class Regions(Dataset):
 class JsonRegions(Regions):
     """The words of one or more AnyWord JSON files."""
 
-    def __init__(self, paths: list[Path], maker: RegionMaker, seed: int, *, language: str | None = None, **options) -> None:
+    def __init__(
+        self, paths: list[Path], maker: RegionMaker, seed: int, *, language: str | None = None, **options
+    ) -> None:
         super().__init__(maker, seed, **options)
         self.words = [word for path in paths for word in read_words(path, language)]
 
@@ -251,7 +255,13 @@ def collate(samples: list[Sample | None]) -> dict[str, torch.Tensor] | None:
     kept = [sample for sample in samples if sample is not None]
     if not kept:
         return None
-    names = {"pixel_values": "image", "masks": "mask", "masked_images": "masked", "ttf_images": "planes", "glyphs": "glyph"}
+    names = {
+        "pixel_values": "image",
+        "masks": "mask",
+        "masked_images": "masked",
+        "ttf_images": "planes",
+        "glyphs": "glyph",
+    }
     return {name: torch.stack([getattr(sample, field) for sample in kept]) for name, field in names.items()}
 
 

@@ -138,7 +138,9 @@ def paint(
     return vae.decode(latents.to(vae.dtype) / scale).sample
 
 
-def ancestral_step(scheduler: DDPMScheduler, prediction: Tensor, timestep: Tensor, latents: Tensor, draw: Draw) -> Tensor:
+def ancestral_step(
+    scheduler: DDPMScheduler, prediction: Tensor, timestep: Tensor, latents: Tensor, draw: Draw
+) -> Tensor:
     """x_{t-1} of DDPM (Ho et al. 2020, eq. 6) with the noise of `draw`, for the scheduler's own spacing of steps."""
     if timestep == 0:
         return scheduler.step(prediction, timestep, latents).prev_sample

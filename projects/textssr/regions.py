@@ -38,7 +38,9 @@ class Rectangle:
         v = np.array([-math.sin(radians), math.cos(radians)])
         along, across = self.size[0] / 2 * u, self.size[1] / 2 * v
         centre = np.array(self.centre)
-        return np.stack([centre - along + across, centre - along - across, centre + along - across, centre + along + across])
+        return np.stack(
+            [centre - along + across, centre - along - across, centre + along - across, centre + along + across]
+        )
 
     def reading_corners(self) -> np.ndarray:
         """The corners in reading order: flat words start at the first, words steeper than 1.5 : 1 at the second."""

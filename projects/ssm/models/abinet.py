@@ -1,4 +1,4 @@
-"""ABINet (Fang et al., CVPR 2021): a vision reader, a bidirectional language model fed its own output, and a gate between them."""
+"""ABINet (Fang et al., CVPR 2021): a vision reader, a bidirectional language model on its output, a gate between them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ class PositionalEncoding(nn.Module):
 class Backbone(nn.Module):
     """ResNet-45 and a few post-norm Transformer layers over its 8x32 map: `[B, 3, 32, 128]` -> `[B, d, 8, 32]`."""
 
-    def __init__(self, dim: int, heads: int, hidden: int, layers: int, activation: str, dropout: float, positions: int) -> None:
+    def __init__(
+        self, dim: int, heads: int, hidden: int, layers: int, activation: str, dropout: float, positions: int
+    ) -> None:
         super().__init__()
         self.resnet = ResNet45()
         init_he_fan_out(self.resnet)
@@ -133,7 +135,7 @@ class Vision(nn.Module):
 
 
 class CrossLayer(nn.Module):
-    """Post-norm cross-attention and feed-forward, no self-attention: the language model must not see its own position."""
+    """Post-norm cross-attention and feed-forward; no self-attention, which would show a position its own answer."""
 
     def __init__(self, dim: int, heads: int, hidden: int, activation: str, dropout: float) -> None:
         super().__init__()

@@ -55,7 +55,9 @@ class ABINet(nn.Module):
         size = (img_size[0] // 4, img_size[1] // 4)
         backbone = Backbone(d_model, nhead, d_inner, v_num_layers, activation, dropout, size[0] * size[1])
         attention = (
-            PositionAttention(length, d_model, size) if v_attention == "position" else ParallelAttention(length, d_model)
+            PositionAttention(length, d_model, size)
+            if v_attention == "position"
+            else ParallelAttention(length, d_model)
         )
         self.model = nn.Module()
         self.model.vision = Vision(backbone, attention, d_model, classes)

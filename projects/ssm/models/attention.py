@@ -1,4 +1,4 @@
-"""Multi-head attention with torch's parameter names, split so that keys and values can be kept between decoding steps."""
+"""Multi-head attention with torch's parameter names, split so that keys and values can be kept between steps."""
 
 from __future__ import annotations
 

@@ -69,7 +69,9 @@ class CRNNBackbone(nn.Module):
         for index, channels in enumerate(self.channels):
             last = index == len(self.channels) - 1
             norm = index in self.normalised
-            layers[f"conv{index}"] = nn.Conv2d(width, channels, 2 if last else 3, padding=0 if last else 1, bias=not norm)
+            layers[f"conv{index}"] = nn.Conv2d(
+                width, channels, 2 if last else 3, padding=0 if last else 1, bias=not norm
+            )
             if norm:
                 layers[f"batchnorm{index}"] = nn.BatchNorm2d(channels)
             layers[f"relu{index}"] = nn.LeakyReLU(0.2, inplace=True) if leaky_relu else nn.ReLU(inplace=True)

@@ -18,9 +18,7 @@ class ViTEncoder(PlainViT):
     def __init__(
         self, img_size: tuple[int, int], patch_size: tuple[int, int], dim: int, depth: int, heads: int, mlp_ratio: float
     ) -> None:
-        super().__init__(
-            tuple(img_size), tuple(patch_size), dim, depth, heads, class_token=False, mlp_ratio=mlp_ratio
-        )
+        super().__init__(tuple(img_size), tuple(patch_size), dim, depth, heads, class_token=False, mlp_ratio=mlp_ratio)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.norm(run(self.blocks, self.embed(images)))
@@ -50,7 +48,7 @@ class SplitAttention(nn.Module):
 
 
 class SplitBlock(nn.Module):
-    """Block around `SplitAttention` whose first residual starts from the *normalised* tokens, as the published code computes it."""
+    """Block around `SplitAttention`; as published, its first residual starts from the *normalised* tokens."""
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()

@@ -34,4 +34,3 @@ def run(blocks: nn.ModuleList, tokens: Tensor) -> Tensor:
     for block in blocks:
         tokens = block(tokens)
     return tokens
-

@@ -1,4 +1,4 @@
-"""PARSeq: permuted autoregressive sequence models (Bautista and Atienza, ECCV 2022), in the layout the SSM authors fine-tune."""
+"""PARSeq: permuted autoregressive sequence models (Bautista and Atienza, ECCV 2022), as the SSM authors fine-tune it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,12 @@ class TwoStreamLayer(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def update(
-        self, stream: Tensor, normed: Tensor, content: tuple[Tensor, Tensor], memory: tuple[Tensor, Tensor], mask: Tensor | None
+        self,
+        stream: Tensor,
+        normed: Tensor,
+        content: tuple[Tensor, Tensor],
+        memory: tuple[Tensor, Tensor],
+        mask: Tensor | None,
     ) -> Tensor:
         """Move `stream` `[B, L, d]` (given also normalised) by the content's and the memory's keys and values."""
         stream = stream + self.drop(self.self_attn.attend(normed, *content, mask))
@@ -75,7 +80,7 @@ class PARSeq(nn.Module):
     """Reads `[B, 3, H, W]` crops, normalised to [-1, 1]. Classes: 0 ends a word, then the charset (C + 1 in all).
 
     Args:
-        perm_num, perm_forward, perm_mirrored: permutations per training step, the identity always among them, each with its reversal.
+        perm_num, perm_forward, perm_mirrored: orders per training step, the identity among them, each with its reversal.
         decode_ar: greedy decoding token by token, else all positions at once.
         refine_iters: passes in which every position is read again given all the others.
     """
@@ -126,7 +131,7 @@ class PARSeq(nn.Module):
         return self.drop(self.pos_queries[:, start:stop].expand(batch, -1, -1))
 
     def loss(self, images: Tensor, targets: Tensor, orders: Tensor | None = None) -> Tensor:
-        """Mean cross-entropy over permuted orders of `targets` `[B, L]` (BOS, characters, EOS, PAD...; paper, section 3.2).
+        """Mean cross-entropy over permuted orders of `targets` `[B, L]` (BOS, characters, EOS, PAD; paper, section 3.2).
 
         `orders` `[K, L]` are permutations of the positions; drawn where absent. Only the first two orders learn EOS.
         """
@@ -198,7 +203,7 @@ def cloze_mask(length: int) -> Tensor:
 
 
 def attention_masks(order: Tensor) -> tuple[Tensor, Tensor]:
-    """Content and query masks `[L - 1, L - 1]`, True = may be seen, of one permutation `[L]` of all positions with BOS and EOS."""
+    """Content and query masks `[L - 1, L - 1]`, True = may be seen, of one order `[L]` of BOS, characters and EOS."""
     length = len(order)
     seen = torch.ones(length, length, dtype=torch.bool)
     for rank, position in enumerate(order.tolist()):

@@ -105,7 +105,7 @@ class TransOCR(nn.Module):
         return self.dec_embd(memory) if hasattr(self, "dec_embd") else memory
 
     def embed(self, ids: Tensor, start: int = 0) -> Tensor:
-        """Token embeddings; position j of the word carries `pos_queries[j - 1]` and BOS (j = 0) none. Dropout twice, as published."""
+        """Token embeddings: token j carries `pos_queries[j - 1]`, BOS (j = 0) none. Dropout twice, as published."""
         return self.drop(self.drop(place(self.text_embed(ids), self.pos_queries, start)))
 
     def decode(self, ids: Tensor, memory: Tensor, padding: Tensor | None = None) -> Tensor:
@@ -149,7 +149,9 @@ class ClusterSeq(TransOCR):
 
     def __init__(self, charset_size: int, *args, enc_embed_dim: int = 384, dec_embed_dim: int = 384, **options) -> None:
         if enc_embed_dim != dec_embed_dim:
-            raise ValueError(f"ClusterSeq: enc_embed_dim {enc_embed_dim} and dec_embed_dim {dec_embed_dim} must be equal")
+            raise ValueError(
+                f"ClusterSeq: enc_embed_dim {enc_embed_dim} must equal dec_embed_dim {dec_embed_dim}"
+            )
         super().__init__(charset_size, *args, enc_embed_dim=enc_embed_dim, dec_embed_dim=dec_embed_dim, **options)
 
 

@@ -57,7 +57,8 @@ class TRBABackbone(nn.Module):
         self.Transformation = Tps(tuple(img_size), num_fiducial, persistent=True)
         self.FeatureExtraction = nn.ModuleDict({"ConvNet": ConvNet(3, channels)})
         self.SequenceModeling = nn.Sequential(
-            BidirectionalLSTM(channels, hidden_size, hidden_size), BidirectionalLSTM(hidden_size, hidden_size, hidden_size)
+            BidirectionalLSTM(channels, hidden_size, hidden_size),
+            BidirectionalLSTM(hidden_size, hidden_size, hidden_size),
         )
         self.Prediction = prediction
 
@@ -96,7 +97,7 @@ class TRBA(nn.Module):
         return {"model.Prediction.char_embeddings.weight"}
 
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy, teacher forced along `targets` `[B, L]` (BOS, characters, EOS, PAD...), padding ignored."""
+        """Mean cross-entropy, teacher forced along `targets` `[B, L]` (BOS, characters, EOS, PAD); padding ignored."""
         logits = self.model.Prediction(self.model.encode(images), targets[:, :-1]).logits
         return F.cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=self.pad_id)
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from common.models.patches import patchify, unpatchify
 from common.models.positions import sincos_2d
-from common.models.siamese import follow, frozen_copy, pool_windows, projection_mlp
+from common.models.siamese import frozen_copy, pool_windows, projection_mlp
+from common.train.ema import ema_update
 from projects.ssm.models.layers import ScaledEmbedding, run, vit_blocks, vit_norm
 
 WINDOWS = 4
@@ -131,9 +132,7 @@ class SSMPretrainer(nn.Module):
         """Mean of each of the 4 horizontal windows: `[B, N, d]` -> `[B*4, d]`, rows (image, window)."""
         return pool_windows(features, self.grid, WINDOWS).flatten(0, 1)
 
-    def forward(
-        self, mix: Tensor, teacher_mix: Tensor, directions: Tensor, momentum: float | None = None
-    ) -> SSMOutput:
+    def forward(self, mix: Tensor, teacher_mix: Tensor, directions: Tensor, momentum: float | None = None) -> SSMOutput:
         """Separate `mix` and describe `teacher_mix` with the momentum network.
 
         Args:
@@ -163,7 +162,7 @@ class SSMPretrainer(nn.Module):
         names = [name.removeprefix("mm_") for name, _ in self.named_children() if name.startswith("mm_")]
         for name in names:
             times = 2 if name == "decoder_blocks" and self.ema_decoder_twice else 1
-            follow(getattr(self, f"mm_{name}").parameters(), getattr(self, name).parameters(), momentum**times)
+            ema_update(getattr(self, f"mm_{name}").parameters(), getattr(self, name).parameters(), momentum**times)
 
     def encoder_state(self) -> dict[str, Tensor]:
         """What fine-tuning starts from: the online `patch_embed.*`, `blocks.*` and `norm.*`."""
