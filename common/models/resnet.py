@@ -35,9 +35,9 @@ class BasicBlock(nn.Module):
 def residual_stage(
     in_channels: int, channels: int, blocks: int, stride: int | tuple[int, int] = 1, first_kernel: int = 1
 ) -> nn.Sequential:
-    """`blocks` BasicBlocks, the first with the stride."""
-    first = BasicBlock(in_channels, channels, stride, first_kernel)
-    return nn.Sequential(first, *(BasicBlock(channels, channels, 1, first_kernel) for _ in range(blocks - 1)))
+    """`blocks` BasicBlocks, the first with the stride; none at all is the identity."""
+    starts = [(in_channels, stride)] + [(channels, 1)] * (blocks - 1)
+    return nn.Sequential(*(BasicBlock(width, channels, step, first_kernel) for width, step in starts[:blocks]))
 
 
 class ResNet45(nn.Module):

@@ -60,7 +60,7 @@ TSBA = Variant(
 CHAR_STR = Variant(
     "char_str_base_patch4_3_32_128", "T", (32, 128), (768,), (12,), (12,), tps_widths=(), loss=LossSettings(70.0, 0.1, 0.15, 0.15)
 )
-_SMALL = {"hidden": 96, "published": False}
+_SMALL = {"hidden": 64, "published": False}
 
 VARIANTS: dict[str, Variant] = {
     variant.name: variant
@@ -70,8 +70,8 @@ VARIANTS: dict[str, Variant] = {
         TSBA,
         CHAR_STR,
         replace(
-            TRBA, name="TRBA_small", widths=(16, 24, 32, 64, 96, 128), depths=(1, 1, 2, 2, 1, 1, 1), columns=128,
-            glyph_width=32, tps_widths=(8, 16, 32, 32), **_SMALL,
+            TRBA, name="TRBA_small", image_size=(32, 96), widths=(8, 16, 24, 48, 64, 80), depths=(1, 1, 1, 1, 1, 0, 0),
+            columns=80, glyph_width=16, tps_widths=(8, 16, 16, 16), **_SMALL,
         ),
         replace(
             TSBA, name="TSBA_small", image_size=(32, 128), widths=(48, 64, 96), depths=(1, 2, 2), heads=(3, 4, 6), columns=96,
