@@ -1,8 +1,8 @@
 """Recurrent sequence modelling and additive-attention decoding (Bahdanau et al. 2015; Baek et al. 2019, "TRBA").
 
-The decoders read `features` [B, W, D] column by column and write one character a step. With `text` [B, T] (ids whose column 0
-is the start id) they are teacher forced and nothing but the recurrence itself is left inside the loop; without it they feed
-back their own arg-max for `steps` steps from `start`. State-dict names are the published ones.
+The decoders read `features` [B, W, D] column by column and write one character a step. With `text` [B, T] (ids whose
+column 0 is the start id) they are teacher forced and nothing but the recurrence itself is left inside the loop; without
+it they feed back their own arg-max for `steps` steps from `start`. State-dict names are the published ones.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class BidirectionalLSTM(nn.Module):
 class Decoded(NamedTuple):
     """What a decoder returns.
 
-    `logits` [B, T, C]; `attention` [B, T, W] (None where the decoder has none), each row sums to 1; `outputs` [B, T, H]: the
-    hidden states, or what a subclass puts in their place.
+    `logits` [B, T, C]; `attention` [B, T, W] (None where the decoder has none), each row sums to 1; `outputs` [B, T,
+    H]: the hidden states, or what a subclass puts in their place.
     """
 
     logits: torch.Tensor
@@ -58,8 +58,8 @@ def lstm_update(gates: torch.Tensor, state: State) -> State:
 
 
 class Memory(NamedTuple):
-    """What an attention decoder computes once per batch: `keys` i2h(H) [B, W, H], `values` that the weights mix [B, W, V]
-    and `recurrent`, the matrix (and bias) that turns the hidden state into the query and its part of the gates."""
+    """What an attention decoder computes once per batch: `keys` i2h(H) [B, W, H], `values` that the weights mix [B, W,
+    V] and `recurrent`, the matrix (and bias) that turns the hidden state into the query and its part of the gates."""
 
     keys: torch.Tensor
     values: torch.Tensor
@@ -68,10 +68,11 @@ class Memory(NamedTuple):
 
 
 class AttentionCell(nn.Module):
-    """score(tanh(i2h(H) + h2h(h))), softmax over columns, context into an LSTM cell with the last character's embedding.
+    """score(tanh(i2h(H) + h2h(h))), softmax over columns, context into an LSTM cell with the last character's
+    embedding.
 
-    The cell is linear in the context before its gates, so H goes through the context half of `rnn.weight_ih` once and the
-    attention mixes the result: no matrix product with the context is left in a step.
+    The cell is linear in the context before its gates, so H goes through the context half of `rnn.weight_ih` once and
+    the attention mixes the result: no matrix product with the context is left in a step.
     """
 
     def __init__(self, in_size: int, hidden_size: int, embedding_size: int) -> None:
@@ -108,7 +109,9 @@ class AttentionCell(nn.Module):
         attention = energy.softmax(dim=1)
         return torch.bmm(attention.unsqueeze(1), memory.values).squeeze(1), attention, gates
 
-    def step(self, memory: Memory, state: State, token: torch.Tensor, aside: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, State]:
+    def step(
+        self, memory: Memory, state: State, token: torch.Tensor, aside: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, State]:
         """(output [B, H], attention [B, W], next state); `aside` is a subclass's input of this step, unused here."""
         context, attention, gates = self.attend(memory, state)
         state = lstm_update(context + gates + token, state)
@@ -116,12 +119,20 @@ class AttentionCell(nn.Module):
 
 
 class AttentionDecoder(nn.Module):
-    """Features [B, W, in] -> characters; a table of `num_class + 1` embeddings unless `embedding_rows` says otherwise."""
+    """Features [B, W, in] -> characters; a table of `num_class + 1` embeddings unless `embedding_rows` says
+    otherwise.
+    """
 
     cell_type = AttentionCell
 
     def __init__(
-        self, in_size: int, hidden_size: int, num_class: int, *, embedding_size: int = 256, embedding_rows: int | None = None
+        self,
+        in_size: int,
+        hidden_size: int,
+        num_class: int,
+        *,
+        embedding_size: int = 256,
+        embedding_rows: int | None = None,
     ) -> None:
         super().__init__()
         self.attention_cell = self.cell_type(in_size, hidden_size, embedding_size)
@@ -143,7 +154,9 @@ class AttentionDecoder(nn.Module):
         steps: int = 26,
         aside: torch.Tensor | None = None,
     ) -> Decoded:
-        """Teacher forced along `text` [B, T], else `steps` greedy steps from the id `start`; `aside` [B, T, ..] goes to the cell."""
+        """Teacher forced along `text` [B, T], else `steps` greedy steps from the id `start`; `aside` [B, T, ..] goes to
+        the cell.
+        """
         cell, memory = self.attention_cell, self.attention_cell.memory(features)
         gates = self.token_gates(text)
         state = zero_state(features, self.hidden_size)
@@ -169,7 +182,15 @@ class SequenceDecoder(nn.Module):
     Teacher forced, this is a plain LSTM over the whole sequence and runs as one.
     """
 
-    def __init__(self, in_size: int, hidden_size: int, num_class: int, *, embedding_size: int = 256, embedding_rows: int | None = None) -> None:
+    def __init__(
+        self,
+        in_size: int,
+        hidden_size: int,
+        num_class: int,
+        *,
+        embedding_size: int = 256,
+        embedding_rows: int | None = None,
+    ) -> None:
         super().__init__()
         self.in_size, self.hidden_size = in_size, hidden_size
         self.generator = nn.Linear(hidden_size, num_class)
@@ -178,11 +199,15 @@ class SequenceDecoder(nn.Module):
 
     def token_gates(self) -> torch.Tensor:
         """Gate parts of every id [rows, 4H], the cell's biases included."""
-        return F.linear(self.char_embeddings.weight, self.rnn.weight_ih[:, self.in_size :], self.rnn.bias_ih + self.rnn.bias_hh)
+        return F.linear(
+            self.char_embeddings.weight, self.rnn.weight_ih[:, self.in_size :], self.rnn.bias_ih + self.rnn.bias_hh
+        )
 
     def step(self, item: torch.Tensor, state: State, token: torch.Tensor) -> tuple[torch.Tensor, State]:
         """(logits [B, C], next state) from the sequence's item [B, in] and the last character's gate part [B, 4H]."""
-        gates = F.linear(item, self.rnn.weight_ih[:, : self.in_size]) + F.linear(state.hidden, self.rnn.weight_hh) + token
+        gates = (
+            F.linear(item, self.rnn.weight_ih[:, : self.in_size]) + F.linear(state.hidden, self.rnn.weight_hh) + token
+        )
         state = lstm_update(gates, state)
         return self.generator(state.hidden), state
 

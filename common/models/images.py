@@ -9,7 +9,9 @@ import torch
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def to_float_nchw(images: torch.Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> torch.Tensor:
+def to_float_nchw(
+    images: torch.Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> torch.Tensor:
     """Scale uint8 NHWC pixels to [0, 1], subtract `mean`, divide by `std` (both per channel, in the [0, 1] scale).
 
     `images` [B, H, W, C] uint8 on any device; returns float32 [B, C, H, W] in the default memory format. Without `mean`

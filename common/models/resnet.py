@@ -1,7 +1,7 @@
 """Residual networks for word images.
 
-`ResNet45` is the backbone introduced with ASTER-like recognisers and used, with small differences in strides and in what
-follows, by SIGA, ABINet and ACDS-STR: a block is 1x1, 3x3 (stride in the second), identity or 1x1.
+`ResNet45` is the backbone introduced with ASTER-like recognisers and used, with small differences in strides and in
+what follows, by SIGA, ABINet and ACDS-STR: a block is 1x1, 3x3 (stride in the second), identity or 1x1.
 """
 
 from __future__ import annotations
@@ -13,9 +13,13 @@ from torch import nn
 
 
 class BasicBlock(nn.Module):
-    """relu(bn2(conv2(relu(bn1(conv1 x)))) + shortcut x); conv1 is `first_kernel` square, stride 1; conv2 is 3x3 with the stride."""
+    """relu(bn2(conv2(relu(bn1(conv1 x)))) + shortcut x); conv1 is `first_kernel` square, stride 1; conv2 is 3x3 with
+    the stride.
+    """
 
-    def __init__(self, in_channels: int, channels: int, stride: int | tuple[int, int] = 1, first_kernel: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, stride: int | tuple[int, int] = 1, first_kernel: int = 1
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, channels, first_kernel, padding=first_kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
@@ -43,8 +47,8 @@ def residual_stage(
 class ResNet45(nn.Module):
     """conv1, bn1, layer1 … layer5.
 
-    `widths`: channels of the stem and of the five stages; `strides` of the stages. The defaults are those of SIGA, ABINet
-    and ACDS-STR: images [B, 3, 32, 128] give 32@32x128 (stem), 32@16x64, 64@16x64, 128@8x32, 256@8x32, 512@8x32.
+    `widths`: channels of the stem and of the five stages; `strides` of the stages. The defaults are those of SIGA,
+    ABINet and ACDS-STR: images [B, 3, 32, 128] give 32@32x128 (stem), 32@16x64, 64@16x64, 128@8x32, 256@8x32, 512@8x32.
     """
 
     def __init__(
@@ -77,7 +81,9 @@ def init_he_fan_out(module: nn.Module) -> None:
     """Convolutions N(0, sqrt(2 / (k_h k_w out))), batch norms 1 and 0: the start of the published residual networks."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
-            nn.init.normal_(layer.weight, 0.0, (2.0 / (layer.kernel_size[0] * layer.kernel_size[1] * layer.out_channels)) ** 0.5)
+            nn.init.normal_(
+                layer.weight, 0.0, (2.0 / (layer.kernel_size[0] * layer.kernel_size[1] * layer.out_channels)) ** 0.5
+            )
         elif isinstance(layer, nn.BatchNorm2d):
             nn.init.ones_(layer.weight)
             nn.init.zeros_(layer.bias)

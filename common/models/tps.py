@@ -1,4 +1,5 @@
-"""Thin-plate-spline rectification of word images (Shi et al., "Robust Scene Text Recognition with Automatic Rectification", 2016).
+"""Thin-plate-spline rectification of word images (Shi et al., "Robust Scene Text Recognition with Automatic
+Rectification", 2016).
 
 A small network predicts where K fiducial points of the straightened word lie in the input (K/2 along the upper and K/2
 along the lower edge); the smooth warp through them is sampled bilinearly. State-dict names are those of the published
@@ -59,7 +60,11 @@ class LocalizationNetwork(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for index, width in enumerate(widths):
-            layers += [nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+            layers += [
+                nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(inplace=True),
+            ]
             layers.append(nn.MaxPool2d(2, 2) if index < len(widths) - 1 else nn.AdaptiveAvgPool2d(1))
             in_channels = width
         hidden = widths[-1] // 2
@@ -78,8 +83,8 @@ class LocalizationNetwork(nn.Module):
 class GridGenerator(nn.Module):
     """Fiducials [B, K, 2] -> sampling grid [B, H, W, 2]: P' = P_hat Delta^-1 [C'; 0].
 
-    The published models keep the constants in the state dict only in some settings. With `persistent=False` they are left
-    out of ours, and a checkpoint that has them loads strictly all the same.
+    The published models keep the constants in the state dict only in some settings. With `persistent=False` they are
+    left out of ours, and a checkpoint that has them loads strictly all the same.
     """
 
     def __init__(self, size: tuple[int, int], fiducials: int, persistent: bool) -> None:
@@ -105,9 +110,9 @@ class GridGenerator(nn.Module):
 class Tps(nn.Module):
     """Rectify images and whatever lies over them.
 
-    `size` (H, W) of the output, equal to the input's here; `fiducials` K, even; `widths` of the localisation convolutions;
-    `identity_start` begins with an undistorted grid instead of the published slanted one; `persistent` keeps the spline
-    constants in the state dict.
+    `size` (H, W) of the output, equal to the input's here; `fiducials` K, even; `widths` of the localisation
+    convolutions; `identity_start` begins with an undistorted grid instead of the published slanted one; `persistent`
+    keeps the spline constants in the state dict.
     """
 
     def __init__(

@@ -51,8 +51,8 @@ def load_strict(
 ) -> LoadReport:
     """Load `state` into `module`; every name and shape must agree, but for those the two `allow_*` rules let pass.
 
-    A leading `module.` is removed first; `rename` then maps a published name to ours (None: drop it). `what` stands at the
-    head of the error. Raises UserError that lists the names missing, not known, or of another shape.
+    A leading `module.` is removed first; `rename` then maps a published name to ours (None: drop it). `what` stands at
+    the head of the error. Raises UserError that lists the names missing, not known, or of another shape.
     """
     renamed = {}
     for name, tensor in strip_prefix(state).items():

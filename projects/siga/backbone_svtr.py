@@ -1,7 +1,8 @@
-"""SIGA-S's backbone: SVTR (Du et al., "SVTR: Scene Text Recognition with a Single Visual Model", 2022) as the paper sets it up.
+"""SIGA-S's backbone: SVTR (Du et al., "SVTR: Scene Text Recognition with a Single Visual Model", 2022) as the paper
+sets it up.
 
-Three stages of transformer blocks over a grid that loses half its height between stages; the first blocks look only at a
-window around each cell ("local mixing").
+Three stages of transformer blocks over a grid that loses half its height between stages; the first blocks look only at
+a window around each cell ("local mixing").
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ LOCAL_BLOCKS, LOCAL_WINDOW = 10, (7, 11)
 
 
 def local_mask(grid: tuple[int, int], window: tuple[int, int]) -> torch.Tensor:
-    """Additive mask [N, N] for the cells of `grid` (rows first): 0 inside the centred window (odd sides), -inf outside."""
+    """Additive mask [N, N] for the cells of `grid` (rows first): 0 inside the centred window (odd sides), -inf
+    outside.
+    """
     y, x = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
     y, x = y.flatten(), x.flatten()
     near = ((y[:, None] - y).abs() <= window[0] // 2) & ((x[:, None] - x).abs() <= window[1] // 2)
@@ -37,7 +40,9 @@ class Mixer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=None if self.mask is None else self.mask.to(query.dtype))
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=None if self.mask is None else self.mask.to(query.dtype)
+        )
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
 
@@ -91,8 +96,14 @@ class SvtrFeatures(nn.Module):
     """Images [B, 3, 48, 160] -> (column features [B, 384, 1, 40], [FPN0 96@24x80, FPN1 192@12x40, FPN2 256@6x40])."""
 
     def __init__(
-        self, image_size: tuple[int, int], in_channels: int, dims: Sequence[int], depths: Sequence[int], heads: Sequence[int],
-        columns: int, drop_path: float = 0.1,
+        self,
+        image_size: tuple[int, int],
+        in_channels: int,
+        dims: Sequence[int],
+        depths: Sequence[int],
+        heads: Sequence[int],
+        columns: int,
+        drop_path: float = 0.1,
     ) -> None:
         super().__init__()
         height, self.width = image_size[0] // 4, image_size[1] // 4
@@ -104,7 +115,12 @@ class SvtrFeatures(nn.Module):
             grid, first = (height >> stage, self.width), sum(depths[:stage])
             local = local_mask(grid, LOCAL_WINDOW)
             blocks = [
-                Block(dims[stage], heads[stage], local if index < min(LOCAL_BLOCKS, (sum(depths) + 1) // 2) else None, rates[index])
+                Block(
+                    dims[stage],
+                    heads[stage],
+                    local if index < min(LOCAL_BLOCKS, (sum(depths) + 1) // 2) else None,
+                    rates[index],
+                )
                 for index in range(first, first + depths[stage])
             ]
             setattr(self, f"blocks{stage + 1}", nn.ModuleList(blocks))

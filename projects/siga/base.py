@@ -47,11 +47,22 @@ class SigaModel(nn.Module):
         return self.dropout if self.training else 0.0
 
     def losses(
-        self, output: SigaOutput, text: torch.Tensor, lengths: torch.Tensor, iteration: int, ratio_iteration: int | None = None
+        self,
+        output: SigaOutput,
+        text: torch.Tensor,
+        lengths: torch.Tensor,
+        iteration: int,
+        ratio_iteration: int | None = None,
     ) -> SigaLosses:
         """All losses of a teacher-forced `output`; see `losses.siga_losses`. Works on the bare module under DDP."""
         return siga_losses(
-            output, text, lengths, iteration, ratio_iteration, settings=self.settings.loss, class_weights=self.class_weights,
+            output,
+            text,
+            lengths,
+            iteration,
+            ratio_iteration,
+            settings=self.settings.loss,
+            class_weights=self.class_weights,
             ignore_padding=self.settings.family == "T",
         )
 

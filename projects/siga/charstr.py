@@ -28,8 +28,12 @@ class MlaHead(nn.Module):
     @staticmethod
     def _branch(dim: int, channels: int) -> nn.Sequential:
         return nn.Sequential(
-            nn.Conv2d(dim, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(),
-            nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(),
+            nn.Conv2d(dim, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
         )
 
     def forward(self, second: torch.Tensor, third: torch.Tensor) -> torch.Tensor:
@@ -126,7 +130,9 @@ class CharStr(PlainViT):
 
 
 class CharStrModel(SigaModel):
-    """SIGA-T. [GO] = 0 starts and pads, [s] = 1 ends. Index 1 of the paired heads is the middle scale, 2 the low one."""
+    """SIGA-T. [GO] = 0 starts and pads, [s] = 1 ends. Index 1 of the paired heads is the middle scale, 2 the low
+    one.
+    """
 
     start_id, end_id = 0, 1
 
@@ -134,7 +140,9 @@ class CharStrModel(SigaModel):
         super().__init__(v, num_class, batch_max_length)
         self.mgp_str = CharStr(v, num_class, self.steps, input_channel)
 
-    def forward(self, images: torch.Tensor, text: torch.Tensor | None = None, masks: torch.Tensor | None = None) -> SigaOutput:
+    def forward(
+        self, images: torch.Tensor, text: torch.Tensor | None = None, masks: torch.Tensor | None = None
+    ) -> SigaOutput:
         """Every branch. `text` [B, T]: teacher forcing; without it all decoders are greedy for T steps."""
         net, segmentation = self.mgp_str, self.mgp_str.segmentation
         last, inner = net.backbone(images)
@@ -144,7 +152,10 @@ class CharStrModel(SigaModel):
         contextual = net.SequenceEncoding(visual)
         logits = decode_all(net.heads(), contextual, (middle, low), text, self.start_id, self.active_dropout)
         features = {
-            "sequential_features": visual.transpose(1, 2).unsqueeze(2), "glyph_middle": middle, "glyph_low": low, "contextual": contextual,
+            "sequential_features": visual.transpose(1, 2).unsqueeze(2),
+            "glyph_middle": middle,
+            "glyph_low": low,
+            "contextual": contextual,
             "fused": logits.pop("fused"),
         }
         return SigaOutput({"ours": ours.logits, **logits}, ours.attention, maps, masks, features)

@@ -29,8 +29,8 @@ class GatedBimodal(nn.Module):
 class FusionCell(AttentionCell):
     """An attention cell whose context is gated with the step's glyph feature before it enters the LSTM cell.
 
-    Its output is that gated feature I_t, not the hidden state. The part of the gate that meets the context is linear in it,
-    so it is mixed from the columns together with the context itself.
+    Its output is that gated feature I_t, not the hidden state. The part of the gate that meets the context is linear in
+    it, so it is mixed from the columns together with the context itself.
     """
 
     def __init__(self, in_size: int, hidden_size: int, embedding_size: int) -> None:
@@ -44,9 +44,13 @@ class FusionCell(AttentionCell):
     def glyph_parts(self, glyphs: torch.Tensor) -> torch.Tensor:
         """[tanh(glyph); glyph's part of the gate] for all steps, [B, T, 2 in]: what `step` takes as `aside`."""
         width = glyphs.shape[2]
-        return torch.cat([torch.tanh(glyphs), F.linear(glyphs, self.fusion.W.weight[:, width:], self.fusion.W.bias)], dim=2)
+        return torch.cat(
+            [torch.tanh(glyphs), F.linear(glyphs, self.fusion.W.weight[:, width:], self.fusion.W.bias)], dim=2
+        )
 
-    def step(self, memory: Memory, state: State, token: torch.Tensor, aside: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, State]:
+    def step(
+        self, memory: Memory, state: State, token: torch.Tensor, aside: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, State]:
         mixed, attention, gates = self.attend(memory, state)
         context, context_gate = mixed.chunk(2, dim=1)
         glyph, glyph_gate = aside.chunk(2, dim=1)

@@ -1,4 +1,6 @@
-"""The glyph attention network of SIGA-R and -S: character maps at two scales, a text mask, and pooled glyph features."""
+"""The glyph attention network of SIGA-R and -S: character maps at two scales, a text mask, and pooled glyph
+features.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from common.models.attention import BidirectionalLSTM
 
 
 class GlyphMaps(NamedTuple):
-    """`low` and `middle`: K-channel character maps (channel 0 = background), fine and coarse; `seg_logits` [B, 2, H, W] or None."""
+    """`low` and `middle`: K-channel character maps (channel 0 = background), fine and coarse; `seg_logits` [B, 2, H, W]
+    or None.
+    """
 
     low: torch.Tensor
     middle: torch.Tensor
@@ -42,8 +46,8 @@ def pool_glyphs(maps: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
 class GlyphAttention(nn.Module):
     """`Attention_Cls`. Feature pyramid (FPN0 full or half size, FPN1, FPN2) -> maps, and features pooled by them.
 
-    `fpn` channels of the three maps; `svtr` chooses the S form: FPN2 has FPN1's width and half its height, and FPN0 is half
-    the image's size, so one more step up leads to the mask.
+    `fpn` channels of the three maps; `svtr` chooses the S form: FPN2 has FPN1's width and half its height, and FPN0 is
+    half the image's size, so one more step up leads to the mask.
     """
 
     def __init__(self, fpn: tuple[int, int, int], channels: int, hidden: int, classes: int, svtr: bool) -> None:

@@ -1,4 +1,6 @@
-"""From sequence and glyph features to characters: the seven decoders of training, and the one path that reading needs."""
+"""From sequence and glyph features to characters: the seven decoders of training, and the one path that reading
+needs.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class Heads(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """The Share branch: `logits` [B, t, C] for the steps that ran, `attention` [B, t, W] (mean of the two fusion decoders)."""
+    """The Share branch: `logits` [B, t, C] for the steps that ran, `attention` [B, t, W] (mean of the two fusion
+    decoders).
+    """
 
     logits: torch.Tensor
     attention: torch.Tensor
@@ -43,8 +47,9 @@ def decode_all(
     """Logits [B, T, C] of every decoder of the second unit, and `fused` [B, T, hidden], the gated
     features that lead to Share.
 
-    `contextual` [B, W, hidden]; `glyphs` two of [B, T, hidden]; `text` [B, T] for teacher forcing, else greedy from `start`.
-    `drop` is applied to both glyph sequences (the same draw for both decoders that read them) and to the projection.
+    `contextual` [B, W, hidden]; `glyphs` two of [B, T, hidden]; `text` [B, T] for teacher forcing, else greedy from
+    `start`. `drop` is applied to both glyph sequences (the same draw for both decoders that read them) and to the
+    projection.
     """
     glyphs = tuple(F.dropout(glyph, drop, training=drop > 0) for glyph in glyphs)
     steps = glyphs[0].shape[1]
@@ -63,12 +68,17 @@ def decode_all(
 
 
 def read_share(
-    heads: Heads, contextual: torch.Tensor, glyphs: tuple[torch.Tensor, torch.Tensor], start: int, end: int, stop_early: bool
+    heads: Heads,
+    contextual: torch.Tensor,
+    glyphs: tuple[torch.Tensor, torch.Tensor],
+    start: int,
+    end: int,
+    stop_early: bool,
 ) -> Reading:
     """Greedy Share logits, the three decoders in step.
 
-    Share's output at t depends on nothing after t, so with `stop_early` the loop ends once every word has met `end`; the
-    logits that did run are the same.
+    Share's output at t depends on nothing after t, so with `stop_early` the loop ends once every word has met `end`;
+    the logits that did run are the same.
     """
     cells = [fuser.attention_cell for fuser in heads.iterable]
     memories = [cell.memory(contextual) for cell in cells]
@@ -77,13 +87,18 @@ def read_share(
     states = [zero_state(contextual, fuser.hidden_size) for fuser in heads.iterable]
     tokens = [table[start].expand(len(contextual), -1) for table in tables]
     share_table = heads.generator.token_gates()
-    share_token, share_state = share_table[start].expand(len(contextual), -1), zero_state(contextual, heads.generator.hidden_size)
+    share_token, share_state = (
+        share_table[start].expand(len(contextual), -1),
+        zero_state(contextual, heads.generator.hidden_size),
+    )
     ended = torch.zeros(len(contextual), dtype=torch.bool, device=contextual.device)
     logits, attention = [], []
     for t in range(len(asides[0])):
         gated, weights = [], []
         for index, fuser in enumerate(heads.iterable):
-            output, weight, states[index] = cells[index].step(memories[index], states[index], tokens[index], asides[index][t])
+            output, weight, states[index] = cells[index].step(
+                memories[index], states[index], tokens[index], asides[index][t]
+            )
             tokens[index] = tables[index][fuser.generator(states[index].hidden).argmax(dim=1)]
             gated.append(output)
             weights.append(weight)

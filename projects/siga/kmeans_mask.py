@@ -1,8 +1,8 @@
 """Text pseudo-masks: a two-cluster split of grey levels and a vote of the image's borders (section 3.1 of the paper).
 
-The published tool runs scipy's k-means with 20 random starts on all pixels. In one dimension the clusters are two runs of grey
-levels, so every state at which that iteration can come to rest is found from the 256-bin histogram at once, and the best of
-them by the same measure (mean distance to the own centre) is taken: equal masks, no randomness.
+The published tool runs scipy's k-means with 20 random starts on all pixels. In one dimension the clusters are two runs
+of grey levels, so every state at which that iteration can come to rest is found from the 256-bin histogram at once, and
+the best of them by the same measure (mean distance to the own centre) is taken: equal masks, no randomness.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ _LEVELS = np.arange(256, dtype=np.float64)
 def split_level(histogram: np.ndarray) -> int | None:
     """The highest grey level of the dark cluster, or None where fewer than two levels occur.
 
-    `histogram` [256] counts. A split is a candidate if the middle between its two means separates its clusters (a resting
-    point of Lloyd's iteration); among candidates the least mean distance to the nearest centre wins.
+    `histogram` [256] counts. A split is a candidate if the middle between its two means separates its clusters (a
+    resting point of Lloyd's iteration); among candidates the least mean distance to the nearest centre wins.
     """
     occupied = np.flatnonzero(histogram)
     if len(occupied) < 2:
@@ -50,8 +50,8 @@ def _border_ones(code: np.ndarray) -> tuple[int, int]:
 def kmeans_mask(grey: np.ndarray) -> np.ndarray:
     """Grey image uint8 [h, w] -> text mask uint8 [h, w], 1 = text.
 
-    The cluster that fills three or four borders is background. Where neither does (the published choice is random there), text
-    is the cluster with fewer border pixels, on a tie the smaller cluster. A constant image has no text.
+    The cluster that fills three or four borders is background. Where neither does (the published choice is random
+    there), text is the cluster with fewer border pixels, on a tie the smaller cluster. A constant image has no text.
     """
     if grey.ndim != 2 or grey.dtype != np.uint8 or not grey.size:
         raise ValueError(f"kmeans_mask takes a non-empty uint8 [h, w] image, not {grey.dtype} {grey.shape}")

@@ -1,8 +1,8 @@
 """SIGA's losses (section 3 of the paper), over the whole batch at once.
 
 Shapes: B images, T decode steps, K = T + 1 glyph channels, W' feature columns, H x W the image.
-Two habits of the published code are kept because its numbers depend on them: probabilities and coverage values stand where a
-cross entropy expects logits, and the overlap term is summed over the batch.
+Two habits of the published code are kept because its numbers depend on them: probabilities and coverage values stand
+where a cross entropy expects logits, and the overlap term is summed over the batch.
 """
 
 from __future__ import annotations
@@ -24,23 +24,27 @@ OUTLIERS_FROM, CORRECT_DROPS_AT = 20_000, 20_000
 
 @dataclass
 class SigaLosses:
-    """`total` is what training minimises; `parts` holds every term unweighted: the seven recognition losses under the names
-    of `heads.HEADS`, and `predmask`, `correct` (= `dif` + `cor`), `low`, `middle`."""
+    """`total` is what training minimises; `parts` holds every term unweighted: the seven recognition losses under the
+    names of `heads.HEADS`, and `predmask`, `correct` (= `dif` + `cor`), `low`, `middle`."""
 
     total: torch.Tensor
     parts: dict[str, torch.Tensor]
 
 
-def recognition_loss(logits: torch.Tensor, text: torch.Tensor, lengths: torch.Tensor, ignore_padding: bool) -> torch.Tensor:
+def recognition_loss(
+    logits: torch.Tensor, text: torch.Tensor, lengths: torch.Tensor, ignore_padding: bool
+) -> torch.Tensor:
     """Mean cross entropy of logits [B, T, C] against `text[:, 1:]` ([B, T+1], start id first).
 
-    Counts each word's first `lengths` steps (characters and end symbol), as R and S do; with `ignore_padding` every step
-    whose target is not 0, as T does.
+    Counts each word's first `lengths` steps (characters and end symbol), as R and S do; with `ignore_padding` every
+    step whose target is not 0, as T does.
     """
     return recognition_losses(logits.unsqueeze(0), text, lengths, ignore_padding)[0]
 
 
-def recognition_losses(logits: torch.Tensor, text: torch.Tensor, lengths: torch.Tensor, ignore_padding: bool) -> torch.Tensor:
+def recognition_losses(
+    logits: torch.Tensor, text: torch.Tensor, lengths: torch.Tensor, ignore_padding: bool
+) -> torch.Tensor:
     """`recognition_loss` of N sets of logits [N, B, T, C] at once -> [N]."""
     target = text[:, 1:]
     counted = target != 0 if ignore_padding else valid_steps(lengths, target.shape[1])
@@ -52,8 +56,8 @@ def recognition_losses(logits: torch.Tensor, text: torch.Tensor, lengths: torch.
 def segmentation_loss(seg_logits: torch.Tensor, masks: torch.Tensor, iteration: int) -> torch.Tensor:
     """`predmask`: cross entropy of the text mask [B, 2, H, W] against the pseudo-mask [B, 1, H, W] > 0.5.
 
-    The softmax is taken twice. After iteration 20 000, images whose mean is 1.0 or more (an inverted pseudo-mask) are left
-    out; if that is all of them, none is, since a mean of nothing is NaN.
+    The softmax is taken twice. After iteration 20 000, images whose mean is 1.0 or more (an inverted pseudo-mask) are
+    left out; if that is all of them, none is, since a mean of nothing is NaN.
     """
     target = (masks[:, 0] > 0.5).long()
     values = F.cross_entropy(seg_logits.float().softmax(dim=1), target, reduction="none").flatten(1).mean(dim=1)
@@ -74,8 +78,12 @@ def overlap_loss(columns: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     return (pairs / lengths.clamp(min=1)).sum()
 
 
-def coverage_map(columns: torch.Tensor, valid: torch.Tensor, text_mask: torch.Tensor, settings: LossSettings) -> torch.Tensor:
-    """C = clamp(sum_t sigmoid(slope (a_t - threshold)) F, 0, 1), [B, H, W]; `valid` bool [B, T] picks the word's steps."""
+def coverage_map(
+    columns: torch.Tensor, valid: torch.Tensor, text_mask: torch.Tensor, settings: LossSettings
+) -> torch.Tensor:
+    """C = clamp(sum_t sigmoid(slope (a_t - threshold)) F, 0, 1), [B, H, W]; `valid` bool [B, T] picks the word's
+    steps.
+    """
     soft = torch.sigmoid(settings.slope * (columns - settings.threshold)) * valid[..., None]
     return (soft.sum(dim=1)[:, None, :] * text_mask[:, 0]).clamp(0, 1)
 
@@ -87,7 +95,11 @@ def coverage_loss(coverage: torch.Tensor, text_mask: torch.Tensor) -> torch.Tens
 
 
 def glyph_loss(
-    maps: torch.Tensor, layers: torch.Tensor, classes: torch.Tensor, lengths: torch.Tensor, class_weights: torch.Tensor | None
+    maps: torch.Tensor,
+    layers: torch.Tensor,
+    classes: torch.Tensor,
+    lengths: torch.Tensor,
+    class_weights: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(pixel cross entropy, Dice) of the character maps [B, K, h, w] against one scale's pseudo-labels.
 
@@ -116,12 +128,15 @@ def structural_losses(
 ) -> dict[str, torch.Tensor]:
     """`predmask`, `correct`, `low`, `middle` and their parts `cor`, `dif`, `ce_*`, `dice_*`.
 
-    `attention` [B, T, W'] of the "ours" decoder, `seg_logits` [B, 2, H, W], `masks` [B, 1, H, W], `maps` {"low", "middle"} of
-    [B, K, h, w], `lengths` [B] in characters. Only `correct` sends a gradient to the attention, only `predmask` to the mask.
+    `attention` [B, T, W'] of the "ours" decoder, `seg_logits` [B, 2, H, W], `masks` [B, 1, H, W], `maps` {"low",
+    "middle"} of [B, K, h, w], `lengths` [B] in characters. Only `correct` sends a gradient to the attention, only
+    `predmask` to the mask.
     """
     text_mask = predicted_text(seg_logits)
     valid = valid_steps(lengths, attention.shape[1])
-    columns = F.interpolate(attention.float(), text_mask.shape[3], mode="linear", align_corners=False) * valid[..., None]
+    columns = (
+        F.interpolate(attention.float(), text_mask.shape[3], mode="linear", align_corners=False) * valid[..., None]
+    )
     parts = {"predmask": segmentation_loss(seg_logits, masks, iteration), "cor": overlap_loss(columns, lengths)}
     parts["dif"] = coverage_loss(coverage_map(columns, valid, text_mask, settings), text_mask)
     parts["correct"] = parts["dif"] + parts["cor"]
@@ -145,8 +160,8 @@ def siga_losses(
 ) -> SigaLosses:
     """Total: seven recognition losses + predmask + c correct + low + middle.
 
-    `text` [B, T+1] with the start id first, `lengths` [B] with the end symbol counted (as the codecs give them). `iteration`
-    chooses c, `ratio_iteration` (default: the same) switches the outlier rule of `predmask`.
+    `text` [B, T+1] with the start id first, `lengths` [B] with the end symbol counted (as the codecs give them).
+    `iteration` chooses c, `ratio_iteration` (default: the same) switches the outlier rule of `predmask`.
     """
     names = list(output.logits)
     recognised = recognition_losses(torch.stack([output.logits[name] for name in names]), text, lengths, ignore_padding)
@@ -162,7 +177,9 @@ def siga_losses(
 
 
 def glyph_class_weights(classes: int) -> torch.Tensor:
-    """SIGA-S's weights of the glyph classes: characters in the middle of long words are rare. [K], 1 beyond the 21st class."""
+    """SIGA-S's weights of the glyph classes: characters in the middle of long words are rare. [K], 1 beyond the 21st
+    class.
+    """
     rise = [1.0, 1.0, 1.013, 1.058, 1.323, 1.564, 1.831, 2.210]
     weights = rise + [2.859] * 6 + rise[:0:-1] + [1.0] * classes
     return torch.tensor(weights[:classes])

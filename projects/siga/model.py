@@ -5,8 +5,8 @@
     losses = model.losses(output, text, lengths, step)     # losses.total, losses.parts
     reading, maps = model.read(images)                     # inference: the Share branch alone
 
-Images are float [B, 3, H, W]; text ids int64 [B, T+1] with the start id in column 0; lengths count the end symbol; masks are
-float [B, 1, H, W] of 0 and 1.
+Images are float [B, 3, H, W]; text ids int64 [B, T+1] with the start id in column 0; lengths count the end symbol;
+masks are float [B, 1, H, W] of 0 and 1.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ def build_siga(
 ) -> SigaModel:
     """The model called `name` (TRBA, RBA, TSBA, char_str_base_patch4_3_32_128, their `_small` forms or an alias).
 
-    `num_class`: classes of the codec, by default 37 (R, S: end + 36 characters) or 38 (T: start, end + 36). `image_size` (H, W),
-    `num_fiducial`, `output_channel` (columns' width) and `hidden_size` replace the variant's own values. `rectify_masks`: send
-    the pseudo-mask through the image's TPS (published: R yes, S no). `freeze_tps`: keep the rectification out of training, right
-    only with loaded TPS weights (default: yes for the published variants). Raises UserError where the sizes do not fit.
+    `num_class`: classes of the codec, by default 37 (R, S: end + 36 characters) or 38 (T: start, end + 36).
+    `image_size` (H, W), `num_fiducial`, `output_channel` (columns' width) and `hidden_size` replace the variant's own
+    values. `rectify_masks`: send the pseudo-mask through the image's TPS (published: R yes, S no). `freeze_tps`: keep
+    the rectification out of training, right only with loaded TPS weights (default: yes for the published variants).
+    Raises UserError where the sizes do not fit.
     """
     settings = variant(name)
     given = {"image_size": image_size, "fiducials": num_fiducial, "columns": output_channel, "hidden": hidden_size}
@@ -51,7 +52,9 @@ def build_siga(
     check_sizes(settings.family, settings.image_size, num_fiducial)
     if settings.family == "T":
         return CharStrModel(settings, num_class or 38, batch_max_length, input_channel=input_channel)
-    model = TwoUnitModel(settings, num_class or 37, batch_max_length, input_channel=input_channel, rectify_masks=rectify_masks)
+    model = TwoUnitModel(
+        settings, num_class or 37, batch_max_length, input_channel=input_channel, rectify_masks=rectify_masks
+    )
     if freeze_tps is not None:
         model.freeze_tps(freeze_tps)
     return model
@@ -63,7 +66,9 @@ def check_sizes(family: str, image_size: tuple[int, int], num_fiducial: int) -> 
     heights = {"R": (32,), "S": (32, 48), "T": (32,)}[family]
     if height not in heights or width % 8:
         wanted = " or ".join(map(str, heights))
-        raise UserError(f"--imgH/--imgW: {height} x {width}: this model takes height {wanted} and a width that 8 divides")
+        raise UserError(
+            f"--imgH/--imgW: {height} x {width}: this model takes height {wanted} and a width that 8 divides"
+        )
     if num_fiducial % 2 or num_fiducial < 4:
         raise UserError(f"--num_fiducial: {num_fiducial}: must be even and at least 4")
 
@@ -71,7 +76,8 @@ def check_sizes(family: str, image_size: tuple[int, int], num_fiducial: int) -> 
 def init_published(model: SigaModel) -> None:
     """The start of R and S without a checkpoint: biases 0, matrices Kaiming-normal (fan in), vectors called weight 1.
 
-    Also LSTMs and embeddings, as published; not the fiducial layer, positions and buffers. T keeps its constructors' start.
+    Also LSTMs and embeddings, as published; not the fiducial layer, positions and buffers. T keeps its constructors'
+    start.
     """
     if model.settings.family == "T":
         return
@@ -100,7 +106,9 @@ def load_tps(model: TwoUnitModel, state: Mapping[str, torch.Tensor], what: str =
     state = strip_prefix(state.get("net", state))
     prefix = "model_one.Transformation."
     inner = {name.removeprefix(prefix).removeprefix("Transformation."): tensor for name, tensor in state.items()}
-    wanted = {name: tensor for name, tensor in inner.items() if name.startswith(("LocalizationNetwork.", "GridGenerator."))}
+    wanted = {
+        name: tensor for name, tensor in inner.items() if name.startswith(("LocalizationNetwork.", "GridGenerator."))
+    }
     if not wanted:
         raise UserError(f"{what}: weights: no LocalizationNetwork.* entries; give the TPS.pth of the published models")
     report = load_strict(model.model_one.Transformation, wanted, what=what)

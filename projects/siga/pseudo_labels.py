@@ -1,4 +1,6 @@
-"""Glyph pseudo-labels: where the network's own text mask and its own sequence attention say each character is (section 3.2)."""
+"""Glyph pseudo-labels: where the network's own text mask and its own sequence attention say each character is (section
+3.2).
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ def predicted_text(seg_logits: torch.Tensor) -> torch.Tensor:
 
 
 class GlyphTargets(NamedTuple):
-    """`layers` 0/1 [B, T, h, w], one per character (they may overlap); `classes` int64 [B, h, w]: 0 background or the first
-    character that claims a pixel, counted from 1; `foreground` 0/1 [B, 1, h, w]."""
+    """`layers` 0/1 [B, T, h, w], one per character (they may overlap); `classes` int64 [B, h, w]: 0 background or the
+    first character that claims a pixel, counted from 1; `foreground` 0/1 [B, 1, h, w]."""
 
     layers: torch.Tensor
     classes: torch.Tensor
@@ -30,12 +32,14 @@ class GlyphTargets(NamedTuple):
 
 
 @torch.no_grad()
-def glyph_targets(text_mask: torch.Tensor, attention: torch.Tensor, lengths: torch.Tensor, size: tuple[int, int]) -> GlyphTargets:
+def glyph_targets(
+    text_mask: torch.Tensor, attention: torch.Tensor, lengths: torch.Tensor, size: tuple[int, int]
+) -> GlyphTargets:
     """Pseudo-labels at one scale.
 
-    `text_mask` 0/1 [B, 1, H, W]; `attention` [B, T, W'] of the "ours" decoder; `lengths` characters per word; `size` (h, w).
-    A character owns the foreground of the columns where its attention, stretched to w, exceeds 0.05. A foreground pixel that
-    nobody claims counts as background in `classes`.
+    `text_mask` 0/1 [B, 1, H, W]; `attention` [B, T, W'] of the "ours" decoder; `lengths` characters per word; `size`
+    (h, w). A character owns the foreground of the columns where its attention, stretched to w, exceeds 0.05. A
+    foreground pixel that nobody claims counts as background in `classes`.
     """
     foreground = (F.interpolate(text_mask, size, mode="bilinear", align_corners=False) >= FOREGROUND_SHARE).float()
     kept = attention.float() * valid_steps(lengths, attention.shape[1])[..., None]

@@ -34,7 +34,9 @@ def codec_of(name: str, character: str | None, batch_max_length: int) -> Codec:
 
 
 def build_row(name: str, character: str | None = None, batch_max_length: int = 25, **options: Any) -> SigaModel:
-    """The registry's `build`: the variant with as many classes as `character` asks for; see `build_siga` for the rest."""
+    """The registry's `build`: the variant with as many classes as `character` asks for; see `build_siga` for the
+    rest.
+    """
     codec = codec_of(name, character, batch_max_length)
     if options.get("image_size"):
         options["image_size"] = tuple(options["image_size"])
@@ -58,7 +60,9 @@ class SigaReader:
         self.charset = codec.charset
 
     def read(self, images: torch.Tensor, attention: bool = False) -> list[Prediction]:
-        """uint8 [B, H, W, 3] on the model's device -> one prediction each; `attention` adds maps [T, h, w] in [0, 1]."""
+        """uint8 [B, H, W, 3] on the model's device -> one prediction each; `attention` adds maps [T, h, w] in [0,
+        1].
+        """
         reading, maps = self.model.read(normalise(images, self.family))
         probabilities, ids = reading.logits.float().softmax(dim=2).max(dim=2)
         found = decode(self.codec, ids.cpu().numpy(), probabilities.cpu().numpy())
@@ -95,7 +99,9 @@ def decode(codec: Codec, ids: np.ndarray, probabilities: np.ndarray) -> list[Pre
 
 
 class ShareModule(nn.Module):
-    """uint8 [B, H, W, 3] -> (ids int64 [B, T], probabilities [B, T]), without anything that depends on the data's length."""
+    """uint8 [B, H, W, 3] -> (ids int64 [B, T], probabilities [B, T]), without anything that depends on the data's
+    length.
+    """
 
     def __init__(self, model: SigaModel, family: str) -> None:
         super().__init__()

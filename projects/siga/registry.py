@@ -18,9 +18,15 @@ def _row(variant: Variant) -> ModelRow:
     if variant.name in PUBLISHED:
         weights = (Weights(PUBLISHED[variant.name], TERMS, "Google Drive, linked from github.com/TongkunGuan/SIGA"),)
     return ModelRow(
-        name=f"siga/{variant.name}", kind="recogniser", image_size=variant.image_size,
-        charset=CHARSET_36 if variant.family == "T" else SIGA_36, build="projects.siga.reader:build_row",
-        open="projects.siga.reader:open_reader", options={"name": variant.name}, weights=weights, meta=variant.published,
+        name=f"siga/{variant.name}",
+        kind="recogniser",
+        image_size=variant.image_size,
+        charset=CHARSET_36 if variant.family == "T" else SIGA_36,
+        build="projects.siga.reader:build_row",
+        open="projects.siga.reader:open_reader",
+        options={"name": variant.name},
+        weights=weights,
+        meta=variant.published,
         paper="Self-Supervised Implicit Glyph Attention for Text Recognition, CVPR 2023",
         status="parity tested" if variant.published else "small form, ours, not published",
         **(UNSCALED if variant.family == "T" else IMAGENET),

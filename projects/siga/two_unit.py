@@ -20,10 +20,14 @@ from projects.siga.variants import Variant
 class SequenceUnit(nn.Module):
     """`model_one`: rectification, backbone, and the 1-D decoder whose attention makes the pseudo-labels."""
 
-    def __init__(self, v: Variant, image_size: tuple[int, int], in_channels: int, num_class: int, identity_tps: bool) -> None:
+    def __init__(
+        self, v: Variant, image_size: tuple[int, int], in_channels: int, num_class: int, identity_tps: bool
+    ) -> None:
         super().__init__()
         self.Transformation = (
-            Tps(image_size, v.fiducials, in_channels, v.tps_widths, identity_start=identity_tps) if v.has_tps else nn.Identity()
+            Tps(image_size, v.fiducials, in_channels, v.tps_widths, identity_start=identity_tps)
+            if v.has_tps
+            else nn.Identity()
         )
         if v.family == "R":
             self.FeatureExtraction = ResNetFeatures(in_channels, v.widths, v.depths)
@@ -84,7 +88,13 @@ class TwoUnitModel(SigaModel):
     end_id = 0
 
     def __init__(
-        self, v: Variant, num_class: int, batch_max_length: int, *, input_channel: int = 3, rectify_masks: bool | None = None,
+        self,
+        v: Variant,
+        num_class: int,
+        batch_max_length: int,
+        *,
+        input_channel: int = 3,
+        rectify_masks: bool | None = None,
         identity_tps: bool = False,
     ) -> None:
         super().__init__(v, num_class, batch_max_length)
@@ -111,7 +121,9 @@ class TwoUnitModel(SigaModel):
         grid = transform.grid(images)
         return sample(images, grid), grid
 
-    def forward(self, images: torch.Tensor, text: torch.Tensor | None = None, masks: torch.Tensor | None = None) -> SigaOutput:
+    def forward(
+        self, images: torch.Tensor, text: torch.Tensor | None = None, masks: torch.Tensor | None = None
+    ) -> SigaOutput:
         """Every branch. `text` [B, T]: teacher forcing; without it all decoders are greedy for T steps."""
         one, two = self.model_one, self.model_two
         rectified, grid = self.rectify(images)
@@ -125,9 +137,17 @@ class TwoUnitModel(SigaModel):
         contextual = two.SequenceEncoding(visual)
         logits = decode_all(two.heads(), contextual, (low, middle), text, self.start_id, self.active_dropout)
         features = {
-            "rectified_image": rectified, "visual_feature": visual, "backbone_last": columns, "contextual": contextual,
-            "glyph_low": low, "glyph_middle": middle, "fused": logits.pop("fused"),
-            "fpn0": fpn[0], "fpn1": fpn[1], "fpn2": fpn[2], "grid": grid,
+            "rectified_image": rectified,
+            "visual_feature": visual,
+            "backbone_last": columns,
+            "contextual": contextual,
+            "glyph_low": low,
+            "glyph_middle": middle,
+            "fused": logits.pop("fused"),
+            "fpn0": fpn[0],
+            "fpn1": fpn[1],
+            "fpn2": fpn[2],
+            "grid": grid,
         }
         return SigaOutput({"ours": ours.logits, **logits}, ours.attention, maps, masks, features)
 

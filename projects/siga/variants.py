@@ -1,7 +1,7 @@
 """The sizes of SIGA's models: the three published ones, RBA, and a small documented one of each (not published).
 
-A variant is data: what a builder needs and what the losses of that variant use (siga paper, section 4.2; the small ones keep
-the architecture and shrink widths and depths so that a laptop processor trains them in minutes).
+A variant is data: what a builder needs and what the losses of that variant use (siga paper, section 4.2; the small ones
+keep the architecture and shrink widths and depths so that a laptop processor trains them in minutes).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class LossSettings:
 class Variant:
     """Everything that fixes an architecture but the character set and the word length.
 
-    `family`: R (TPS + ResNet-45), S (TPS + SVTR) or T (ViT). `widths`, `depths`, `heads` are the backbone's: R stem and five
-    stages / blocks per stage and of the two stages of the column tail; S and T stage widths, blocks and heads.
+    `family`: R (TPS + ResNet-45), S (TPS + SVTR) or T (ViT). `widths`, `depths`, `heads` are the backbone's: R stem and
+    five stages / blocks per stage and of the two stages of the column tail; S and T stage widths, blocks and heads.
     `columns` is the width of the visual sequence V; `glyph_width` that of the glyph head's maps.
     """
 
@@ -58,7 +58,14 @@ TSBA = Variant(
     "TSBA", "S", (48, 160), (192, 256, 512), (3, 9, 9), (6, 8, 16), columns=384, loss=LossSettings(85.0, 0.08, 0.1, 0.1)
 )
 CHAR_STR = Variant(
-    "char_str_base_patch4_3_32_128", "T", (32, 128), (768,), (12,), (12,), tps_widths=(), loss=LossSettings(70.0, 0.1, 0.15, 0.15)
+    "char_str_base_patch4_3_32_128",
+    "T",
+    (32, 128),
+    (768,),
+    (12,),
+    (12,),
+    tps_widths=(),
+    loss=LossSettings(70.0, 0.1, 0.15, 0.15),
 )
 _SMALL = {"hidden": 64, "published": False}
 
@@ -70,14 +77,31 @@ VARIANTS: dict[str, Variant] = {
         TSBA,
         CHAR_STR,
         replace(
-            TRBA, name="TRBA_small", image_size=(32, 96), widths=(8, 16, 24, 48, 64, 80), depths=(1, 1, 1, 1, 1, 0, 0),
-            columns=80, glyph_width=16, tps_widths=(8, 16, 16, 16), **_SMALL,
+            TRBA,
+            name="TRBA_small",
+            image_size=(32, 96),
+            widths=(8, 16, 24, 48, 64, 80),
+            depths=(1, 1, 1, 1, 1, 0, 0),
+            columns=80,
+            glyph_width=16,
+            tps_widths=(8, 16, 16, 16),
+            **_SMALL,
         ),
         replace(
-            TSBA, name="TSBA_small", image_size=(32, 128), widths=(48, 64, 96), depths=(1, 2, 2), heads=(3, 4, 6), columns=96,
-            glyph_width=32, tps_widths=(8, 16, 32, 32), **_SMALL,
+            TSBA,
+            name="TSBA_small",
+            image_size=(32, 128),
+            widths=(48, 64, 96),
+            depths=(1, 2, 2),
+            heads=(3, 4, 6),
+            columns=96,
+            glyph_width=32,
+            tps_widths=(8, 16, 32, 32),
+            **_SMALL,
         ),
-        replace(CHAR_STR, name="char_str_small", widths=(96,), depths=(8,), heads=(3,), columns=96, glyph_width=32, **_SMALL),
+        replace(
+            CHAR_STR, name="char_str_small", widths=(96,), depths=(8,), heads=(3,), columns=96, glyph_width=32, **_SMALL
+        ),
     )
 }
 ALIASES = {"SIGA_R": "TRBA", "SIGA_S": "TSBA", "SIGA_T": CHAR_STR.name, "ViT": CHAR_STR.name}
@@ -86,7 +110,9 @@ ALIASES = {"SIGA_R": "TRBA", "SIGA_S": "TSBA", "SIGA_T": CHAR_STR.name, "ViT": C
 def variant(name: str) -> Variant:
     """The variant called `name` (or its alias). Raises UserError for anything else, CRNN with its reason."""
     if name == "CRNN":
-        raise UserError("--model_name: CRNN: a CTC reader has no glyph unit and never worked here; choose TRBA, RBA or TSBA")
+        raise UserError(
+            "--model_name: CRNN: a CTC reader has no glyph unit and never worked here; choose TRBA, RBA or TSBA"
+        )
     try:
         return VARIANTS[ALIASES.get(name, name)]
     except KeyError:

@@ -58,7 +58,13 @@ class LossCase:
 
     def losses(self, iteration: int) -> dict[str, torch.Tensor]:
         return structural_losses(
-            self.attention.transpose(1, 2), self.seg_logits, self.masks, self.maps, self.lengths, iteration, self.settings,
+            self.attention.transpose(1, 2),
+            self.seg_logits,
+            self.masks,
+            self.maps,
+            self.lengths,
+            iteration,
+            self.settings,
             self.weights,
         )
 
@@ -87,7 +93,9 @@ def test_pseudo_labels(loss_case: LossCase) -> None:
     valid = valid_steps(loss_case.lengths, attention.shape[1])
     columns = F.interpolate(attention, text.shape[3], mode="linear") * valid[..., None]
     coverage = coverage_map(columns, valid, text, loss_case.settings)
-    harness.assert_close(loss_case.stored("coverage_map", coverage), loss_case.arrays["coverage_map"].ravel(), absolute=1e-4)
+    harness.assert_close(
+        loss_case.stored("coverage_map", coverage), loss_case.arrays["coverage_map"].ravel(), absolute=1e-4
+    )
     for scale, maps in loss_case.maps.items():
         target = glyph_targets(text, attention, loss_case.lengths, tuple(maps.shape[2:]))
         assert np.array_equal(target.foreground.numpy(), loss_case.arrays[f"fore_{scale}"])
@@ -126,13 +134,20 @@ def test_recognition_loss(ce_file, request) -> None:
 def test_thin_plate_spline(tps_file, request) -> None:
     case, fill = harness.load(tps_file), harness.fill(request.config.getoption("--goldens"))
     name, shape, *limits = case.meta["image"]
-    images, fiducials = torch.from_numpy(fill.images(name, tuple(shape), *limits)), torch.from_numpy(case.arrays["C_prime"])
+    images, fiducials = (
+        torch.from_numpy(fill.images(name, tuple(shape), *limits)),
+        torch.from_numpy(case.arrays["C_prime"]),
+    )
     count = fiducials.shape[1]
     generator = tps.GridGenerator(tuple(shape[2:]), count, persistent=True)
     grid = generator(fiducials)
     found = {
-        "inv_delta_C": generator.inv_delta_C, "P_hat": generator.P_hat, "grid": grid, "rectified": tps.sample(images, grid),
-        "initial_fiducials": tps.initial_fiducials(count), "base_fiducials": tps.base_fiducials(count),
+        "inv_delta_C": generator.inv_delta_C,
+        "P_hat": generator.P_hat,
+        "grid": grid,
+        "rectified": tps.sample(images, grid),
+        "initial_fiducials": tps.initial_fiducials(count),
+        "base_fiducials": tps.base_fiducials(count),
     }
     for name, actual in found.items():
         step = case.meta["tensors"].get(name, {"flat_step": 1})["flat_step"]

@@ -38,8 +38,11 @@ MODULES = {"block": "mgp_str.blocks.{}", "mlahead": "mgp_str.segmentation.mlahea
 
 def model_cases(goldens):
     """Files that hold a whole model's outputs."""
-    return [path for path in harness.case_files(goldens, "siga") if "losses_iter0" in harness.load(path).meta
-            and "image" in harness.load(path).meta]
+    return [
+        path
+        for path in harness.case_files(goldens, "siga")
+        if "losses_iter0" in harness.load(path).meta and "image" in harness.load(path).meta
+    ]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -172,7 +175,9 @@ def compare(measured: Measured, output, part: str, seen: dict) -> None:
 
 
 def pseudo_classes(output, lengths: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-    return glyph_targets(predicted_text(output.maps.seg_logits), output.attention, lengths, tuple(maps.shape[2:])).classes
+    return glyph_targets(
+        predicted_text(output.maps.seg_logits), output.attention, lengths, tuple(maps.shape[2:])
+    ).classes
 
 
 def check_strings(meta: dict, ids: np.ndarray) -> None:
@@ -196,7 +201,9 @@ def test_inference(measured: Measured) -> None:
         early, _ = measured.model.read(measured.images)
     check_strings(measured.meta, reading.logits.argmax(2).numpy())
     harness.assert_close(reading.logits, output.logits["share"].numpy(), absolute=1e-3, what="read")
-    harness.assert_close(early.logits, reading.logits[:, : early.logits.shape[1]].numpy(), absolute=1e-5, what="early end")
+    harness.assert_close(
+        early.logits, reading.logits[:, : early.logits.shape[1]].numpy(), absolute=1e-5, what="early end"
+    )
 
 
 def test_teacher_forced_losses_and_gradients(measured: Measured) -> None:

@@ -33,12 +33,22 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="generate_mask.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data_path", nargs="+", required=True, help="roots of picture LMDBs; a folder 'training' is in their path")
+    parser.add_argument(
+        "--data_path", nargs="+", required=True, help="roots of picture LMDBs; a folder 'training' is in their path"
+    )
     parser.add_argument("--mask_path", required=True, help="root of the mask LMDBs")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="worker processes (default: one per core)")
-    parser.add_argument("--part_size", type=int, default=10_000, help="pictures of one part, the unit of resuming (default: 10000)")
-    parser.add_argument("--max_bad", type=float, default=0.01, help="share of unreadable pictures that stops the run (default: 0.01)")
-    parser.add_argument("--anchor", default="training", help="path component after which the mask path mirrors the data path")
+    parser.add_argument(
+        "--processes", type=int, default=os.cpu_count(), help="worker processes (default: one per core)"
+    )
+    parser.add_argument(
+        "--part_size", type=int, default=10_000, help="pictures of one part, the unit of resuming (default: 10000)"
+    )
+    parser.add_argument(
+        "--max_bad", type=float, default=0.01, help="share of unreadable pictures that stops the run (default: 0.01)"
+    )
+    parser.add_argument(
+        "--anchor", default="training", help="path component after which the mask path mirrors the data path"
+    )
     options = parser.parse_args(argv)
     for name in ("processes", "part_size"):
         if getattr(options, name) < 1:
@@ -59,7 +69,9 @@ def check_existing(source: Path, target: Path) -> bool:
         return False
     masks, pictures = len(WordLmdb(target)), len(WordLmdb(source))
     if masks != pictures:
-        raise UserError(f"{target}: {masks} masks for the {pictures} pictures of {source}: remove it to make them again")
+        raise UserError(
+            f"{target}: {masks} masks for the {pictures} pictures of {source}: remove it to make them again"
+        )
     return True
 
 

@@ -2,8 +2,8 @@
 
     python projects/siga/mask_create/merge.py --mask_path data/Mask
 
-That is the form in which the published mask tool leaves them. `generate_mask.py` here joins its own parts, so this is needed only
-for masks made elsewhere.
+That is the form in which the published mask tool leaves them. `generate_mask.py` here joins its own parts, so this is
+needed only for masks made elsewhere.
 """
 
 from __future__ import annotations
@@ -34,12 +34,16 @@ def numbered(root: Path) -> dict[Path, list[Path]]:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Join what is there; the numbered folders are replaced by the whole."""
-    parser = argparse.ArgumentParser(prog="merge.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="merge.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--mask_path", type=Path, required=True, help="root of the mask LMDBs")
     options = parser.parse_args(argv)
     groups = numbered(options.mask_path)
     if not groups:
-        raise UserError(f"{options.mask_path}: --mask_path: no numbered folders with a data.mdb below it: nothing to merge")
+        raise UserError(
+            f"{options.mask_path}: --mask_path: no numbered folders with a data.mdb below it: nothing to merge"
+        )
     for parent, shards in tqdm(groups.items(), unit="set", disable=None):
         print(f"{parent}: {join(shards, parent, overwrite=True)} masks from {len(shards)} folders")
     return 0

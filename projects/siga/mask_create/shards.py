@@ -53,7 +53,9 @@ def plan(source: Path, target: Path, part_size: int) -> list[Part]:
     wanted = {part_name(start, min(start + part_size, count)): start for start in range(0, count, part_size)}
     strange = [path.name for path in folder.glob("[0-9]*-[0-9]*") if path.name not in wanted]
     if strange:
-        raise UserError(f"{folder}: parts of another run ({strange[0]}): remove the folder, or use that run's --part_size")
+        raise UserError(
+            f"{folder}: parts of another run ({strange[0]}): remove the folder, or use that run's --part_size"
+        )
     return [
         Part(source, folder / name, start, min(start + part_size, count))
         for name, start in wanted.items()
