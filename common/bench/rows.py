@@ -28,6 +28,7 @@ class Row:
         threads: of PyTorch and OpenCV.
         versus: for unit x: as `run`, the slow way.
         note: a few words beside the row.
+        least: fewest timed calls; more follow while they are quick.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Row:
     threads: int = 1
     versus: Callable[[], object] | None = None
     note: str = ""
+    least: int = 5
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,8 @@ class Bench:
         call = _prepared(row.run)
         before = self._unit(row, fresh=False)
         with units.threads(row.threads):
-            timing = units.measure(call)
-            slow = units.measure(_prepared(row.versus)) if row.versus else None
+            timing = units.measure(call, least=row.least)
+            slow = units.measure(_prepared(row.versus), least=row.least) if row.versus else None
         after = self._unit(row, fresh=True)
         seconds = timing.median / row.images_per_call
         if row.unit == "items/s":

@@ -37,7 +37,7 @@ def measure(call: Callable[[], object], seconds: float = 2.0, least: int = 5, mo
         started = time.perf_counter()
         call()
         times.append(time.perf_counter() - started)
-    quartiles = statistics.quantiles(times, n=4)
+    quartiles = statistics.quantiles(times, n=4) if len(times) > 1 else [times[0]] * 3
     return Timing(statistics.median(times), (quartiles[2] - quartiles[0]) / statistics.median(times), len(times))
 
 

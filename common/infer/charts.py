@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-COLOURS = ("#2563a8", "#c2571a", "#2f8f5b", "#8a4fa3", "#b0293d", "#5c6470")
-WIDTH, HEIGHT = 460, 260
+COLOURS = ("#2563a8", "#c2571a", "#2f8f5b", "#8a4fa3", "#b0293d", "#5c6470", "#c79a00", "#17a2b8", "#d6609f", "#7f5a3a")
+WIDTH, HEIGHT = 508, 260
 LEFT, RIGHT, TOP, BOTTOM = 54, 14, 30, 40
+Place = Callable[[float, float], tuple[float, float]]  # values -> position in the picture
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,18 @@ def line_chart(
     ys = [math.log10(y) if log_y else y for _, points in series for _, y in points]
     x_ticks, y_ticks = ticks(min(xs), max(xs), 6), ticks(min(ys), max(ys), 5)
     x_span, y_span = (x_ticks[0], x_ticks[-1]), (y_ticks[0], y_ticks[-1])
+    names = [_clip(name) for name, _ in series] if len(series) > 1 else []
+    right = WIDTH - RIGHT - (28 + round(6.2 * max(map(len, names))) if names else 0)
 
     def place(x: float, y: float) -> tuple[float, float]:
         y = math.log10(y) if log_y else y
         return (
-            LEFT + (x - x_span[0]) / (x_span[1] - x_span[0]) * (WIDTH - LEFT - RIGHT),
+            LEFT + (x - x_span[0]) / (x_span[1] - x_span[0]) * (right - LEFT),
             HEIGHT - BOTTOM - (y - y_span[0]) / (y_span[1] - y_span[0]) * (HEIGHT - TOP - BOTTOM),
         )
 
-    parts = [head, *_axes(x_ticks, y_ticks, place, log_y)]
-    centre = (LEFT + WIDTH - RIGHT) // 2
+    parts = [head, *_axes(x_ticks, y_ticks, place, log_y, right)]
+    centre = (LEFT + right) // 2
     parts.append(f'<text x="{centre}" y="{HEIGHT - 6}" text-anchor="middle" fill="#555">{escape(x_label)}</text>')
     if y_label:
         middle = (TOP + HEIGHT - BOTTOM) // 2
@@ -65,16 +68,14 @@ def line_chart(
         )
     for number, (_, points) in enumerate(series):
         parts.append(_line(points, place, COLOURS[number % len(COLOURS)]))
-    if len(series) > 1:
-        parts.extend(_legend([name for name, _ in series]))
+    parts.extend(_legend(names, right))
     return "".join(parts) + "</svg>"
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
     """About `count` round values from at or below `low` to at or above `high` (at least two, strictly rising)."""
     if high - low < 1e-12 * max(1.0, abs(high)):
-        pad = abs(high) * 0.1 or 1.0
-        low, high = low - pad, high + pad
+        low, high = min(low, 0.0), max(high, 0.0) or 1.0  # a constant: from zero, so that its height says something
     raw = (high - low) / max(1, count - 1)
     size = 10.0 ** math.floor(math.log10(raw))
     step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= raw * 0.999)
@@ -90,10 +91,10 @@ def number_text(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _axes(x_ticks: list[float], y_ticks: list[float], place, log_y: bool) -> list[str]:
+def _axes(x_ticks: list[float], y_ticks: list[float], place: Place, log_y: bool, right: int) -> list[str]:
     """Grid lines and tick labels."""
     parts = []
-    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
+    bottom = HEIGHT - BOTTOM
     first_y = 10.0 ** y_ticks[0] if log_y else y_ticks[0]
     for tick in y_ticks:
         _, y = place(x_ticks[0], 10.0**tick if log_y else tick)
@@ -112,7 +113,7 @@ def _axes(x_ticks: list[float], y_ticks: list[float], place, log_y: bool) -> lis
     return parts
 
 
-def _line(points: list[tuple[float, float]], place, colour: str) -> str:
+def _line(points: list[tuple[float, float]], place: Place, colour: str) -> str:
     """One curve, or a dot for one point."""
     placed = [place(x, y) for x, y in points]
     if len(placed) == 1:
@@ -121,18 +122,21 @@ def _line(points: list[tuple[float, float]], place, colour: str) -> str:
     return f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.6" stroke-linejoin="round"/>'
 
 
-def _legend(names: list[str]) -> list[str]:
-    """Names of the curves in the upper right corner, on a pale ground so that lines below stay readable."""
-    width = 26 + 6.4 * max(len(name) for name in names)
-    x, y, height = WIDTH - RIGHT - width, TOP, 8 + 15 * len(names)
-    parts = [f'<rect x="{x:.0f}" y="{y}" width="{width:.0f}" height="{height}" fill="#fff" fill-opacity=".85" rx="3"/>']
+def _legend(names: list[str], right: int) -> list[str]:
+    """Names of the curves beside the plot."""
+    parts = []
     for number, name in enumerate(names):
-        line = y + 15 + 15 * number
+        line = TOP + 10 + 15 * number
         parts.append(
-            f'<path d="M{x + 6:.0f} {line - 4}h12" stroke="{COLOURS[number % len(COLOURS)]}" stroke-width="2.5"/>'
-            f'<text x="{x + 22:.0f}" y="{line}" fill="#333">{escape(name)}</text>'
+            f'<path d="M{right + 10} {line - 4}h12" stroke="{COLOURS[number % len(COLOURS)]}" stroke-width="2.5"/>'
+            f'<text x="{right + 26}" y="{line}" fill="#333">{escape(name)}</text>'
         )
     return parts
+
+
+def _clip(name: str, most: int = 24) -> str:
+    """A name short enough for the legend."""
+    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def _thin(points: list[tuple[float, float]], most: int = 400) -> list[tuple[float, float]]:

@@ -126,7 +126,7 @@ class Report:
         return (
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(self.title)}</title>'
             f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}</style></head>\n'
-            f'<body><main><h1>{escape(self.title)}</h1>'
+            f"<body><main><h1>{escape(self.title)}</h1>"
             f'<p class="sub">{_inline(self.subtitle)}</p><nav>{nav}</nav>\n{body}\n</main></body></html>\n'
         )
 

@@ -74,7 +74,14 @@ def charts_of(curves: dict[str, Curve], most: int = 8) -> list[tuple[str, list[C
     ]
 
 
-GROUPS = ("loss", "terms of the loss and other figures", "accuracy", "accuracy by set", "learning rate", "images a second")
+GROUPS = (
+    "loss",
+    "terms of the loss and other figures",
+    "accuracy",
+    "accuracy by set",
+    "learning rate",
+    "images a second",
+)
 
 
 def _group(name: str) -> str:

@@ -185,9 +185,10 @@ def cells_of(
         if prediction.attention is not None and prediction.text:
             images.append(attention_strip(enlarge(crop, 2), prediction.attention[: max(1, len(prediction.text))]))
         lines = [f"truth `{row['label']}`, confidence {float(row['confidence']):.2f}, {row['set']}"]
-        for name, pictures in extras.items():
+        for pictures in extras.values():
             images.append(enlarge(as_picture(pictures[i]), max(1, crop.shape[1] * 2 // pictures[i].shape[1])))
-            lines.append(f"last picture{'s' if len(extras) > 1 else ''}: {name}")
+        if extras:
+            lines.append("below: " + ", ".join(extras))
         cells.append(Cell(images, row["prediction"] or "(nothing)", lines, marks[row["correct_36"]]))
     return cells
 

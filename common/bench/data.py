@@ -1,0 +1,60 @@
+"""What the data path costs: decode and resize, reading from an LMDB, rendering the embedded corpus."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from common.bench.rows import Row
+from common.bench.units import jpeg_crop
+from common.data.decode import decode_resized
+from common.data.lmdb import LmdbWriter
+from common.data.synth.corpus import render_corpus
+from common.data.synth.options import SynthOptions
+from common.data.words import WordDataset
+
+IMAGES = 100
+SIZE = (32, 128)
+CROPS = 2000
+
+
+def rows() -> list[Row]:
+    """All rows."""
+    return [
+        Row("data: decode + resize to 32x128", decode, "u", IMAGES, target=0.6),
+        Row("data: LMDB sample to uint8 32x128", samples, "u", IMAGES, note="key, label, decode, resize"),
+        Row("data: rendered crops, 2 processes", crops, "items/s", CROPS, target=1000, threads=2, least=1),
+    ]
+
+
+def decode() -> None:
+    """One crop after the other, the pixels of PIL's bicubic."""
+    for _ in range(IMAGES):
+        decode_resized(jpeg_crop(), SIZE)
+
+
+def samples() -> Callable[[], None]:
+    """Samples of a small LMDB as the loader's workers make them."""
+    folder = tempfile.TemporaryDirectory()
+    with LmdbWriter(Path(folder.name) / "words") as writer:
+        for _ in range(IMAGES):
+            writer.add(jpeg_crop(), "Reading")
+    words = WordDataset([Path(folder.name) / "words"], max_length=25, image_size=SIZE)
+
+    def read(keep: tempfile.TemporaryDirectory = folder) -> None:
+        for index in range(IMAGES):
+            words[index]
+
+    return read
+
+
+def crops() -> Callable[[], None]:
+    """A corpus of the usual difficulty, from the first process to the last file."""
+
+    def render() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            options = SynthOptions(train=CROPS - 200, validation=100, evaluation=100)
+            render_corpus(Path(folder) / "corpus", options, workers=2, progress=False)
+
+    return render
