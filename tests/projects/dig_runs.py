@@ -1,0 +1,81 @@
+"""A corpus of a few words and the shortest DiG commands on it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from tests.common.lmdbs import write_words
+
+ROOT = Path(__file__).resolve().parents[2]
+WORDS = ["ab", "Cat", "d0g", "10", "sun!", "tea", "ice", "map", "x1", "owl"]
+
+
+def write_corpus(root: Path) -> Path:
+    """training/{MJ,ST} of 10 and 6 words, validation and two evaluation sets of 7 and 5."""
+    for name, count in (("training/MJ", 10), ("training/ST", 6), ("validation", 7), ("test/first", 7), ("test/second", 5)):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        write_words(root / name, WORDS[:count])
+    return root
+
+
+def pretrain(corpus: Path, out: Path, *more: object) -> list[str]:
+    """README's first command, of our smallest model: 4 steps an epoch."""
+    words = f"""--image_alone_path {corpus}/training/MJ {corpus}/training/ST --mask_ratio 0.7 --batch_size 4 --opt adamw
+        --output_dir {out} --epochs 2 --warmup_steps 2 --max_len 25 --num_view 2 --moco_dim 16 --moco_mlp_dim 32
+        --moco_m 0.99 --moco_m_cos --moco_t 0.2 --num_windows 4 --contrast_warmup_steps 0 --contrast_start_epoch 0
+        --loss_weight_pixel 1. --loss_weight_contrast 0.1 --only_mim_on_ori_img --weight_decay 0.1 --opt_betas 0.9 0.999
+        --model pretrain_simmim_moco_ori_vit_micro_patch8_32x128 --patchnet_name no_patchtrans --encoder_type vit
+        --num_workers 0 --device cpu"""
+    return [*words.split(), *map(str, more)]
+
+
+def finetune(corpus: Path, out: Path, *more: object) -> list[str]:
+    """README's second command, of our smallest model: 4 steps an epoch."""
+    words = f"""--model simmim_vit_micro_patch8_32x128 --data_path {corpus}/training/MJ {corpus}/training/ST
+        --eval_data_path {corpus}/validation --output_dir {out} --batch_size 4 --opt adamw --opt_betas 0.9 0.999
+        --weight_decay 0.05 --data_set image_lmdb --nb_classes 97 --smoothing 0. --max_len 25 --epochs 2
+        --warmup_epochs 1 --drop 0.1 --attn_drop_rate 0.1 --drop_path 0.1 --dist_eval --lr 1e-4 --num_samples 1
+        --fixed_encoder_layers 0 --decoder_name micro_tf_decoder --use_abi_aug --num_view 2 --num_workers 0 --device cpu"""
+    return [*words.split(), *map(str, more)]
+
+
+def environment() -> dict[str, str]:
+    """One thread a process, and nothing of a launcher."""
+    launchers = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
+    return {k: v for k, v in os.environ.items() if k not in launchers} | {"OMP_NUM_THREADS": "1"}
+
+
+def start(script: str, words: list[str], processes: int = 1, **options: object) -> subprocess.Popen:
+    """The script as a user starts it from the repository's root, plainly or by torchrun."""
+    path = f"projects/dig/{script}.py"
+    head = [sys.executable, path]
+    if processes > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        head = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}", path]
+    return subprocess.Popen(
+        [*head, *words], cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
+
+
+def same(first: object, second: object, where: str = "") -> None:
+    """Equal bit for bit, through all containers."""
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            same(first[key], second[key], f"{where}/{key}")
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second), where
+        for index, pair in enumerate(zip(first, second)):
+            same(*pair, f"{where}/{index}")
+    else:
+        assert first == second, where
