@@ -1,99 +1,90 @@
-"""SIGA's rows of `strlab bench`: training steps, inference, the k-means mask."""
+"""Benchmark rows: SIGA's training step and reading for the three published models, and the text mask."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import torch
-from PIL import Image
 
 from common.bench.rows import Row
 from common.bench.units import jpeg_crop
+from common.data.decode import decode_rgb, resize_bicubic
+from common.models.images import masks_to_float
 from common.train.optim import build_optimizer
-from projects.siga.kmeans_mask import kmeans_mask
-from projects.siga.reader import build_row, codec_of, normalise
-from projects.siga.variants import CHAR_STR
+from projects.siga.base import SigaModel
+from projects.siga.kmeans_mask import text_mask
+from projects.siga.model import build_siga
 
-NAMES = {"R": "TRBA", "S": "TSBA", "T": CHAR_STR.name}
-STEPS = {"R": 1.44, "S": 1.94, "T": 4.74}  # published code, batch 4, 2 threads, in v
-READS = {"R": 0.36, "S": 0.65, "T": 1.78}  # published code, batch 32, in v
-OPTIMIZERS = {"R": "adam", "S": "adamw", "T": "adadelta"}
-MASKS = 50
+PUBLISHED = {  # (training step at batch 4, inference at batch 32), per image in v
+    "TRBA": (1.44, 0.36),
+    "TSBA": (1.94, 0.65),
+    "char_str_base_patch4_3_32_128": (4.74, 1.78),
+}
+OPTIMIZERS = {"R": ("adam", 4.5e-4), "S": ("adamw", 5e-4), "T": ("adadelta", 1.0)}
 
 
 def rows() -> list[Row]:
-    """All rows; a row builds its model when it is run."""
-    steps = [
-        Row(f"siga: training step {f}, batch 4", partial(training_step, f), "v", 4, STEPS[f], threads=2) for f in NAMES
-    ]
-    reads = [
-        Row(f"siga: inference {f}, batch 32", partial(inference, f), "v", 32, READS[f], threads=2, note="all 26 steps")
-        for f in NAMES
-    ]
+    """All rows; models are built when their row is run."""
     masks = [
-        Row("siga: k-means mask, 32x128", partial(masks_of, (128, 32)), "u", MASKS, published=31, target=3),
-        Row("siga: k-means mask, 100x34", partial(masks_of, None), "u", MASKS, published=98, target=3),
+        Row("siga: k-means mask at 32x128", lambda: masking((32, 128)), "u", 1, published=31.0, target=3.0),
+        Row("siga: k-means mask of a 100x34 crop", lambda: masking(None), "u", 1, target=3.0),
     ]
-    return steps + reads + masks
+    for name, (step, inference) in PUBLISHED.items():
+        masks += [
+            Row(f"siga: train step {name}, batch 4", _of(training, name), "v", 4, published=step, threads=2),
+            Row(f"siga: read {name}, batch 32", _of(reading, name), "v", 32, published=inference, threads=2),
+        ]
+    return masks
 
 
-def _images(family: str, count: int) -> torch.Tensor:
-    """Random uint8 images of the variant's size."""
-    height, width = input_size(family)
-    return torch.randint(
-        0, 256, (count, height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
+def _of(make: Callable[[str], Callable], name: str) -> Callable[[], object]:
+    return lambda: make(name)
 
 
-def input_size(family: str) -> tuple[int, int]:
-    """Height and width of a family's input."""
-    return (48, 160) if family == "S" else (32, 128)
-
-
-def training_step(family: str) -> Callable[[], None]:
-    """Normalise, forward with teacher forcing, every loss, backward, clip and optimiser step of four images."""
+def filled(name: str) -> SigaModel:
+    """The model with random weights of a fixed seed."""
     torch.manual_seed(0)
-    model = build_row(NAMES[family], freeze_tps=False) if family != "T" else build_row(NAMES[family])
-    model.train()
-    optimizer = build_optimizer(OPTIMIZERS[family], [p for p in model.parameters() if p.requires_grad], 1e-6)
-    images = _images(family, 4)
-    ids, lengths = codec_of(NAMES[family], None, 25).encode(["reading", "text", "in", "images"])
-    text, lengths = torch.from_numpy(ids), torch.from_numpy(lengths)
-    masks = (images[..., 0] > 128).float()[:, None]
+    return build_siga(name)
+
+
+def training(name: str, batch: int = 4) -> Callable[[], object]:
+    """A whole step on words of six letters: seven decoders, all losses, backward, clipping, optimiser."""
+    model = filled(name).train()
+    height, width = model.settings.image_size
+    images = torch.randn(batch, 3, height, width)
+    masks = masks_to_float(torch.randint(0, 2, (batch, height, width), dtype=torch.uint8))
+    text = torch.zeros(batch, model.steps + 1, dtype=torch.long)
+    text[:, 0], text[:, 1:7], text[:, 7] = model.start_id, torch.randint(2, 37, (batch, 6)), model.end_id
+    lengths = torch.full((batch,), 7)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    kind, rate = OPTIMIZERS[model.settings.family]
+    optimizer = build_optimizer(kind, trained, rate)
 
     def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        output = model(normalise(images, family), text[:, :-1], masks)
-        model.losses(output, text, lengths, 0, 0).total.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        output = model(images, text[:, :-1], masks)
+        model.losses(output, text, lengths, 0).total.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 5.0)
         optimizer.step()
+        optimizer.zero_grad()
 
     return step
 
 
-def inference(family: str) -> Callable[[], None]:
-    """The Share branch of 32 images with its full number of greedy steps, as the published code runs it."""
-    torch.manual_seed(0)
-    model = build_row(NAMES[family]).eval()
-    images = _images(family, 32)
+def reading(name: str, batch: int = 32) -> Callable[[], object]:
+    """The Share branch for all its steps: random weights end no word early."""
+    model = filled(name).eval()
+    images = torch.randn(batch, 3, *model.settings.image_size)
 
-    def read() -> None:
+    def read() -> torch.Tensor:
         with torch.inference_mode():
-            model.read(normalise(images, family), stop_early=False)
+            return model.read(images, stop_early=False)[0].logits
 
     return read
 
 
-def masks_of(size: tuple[int, int] | None) -> Callable[[], None]:
-    """Masks of one grey crop, resized to (width, height) first where a size is given."""
-    image = Image.open(io.BytesIO(jpeg_crop())).convert("L")
-    grey = np.asarray(image.resize(size, Image.Resampling.BICUBIC) if size else image)
-
-    def run() -> None:
-        for _ in range(MASKS):
-            kmeans_mask(grey)
-
-    return run
+def masking(size: tuple[int, int] | None) -> Callable[[], np.ndarray]:
+    """The mask of one decoded crop, at `size` (h, w) or its own."""
+    image = decode_rgb(jpeg_crop())
+    image = image if size is None else resize_bicubic(image, size)
+    return lambda: text_mask(image)
