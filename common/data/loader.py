@@ -294,6 +294,16 @@ class WordLoader:
             yield from self._loader
         except UserError as error:  # from a worker it arrives wrapped in that worker's traceback
             raise UserError(str(error).rstrip().rsplit("common.errors.UserError: ", 1)[-1]) from None
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise UserError(f"{str(error).splitlines()[0]} {self._where()}: out of memory? use fewer workers") from None
+
+    def _where(self) -> str:
+        """The batch that was awaited, by epoch, position and the key of its first sample."""
+        request = next(self.sampler.requests(endless=True))
+        words, number = self.dataset.location(int(request.indices[0]))
+        return f"(awaiting the batch of {words.path} {number + 1}, epoch {request.epochs[0]})"
 
 
 def word_loader(

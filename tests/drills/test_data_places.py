@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import stat
+import time
 
 import pytest
 
@@ -42,3 +45,16 @@ def test_unwritable_list_of_bad_samples(tmp_path):
     register = BadSamples(1000, file=tmp_path / "file" / "bad_samples.csv")
     with pytest.raises(UserError, match="file"):
         register.add([BadSample("x", 1, "y")])
+
+
+def dying(image, rng, mask=None):
+    """An augmenter whose process is killed, as the kernel does when memory runs out."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_told_within_a_minute(tmp_path):
+    path = write_words(tmp_path / "x", list("abcd"))
+    started = time.monotonic()
+    with pytest.raises(UserError, match=rf"worker \(pid.*{path} \d.*use fewer workers"):
+        list(word_loader(WordDataset([path], augment=dying), SeededSampler(4, 2), workers=1))
+    assert time.monotonic() - started < 60
