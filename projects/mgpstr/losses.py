@@ -6,10 +6,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from common.losses.linear_cross_entropy import linear_cross_entropy
+
 IGNORED = 0
 
 
-def sequence_loss(tokens: torch.Tensor, head: nn.Module, targets: torch.Tensor) -> torch.Tensor:
+def sequence_loss(tokens: torch.Tensor, head: nn.Linear, targets: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy over the positions of the batch whose target is not 0.
 
     Args:
@@ -17,10 +19,11 @@ def sequence_loss(tokens: torch.Tensor, head: nn.Module, targets: torch.Tensor) 
         head: D -> C classes.
         targets: int64 [B, T]; 0 is ignored (pads, the characters' start, and whatever genuine class 0 there is).
 
-    Ignored positions, most of the T of a word, never reach the head: its logits exist for the others only.
+    Ignored positions, most of the T of a word, never reach the head, and the logits of the others are gone when this
+    returns.
     """
     learnt = targets != IGNORED
-    return F.cross_entropy(head(tokens[learnt]).float(), targets[learnt])
+    return linear_cross_entropy(tokens[learnt], head, targets[learnt])
 
 
 def logits_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
