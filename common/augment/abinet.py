@@ -13,7 +13,7 @@ import numpy as np
 
 from common.augment import cv_geometry as ops
 from common.augment.photometric import ColorJitter
-from common.augment.rng import Rng, asymmetric, pick, symmetric
+from common.augment.rng import Rng, asymmetric, normals, pick, symmetric
 
 DEGREES, SCALES, SHEAR, DISTORTION = 45.0, (0.5, 2.0), (45.0, 15.0), 0.5
 NOISE_VARIANCE, BLUR_SIZE, BLUR_DEGREES, RESCALE_FACTOR = 20.0, 6.0, 90.0, 4.0
@@ -103,12 +103,7 @@ def deteriorate(image: np.ndarray, strength: Strength, rng: Rng) -> np.ndarray:
     """Noise, motion blur and loss of detail, in the order of `strength`."""
     for step in strength.order:
         if step == 0:
-            field = (
-                rng.normal(size=image.shape)
-                if isinstance(rng, np.random.RandomState)
-                else rng.standard_normal(image.shape, np.float32)
-            )
-            field *= strength.variance**0.5
+            field = normals(rng, image.shape, strength.variance**0.5)
             image = ops.add_noise(image, field)
         elif step == 1:
             image = ops.motion_blur(image, strength.blur_size, strength.blur_angle)

@@ -63,8 +63,8 @@ def bend_map(height: int, width: int, targets: np.ndarray, sources: np.ndarray) 
 
 
 def shrink_map(height: int, width: int, targets: np.ndarray, sources: np.ndarray, dx: float, dy: float) -> np.ndarray:
-    """Shrink: the spline seen from shifted pixels."""
-    return bend_map(height, width, targets - (dx, dy), sources)
+    """Shrink: the spline seen from pixels shifted by whole steps, as the published nearest-neighbour shift does."""
+    return bend_map(height, width, targets - (math.floor(dx + 0.5), math.floor(dy + 0.5)), sources)
 
 
 def curve_map(height: int, width: int, flipped: bool, radius: float, thickness: float) -> np.ndarray:

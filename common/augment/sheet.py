@@ -34,7 +34,7 @@ RECIPES: dict[str, Callable[[], Augmenter]] = {
 }
 _CELL = (48, 160)
 _MARGIN = 4
-_WORDS = ("Reading", "COFFEE", "24-hours", "Straße", "Exit", "university", "No.7", "OPEN")
+_WORDS = ("Reading", "COFFEE", "24-hours", "Street", "Exit", "university", "No.7", "OPEN")
 
 
 def crops(count: int = 8) -> list[np.ndarray]:

@@ -113,12 +113,19 @@ def grayscale(image: np.ndarray, rng: Rng) -> np.ndarray:
 
 
 Change = Callable[[np.ndarray, Rng], np.ndarray]
-CHANGES: Mapping[str, Change] = {
-    change.__name__: change
-    for change in (
-        linear_contrast, gaussian_blur, crop_rows, crop_columns, sharpen, rotate, piecewise_affine, perspective, solarize, grayscale,
-    )
-}  # fmt: skip
+_LIST: tuple[Change, ...] = (
+    linear_contrast,
+    gaussian_blur,
+    crop_rows,
+    crop_columns,
+    sharpen,
+    rotate,
+    piecewise_affine,
+    perspective,
+    solarize,
+    grayscale,
+)
+CHANGES: Mapping[str, Change] = {change.__name__: change for change in _LIST}
 COLOR_CHANGES = ("linear_contrast", "gaussian_blur", "sharpen", "solarize", "grayscale")
 """The colour-only list of the published fine-tuning data set, which no flag there reaches."""
 
