@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -79,8 +80,6 @@ class SceneLmdb:
 
     @property
     def environment(self) -> lmdb.Environment:
-        import os
-
         if self._handle is None or self._handle[0] != os.getpid():
             try:
                 opened = lmdb.open(
@@ -241,6 +240,15 @@ class LmdbRegions(Regions):
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def texts(self) -> list[str]:
+        """Every text, for the check of the font."""
+        found = []
+        for number, identity, annotation in self.entries:
+            entry = self.environments[number].read(identity, annotation)[1]
+            if isinstance(entry, dict) and isinstance(entry.get("text"), str):
+                found.append(entry["text"])
+        return found
 
     def picture(self, index: int) -> tuple[np.ndarray, list, str]:
         number, identity, annotation = self.entries[index]

@@ -56,12 +56,16 @@ class Posterior:
         deviation = torch.exp(0.5 * self.logvar.clamp(-30, 20))
         return (self.mean + deviation * draw(name, self.mean)) * scale
 
+    def split(self, size: int) -> list[Posterior]:
+        """Parts of `size` pictures each, of a batch that was encoded in one call."""
+        return [Posterior(*parts) for parts in zip(self.mean.split(size), self.logvar.split(size))]
+
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images: Tensor) -> Posterior:
     """Posterior of `[B, 3, R, R]` pictures."""
     latent = vae.encode(images.to(vae.dtype)).latent_dist
-    return Posterior(latent.mean, latent.logvar)
+    return Posterior(latent.mean.float(), latent.logvar.float())
 
 
 def target_of(scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

@@ -1,0 +1,106 @@
+#!/usr/bin/env python
+"""Train the character-aware diffusion model (step 1 from Stable Diffusion 2.1, step 2 from step 1).
+
+accelerate launch --num_processes 8 projects/textssr/train_diff.py --config projects/textssr/configs/train_diff_step1_cfg.py
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+
+from common.errors import UserError, command
+from projects.textssr.config import DIFFUSION_KEYS, read_config
+from projects.textssr.data import LmdbRegions, RegionMaker, collate
+from projects.textssr.diffusion import Condition, diffusion_loss, encode, normal
+from projects.textssr.fonts import default_font
+from projects.textssr.glyphs import GlyphRenderer
+from projects.textssr.train_vae import load_vae, parse
+from projects.textssr.training import Stopped, Trainer, logger, start
+from projects.textssr.unet import TextUNet
+
+
+def load_scheduler(folder: str | Path) -> DDPMScheduler:
+    """A DDPM scheduler from any scheduler folder. Raises UserError."""
+    if not (Path(folder) / "scheduler_config.json").is_file():
+        raise UserError(f"{folder}: scheduler_path: no scheduler_config.json; give a diffusers scheduler folder")
+    return DDPMScheduler.from_pretrained(folder, local_files_only=True)
+
+
+def build_dataset(config: SimpleNamespace) -> LmdbRegions:
+    """Scenes with their glyph conditions; the font must have every character that is asked for."""
+    font = config.font_path or default_font()
+    renderer = GlyphRenderer(font, config.ttf_size, config.max_len)
+    maker = RegionMaker(config.resolution, renderer, exact_crop=config.exact_crop, clean_glyph=config.clean_glyph)
+    dataset = LmdbRegions(config.lmdb_path, maker, config.seed)
+    missing = renderer.missing(dataset.texts())
+    if missing:
+        raise UserError(f"{font}: font_path: no glyph for {missing[:40]!r} of {config.lmdb_path}; give a font that has them")
+    return dataset
+
+
+class DiffusionLoss:
+    """The loss of a batch with a frozen VAE; the three latents are encoded in one call."""
+
+    def __init__(self, trainer: Trainer, vae: AutoencoderKL, scheduler: DDPMScheduler) -> None:
+        self.trainer, self.vae, self.scheduler = trainer, vae, scheduler
+
+    def __call__(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        condition = Condition(batch["masked_images"], batch["glyphs"], batch["ttf_images"], batch["masks"])
+        pixels = batch["pixel_values"]
+        latents = encode(self.vae, torch.cat([pixels, condition.masked, condition.glyph]))
+        image, masked, glyph = latents.split(len(pixels))
+        steps = self.scheduler.config.num_train_timesteps
+        timesteps = torch.randint(0, steps, (len(pixels),), generator=generator).to(pixels.device)
+        scale = self.vae.config.scaling_factor
+        draw = normal(generator)
+        output = diffusion_loss(
+            self.trainer.model, self.scheduler, image, masked, glyph, condition, scale, draw, timesteps
+        )
+        return output.loss
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse, build, run."""
+    options = parse(argv)
+    if options.config is None:
+        raise UserError("--config: missing; give for instance projects/textssr/configs/train_diff_step1_cfg.py")
+    config = read_config(options.config, DIFFUSION_KEYS)
+    scheduler, vae = load_scheduler(config.scheduler_path), load_vae(config.pretrained_vae, "pretrained_vae")
+    unet, fresh = TextUNet.from_folder(config.pretrained_unet)
+    dataset = build_dataset(config)
+    accelerator = start(config)
+    if fresh:
+        logger.info("Fresh start for %d tensors of the UNet: %s …", len(fresh), ", ".join(fresh[:3]))
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    if config.enable_xformers_memory_efficient_attention:
+        unet.enable_xformers_memory_efficient_attention()
+    half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
+    vae.requires_grad_(False).eval().to(accelerator.device, half)
+    ema = EMAModel(unet.parameters(), model_cls=TextUNet, model_config=unet.config) if config.use_ema else None
+    trainer = Trainer(
+        config, accelerator, unet, dataset, collate, folder="unet", tracker="unet-fine-tune", drop_last=False,
+        extra={"ema": ema} if ema else {},
+    )  # fmt: skip
+    try:
+        trainer.run(DiffusionLoss(trainer, vae, scheduler))
+        if accelerator.is_main_process:
+            trainer.bare_model.save_pretrained(Path(config.output_dir) / "final" / "unet")
+    except Stopped:
+        print(f"stopped after update {trainer.update}; run the same command to go on")
+    trainer.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

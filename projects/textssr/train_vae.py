@@ -1,0 +1,72 @@
+#!/usr/bin/env python
+"""Fine-tune the VAE on scene crops: mean squared error of the reconstruction through the posterior's mode.
+
+accelerate launch --num_processes 8 projects/textssr/train_vae.py --config projects/textssr/configs/train_vae_cfg.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+from diffusers import AutoencoderKL
+from torch.nn import functional as F
+
+from common.errors import UserError, command
+from projects.textssr.config import VAE_KEYS, read_config
+from projects.textssr.data import LmdbRegions, RegionMaker
+from projects.textssr.training import Stopped, Trainer, start
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The published flag."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default=None, help="a configuration file; see projects/textssr/configs")
+    return parser.parse_args(argv)
+
+
+def stack(crops: list[torch.Tensor | None]) -> dict[str, torch.Tensor] | None:
+    """Crops -> a batch; those that could not be used are left out."""
+    kept = [crop for crop in crops if crop is not None]
+    return {"pixel_values": torch.stack(kept)} if kept else None
+
+
+def load_vae(folder: str | Path, key: str) -> AutoencoderKL:
+    """A VAE of a diffusers folder. Raises UserError that names the configuration key."""
+    if not (Path(folder) / "config.json").is_file():
+        raise UserError(f"{folder}: {key}: no config.json; give a diffusers VAE folder")
+    return AutoencoderKL.from_pretrained(folder, local_files_only=True)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse, build, run."""
+    options = parse(argv)
+    if options.config is None:
+        raise UserError("--config: missing; give for instance projects/textssr/configs/train_vae_cfg.py")
+    config = read_config(options.config, VAE_KEYS)
+    vae = load_vae(Path(config.pretrained_model_name_or_path) / "vae", "pretrained_model_name_or_path")
+    dataset = LmdbRegions(config.lmdb_path, RegionMaker(config.resolution, None, exact_crop=config.exact_crop), config.seed)
+    accelerator = start(config)
+    trainer = Trainer(
+        config, accelerator, vae, dataset, stack, folder="vae", tracker="vae-fine-tune", drop_last=True
+    )
+
+    def loss_of(batch: dict[str, torch.Tensor], _: torch.Generator) -> torch.Tensor:
+        pixels = batch["pixel_values"]
+        return F.mse_loss(trainer.model(pixels).sample.float(), pixels)
+
+    try:
+        trainer.run(loss_of)
+    except Stopped:
+        print(f"stopped after update {trainer.update}; run the same command to go on")
+    trainer.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
