@@ -13,6 +13,7 @@ from projects.dig.pooling import NAMES
 from projects.dig.pretraining import MODELS
 
 SWITCH = ("switch", False)
+DESCRIPTION = "Pre-train an encoder by reading and writing (DiG)."
 NO_EFFECT: dict[str, tuple] = {
     "encoder_type": (str, "vit"), "text_mask_ratio": (float, 0.15), "use_multiscale_mask": SWITCH,
     "aug_ratio": (float, 0.0), "use_corner_mask": SWITCH, "corner_ratio": (float, 0.0), "corner_prob": (float, 0.0),
@@ -37,10 +38,6 @@ NO_EFFECT: dict[str, tuple] = {
     "image_to_ctx_ratio": (int, 50), "mix_train_with_aloneimage": SWITCH, "only_real_data_for_pretrain": SWITCH,
     "text_loss_weight": (float, 1.0), "vis_loss_weight": (float, 1.0),
 }  # fmt: skip
-MULTI_MACHINE_NO_EFFECT: dict[str, tuple] = {
-    "init_method": (str, "tcp://127.0.0.1:23456"), "rank": (int, 0),
-    "remote_folders": (str, "openimagev5text_nolabel__googlecc"), "dataset_dir": (str, ""),
-}  # fmt: skip
 
 
 def switch(text: str) -> bool:
@@ -51,7 +48,27 @@ def switch(text: str) -> bool:
 
 def parser() -> argparse.ArgumentParser:
     """All flags of the script."""
-    parser = shared.new_parser("run_mae_pretraining_moco.py", "Pre-train an encoder by reading and writing (DiG).")
+    return _filled(shared.new_parser("run_mae_pretraining_moco.py", DESCRIPTION))
+
+
+def multi_machine_parser() -> argparse.ArgumentParser:
+    """The flags of `run_mae_pretraining_moco_multiMachine.py`: those of the script and what names its node."""
+    parser = _filled(shared.new_parser("run_mae_pretraining_moco_multiMachine.py", DESCRIPTION))
+    parser.set_defaults(opt_betas=[0.9, 0.999])
+    group = parser.add_argument_group("nodes")
+    group.add_argument("--init_method", default="tcp://127.0.0.1:23456", help="tcp://HOST:PORT of the first node")
+    group.add_argument("--rank", type=int, default=0, help="number of this node")
+    group.add_argument("--dataset_dir", default="", help="parent folder of --remote_folders")
+    group.add_argument(
+        "--remote_folders",
+        default="openimagev5text_nolabel__googlecc",
+        help="LMDB folders below --dataset_dir, separated by two underscores; used where --image_alone_path is not given",
+    )
+    return parser
+
+
+def _filled(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The parser with the flags of pre-training."""
     add_model(parser)
     add_data(parser)
     shared.add_optimisation(parser, lr=1.5e-4, min_lr=1e-5, warmup_epochs=40)

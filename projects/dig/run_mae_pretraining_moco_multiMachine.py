@@ -1,0 +1,82 @@
+#!/usr/bin/env python
+"""Pre-training on several machines by the published flags: `--world_size` nodes, this one being `--rank`.
+
+    python projects/dig/run_mae_pretraining_moco_multiMachine.py --world_size 2 --rank 0 \
+        --init_method tcp://FIRST:23456 --image_alone_path LMDB__LMDB …
+
+It starts one process for each GPU of the node (one on a CPU) through torchrun; the published script of this name could
+not run. Under SLURM or by hand, torchrun with `run_mae_pretraining_moco.py` does the same, see the README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+
+from common.errors import UserError, command
+from projects.dig.options_pretrain import multi_machine_parser
+
+SCRIPT = Path(__file__).with_name("run_mae_pretraining_moco.py")
+OWN = ("--init_method", "--rank", "--dataset_dir", "--remote_folders", "--world_size", "--image_alone_path")
+
+
+def launcher_words(options: argparse.Namespace, argv: Sequence[str]) -> list[str]:
+    """The torchrun arguments, the script and its flags. Raises `UserError` for an address without a port."""
+    where = urlsplit(options.init_method)
+    if where.scheme != "tcp" or not where.hostname or not where.port:
+        raise UserError(f"--init_method: {options.init_method} is not tcp://HOST:PORT")
+    if not 0 <= options.rank < options.world_size:
+        raise UserError(f"--rank: {options.rank} must be 0 to {options.world_size - 1}, one less than --world_size")
+    head = [
+        f"--nnodes={options.world_size}",
+        f"--node_rank={options.rank}",
+        f"--nproc_per_node={max(torch.cuda.device_count(), 1)}",
+        f"--master_addr={where.hostname}",
+        f"--master_port={where.port}",
+        str(SCRIPT),
+    ]
+    return [*head, *passed_on(argv), "--image_alone_path", *folders(options)]
+
+
+def passed_on(argv: Sequence[str]) -> list[str]:
+    """The flags that the training script takes too, as they were given."""
+    kept, skipping = [], False
+    for word in argv:
+        if word.startswith("--"):
+            skipping = word.split("=")[0] in OWN
+        if not skipping:
+            kept.append(word)
+    return kept
+
+
+def folders(options: argparse.Namespace) -> list[str]:
+    """LMDB folders: `--image_alone_path` split at two underscores, else `--remote_folders` below `--dataset_dir`."""
+    given = options.image_alone_path
+    if given:
+        return [part for text in given for part in text.split("__") if part]
+    if not options.dataset_dir:
+        raise UserError("--image_alone_path: it is needed, or --dataset_dir with --remote_folders")
+    return [str(Path(options.dataset_dir) / name) for name in options.remote_folders.split("__")]
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse, translate, hand over to torchrun."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    options = multi_machine_parser().parse_args(argv)
+    words = launcher_words(options, argv)
+    print("torchrun", *words, flush=True)
+    from torch.distributed.run import main as torchrun
+
+    torchrun(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
