@@ -136,7 +136,7 @@ class Encoder(nn.Module):
         self.patch_embed = PatchEmbed(size.patch, size.dim)
         # a constant that published checkpoints do not hold
         self.register_buffer("positions", sinusoid(self.grid[0] * self.grid[1], size.dim)[None], persistent=False)
-        rates = torch.linspace(0, drop_path, size.depth).tolist()
+        rates = torch.linspace(0, drop_path, size.depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(Block(size.dim, size.heads, drop, attention_drop, rate) for rate in rates)
         self.norm = nn.LayerNorm(size.dim, eps=1e-6) if final_norm else nn.Identity()
         self.apply(xavier_linear)
