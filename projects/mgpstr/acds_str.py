@@ -1,8 +1,9 @@
 """ACDS-STR ("Attention Guidance by Cross-Domain Supervision Signals for Scene Text Recognition", IEEE TIP 2025).
 
-A ResNet-45 feeds a ViT and, through a small feature pyramid, predicts a map of the characters' core areas. The map shifts the
-head-averaged attention of three late blocks, which re-mixes the tokens of a second, guided stream; a gate joins both
-streams and an attention-free decoder of 1x1 convolutions over the token axis gives the characters. Spec section 5.4.
+A ResNet-45 feeds a ViT and, through a small feature pyramid, predicts a map of the characters' core areas. The map
+shifts the head-averaged attention of three late blocks, which re-mixes the tokens of a second, guided stream; a gate
+joins both streams and an attention-free decoder of 1x1 convolutions over the token axis gives the characters. Spec
+section 5.4.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ MASK_WEIGHT = 0.5
 def mix_1x1(conv: nn.Conv2d, coarse: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
     """conv(cat[nearest x2 of coarse, fine]) for a 1x1 convolution, the coarse part multiplied before it is enlarged."""
     split = coarse.shape[1]
-    return F.interpolate(F.conv2d(coarse, conv.weight[:, :split]), scale_factor=2) + F.conv2d(fine, conv.weight[:, split:])
+    return F.interpolate(F.conv2d(coarse, conv.weight[:, :split]), scale_factor=2) + F.conv2d(
+        fine, conv.weight[:, split:]
+    )
 
 
 class MapBackbone(ResNet45):
@@ -52,13 +55,19 @@ class MapBackbone(ResNet45):
 
 
 class TokenDecoder(nn.Module):
-    """The attention-free decoder: tokens -> positions, channels -> classes, all linear, then a LayerNorm over the classes."""
+    """The attention-free decoder: tokens -> positions, channels -> classes, all linear, then a LayerNorm over the
+    classes.
+    """
 
     def __init__(self, dim: int, tokens: int, length: int, num_classes: int) -> None:
         super().__init__()
         self.token_norm = nn.LayerNorm(dim)
-        self.tokenLearner1 = nn.Sequential(nn.Conv2d(tokens, tokens, 1, bias=False), nn.Conv2d(tokens, length, 1, bias=False))
-        self.tokenLearner2 = nn.Sequential(nn.Conv2d(dim, dim, 1, groups=8, bias=False), nn.Conv2d(dim, num_classes, 1, bias=False))
+        self.tokenLearner1 = nn.Sequential(
+            nn.Conv2d(tokens, tokens, 1, bias=False), nn.Conv2d(tokens, length, 1, bias=False)
+        )
+        self.tokenLearner2 = nn.Sequential(
+            nn.Conv2d(dim, dim, 1, groups=8, bias=False), nn.Conv2d(dim, num_classes, 1, bias=False)
+        )
         self.norm_1 = nn.LayerNorm(num_classes)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -70,9 +79,13 @@ class TokenDecoder(nn.Module):
 
 
 class AcdsViT(PlainViT):
-    """The network inside the wrapper. `patch_embed`, `head` and `char_head` stand in the published files and are never applied."""
+    """The network inside the wrapper. `patch_embed`, `head` and `char_head` stand in the published files and are
+    never applied.
+    """
 
-    def __init__(self, num_classes: int, length: int, first_guided: int, stage_widths: tuple[int, ...] | None = None, **vit) -> None:
+    def __init__(
+        self, num_classes: int, length: int, first_guided: int, stage_widths: tuple[int, ...] | None = None, **vit
+    ) -> None:
         super().__init__(num_classes=num_classes, **vit)
         self.first_guided = first_guided
         self.conv_class = nn.Parameter(torch.zeros(1, 1, 1))
@@ -106,7 +119,9 @@ class AcdsViT(PlainViT):
         return self.norm(mixing(attention, guidance) @ tokens)
 
     def streams(self, tokens: torch.Tensor, guidance: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The main stream's end `x`, the guided stream's `block` (last block on z) and `z`, and the `fused` tokens, all [B, N + 1, D]."""
+        """The main stream's end `x`, the guided stream's `block` (last block on z) and `z`, and the `fused` tokens,
+        all [B, N + 1, D].
+        """
         first, z, block_z, attention = self.first_guided, None, None, None
         for index, block in enumerate(self.blocks):
             if index == first:
@@ -172,9 +187,15 @@ class AcdsStr(nn.Module):
         return [[logits], logits, maps] if is_eval else [logits, maps]
 
     def losses(
-        self, images: torch.Tensor, targets: Mapping[str, torch.Tensor], masks: torch.Tensor | None = None, mask_logits: bool = False
+        self,
+        images: torch.Tensor,
+        targets: Mapping[str, torch.Tensor],
+        masks: torch.Tensor | None = None,
+        mask_logits: bool = False,
     ) -> dict[str, torch.Tensor]:
-        """`char` cross-entropy and, where masks [B, 32, 128] of 0 and 1 are given, 0.5 times the mask loss. Their sum is the training loss."""
+        """`char` cross-entropy and, where masks [B, 32, 128] of 0 and 1 are given, 0.5 times the mask loss. Their sum
+        is the training loss.
+        """
         maps, logits = self.maps_and_logits(images)
         losses = {"char": logits_loss(logits, targets["char"])}
         if masks is not None:

@@ -28,7 +28,9 @@ def core_rectangle(box: Sequence[float], scale: tuple[float, float]) -> tuple[in
     return left, top, left + core_w, top + core_h
 
 
-def mask_from_boxes(boxes: Iterable[Sequence[float]], width: int, height: int, size: tuple[int, int] = (32, 128)) -> np.ndarray:
+def mask_from_boxes(
+    boxes: Iterable[Sequence[float]], width: int, height: int, size: tuple[int, int] = (32, 128)
+) -> np.ndarray:
     """Boxes of a picture of `width` x `height` pixels -> uint8 mask [H, W] of 0 and 1 for the resized picture.
 
     What lies outside the picture is cut off.
@@ -48,7 +50,9 @@ def parse_boxes(data: bytes | None, where: str) -> list[Box]:
     Raises `UserError` beginning with `where` if it is missing or malformed.
     """
     if data is None:
-        raise UserError(f"{where}: no character boxes; make them with `strlab data convert acds` or train without --is_mask_supervision")
+        raise UserError(
+            f"{where}: no character boxes; `strlab data convert acds` makes them; or leave out --is_mask_supervision"
+        )
     try:
         boxes = json.loads(data)
         return [(float(x1), float(y1), float(x2), float(y2), str(character)) for x1, y1, x2, y2, character in boxes]
@@ -57,7 +61,9 @@ def parse_boxes(data: bytes | None, where: str) -> list[Box]:
 
 
 def check_boxes(boxes: Sequence[Box], width: int, height: int, tolerance: float = 0.1) -> str:
-    """What is wrong with the boxes of a picture, "" if nothing: flat boxes, boxes outside it by more than `tolerance` of its size."""
+    """What is wrong with the boxes of a picture, "" if nothing: flat boxes, boxes outside it by more than `tolerance`
+    of its size.
+    """
     for x1, y1, x2, y2, character in boxes:
         if not np.isfinite([x1, y1, x2, y2]).all():
             return f"box of {character!r} is not finite"

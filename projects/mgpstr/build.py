@@ -1,6 +1,7 @@
 """The published models by their command-line names, and the small variants of this repository.
 
-`--Transformer mgp-str` or `char-str` takes `--TransformerModel`; `--Transformer ACDS-STR-Base` or `ACDS-STR-Small` names its model itself.
+`--Transformer mgp-str` or `char-str` takes `--TransformerModel`; `--Transformer ACDS-STR-Base` or `ACDS-STR-Small`
+names its model itself.
 """
 
 from __future__ import annotations
@@ -63,13 +64,19 @@ def load_start_weights(model: nn.Module, name: str, path: str) -> str:
     """
     if path in ("", "none"):
         wanted = START_WEIGHTS.get(name)
-        return f"start: random (the paper starts from {wanted}; give it with --pretrained)" if wanted else "start: random"
+        return (
+            f"start: random (the paper starts from {wanted}; give it with --pretrained)" if wanted else "start: random"
+        )
     if not isinstance(model, MgpStr):
-        raise UserError("--pretrained: ACDS-STR has no published start weights; use --saved_model for its own checkpoints")
+        raise UserError(
+            "--pretrained: ACDS-STR has no published start weights; use --saved_model for its own checkpoints"
+        )
     content = load(path)
     state = strip_prefix(content.get("model", content))
     taken = {key: value for key, value in state.items() if not any(part in key for part in LEFT_OUT)}
     encoder = [key for key in model.mgp_str.state_dict() if key.startswith(("cls_token", "blocks.", "norm."))]
     own = nn.ParameterDict({key.replace(".", "/"): model.mgp_str.get_parameter(key) for key in encoder})
-    report = load_strict(own, {key.replace(".", "/"): value for key, value in taken.items()}, what=f"--pretrained {path}")
+    report = load_strict(
+        own, {key.replace(".", "/"): value for key, value in taken.items()}, what=f"--pretrained {path}"
+    )
     return f"start: {len(report.kept)} tensors of {path}; patch embedding, positions and heads are fresh"

@@ -1,7 +1,8 @@
-"""`strlab convert mgpstr`: published MGP-STR checkpoints <-> the layout of transformers' `MgpstrForSceneTextRecognition`.
+"""`strlab convert mgpstr`: published MGP-STR checkpoints <-> the layout of transformers'
+`MgpstrForSceneTextRecognition`.
 
-No tensor changes its shape. transformers has one `layer_norm_eps` (1e-5) for all norms where the published blocks have 1e-6, so its
-logits differ by about 3e-5; `exact_eps` sets the blocks' norms right, and then they are equal.
+No tensor changes its shape. transformers has one `layer_norm_eps` (1e-5) for all norms where the published blocks
+have 1e-6, so its logits differ by about 3e-5; `exact_eps` sets the blocks' norms right, and then they are equal.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ from common.train import checkpoint
 from projects.mgpstr.names import MICRO, MODELS
 
 State = dict[str, torch.Tensor]
-RENAMED = (("mgp_str.embeddings.proj.", "mgp_str.patch_embed.proj."), ("mgp_str.embeddings.", "mgp_str."), ("mgp_str.encoder.", "mgp_str."))
+RENAMED = (
+    ("mgp_str.embeddings.proj.", "mgp_str.patch_embed.proj."),
+    ("mgp_str.embeddings.", "mgp_str."),
+    ("mgp_str.encoder.", "mgp_str."),
+)
 BLOCK_EPS = 1e-6
 
 
@@ -68,14 +73,21 @@ def from_hf(state: Mapping[str, torch.Tensor]) -> State:
 
 def hf_config(state: Mapping[str, torch.Tensor]) -> dict:
     """The keyword arguments of `MgpstrConfig`, read off a published state dict without `module.`."""
-    dim, depth = state["mgp_str.cls_token"].shape[-1], 1 + max(int(name.split(".")[2]) for name in state if ".blocks." in name)
+    dim, depth = (
+        state["mgp_str.cls_token"].shape[-1],
+        1 + max(int(name.split(".")[2]) for name in state if ".blocks." in name),
+    )
     known = [sizes for sizes in (*MODELS.values(), *MICRO.values()) if (sizes["dim"], sizes["depth"]) == (dim, depth)]
     patch = state["mgp_str.patch_embed.proj.weight"].shape[-1]
     return {
-        "image_size": [32, 128], "patch_size": patch, "hidden_size": dim, "num_hidden_layers": depth,
+        "image_size": [32, 128],
+        "patch_size": patch,
+        "hidden_size": dim,
+        "num_hidden_layers": depth,
         "num_attention_heads": known[0]["heads"] if known else dim // 64,
         "max_token_length": state["mgp_str.char_tokenLearner.tokenLearner.1.weight"].shape[0],
-        "num_character_labels": len(state["mgp_str.char_head.bias"]), "num_bpe_labels": len(state["mgp_str.bpe_head.bias"]),
+        "num_character_labels": len(state["mgp_str.char_head.bias"]),
+        "num_bpe_labels": len(state["mgp_str.bpe_head.bias"]),
         "num_wordpiece_labels": len(state["mgp_str.wp_head.bias"]),
     }
 
@@ -90,21 +102,40 @@ def exact_eps(model: nn.Module) -> nn.Module:
 def export_hf(source: Path, folder: Path, charset: str = CHARSET_36) -> None:
     """Write a published checkpoint as a folder that `MgpstrForSceneTextRecognition.from_pretrained` opens.
 
-    Beside config and weights the folder holds the character tokenizer and the image preprocessing for `MgpstrProcessor`.
+    Beside config and weights the folder holds the character tokenizer and the image preprocessing for
+    `MgpstrProcessor`.
     """
     state = strip_prefix(checkpoint.load(source))
     if "mgp_str.cls_token" not in state:
         raise UserError(f"{source}: no mgp_str.cls_token in it: not a checkpoint of MGP-STR")
     converted, config = to_hf(state), hf_config(state)
     if len(charset) + 2 != config["num_character_labels"]:
-        raise UserError(f"--character: {len(charset)} characters, the checkpoint has {config['num_character_labels'] - 2}")
+        raise UserError(
+            f"--character: {len(charset)} characters, the checkpoint has {config['num_character_labels'] - 2}"
+        )
     checkpoint.save_atomic(folder / "model.safetensors", converted)
     config |= {"architectures": ["MgpstrForSceneTextRecognition"], "model_type": "mgp-str"}
     vocabulary = {token: index for index, token in enumerate(["[GO]", "[s]", *charset])}
-    preprocessing = {"image_processor_type": "ViTImageProcessor", "do_resize": True, "size": {"height": 32, "width": 128}, "resample": 3,
-                     "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": False}
-    tokenizer = {"tokenizer_class": "MgpstrTokenizer", "processor_class": "MgpstrProcessor", "model_max_length": config["max_token_length"]}
-    for name, thing in (("config", config), ("vocab", vocabulary), ("preprocessor_config", preprocessing), ("tokenizer_config", tokenizer)):
+    preprocessing = {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": 32, "width": 128},
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": False,
+    }
+    tokenizer = {
+        "tokenizer_class": "MgpstrTokenizer",
+        "processor_class": "MgpstrProcessor",
+        "model_max_length": config["max_token_length"],
+    }
+    for name, thing in (
+        ("config", config),
+        ("vocab", vocabulary),
+        ("preprocessor_config", preprocessing),
+        ("tokenizer_config", tokenizer),
+    ):
         files.write_text(folder / f"{name}.json", json.dumps(thing, indent=1, ensure_ascii=False))
 
 
@@ -118,7 +149,14 @@ def import_hf(source: Path, target: Path) -> None:
         source = found[0]
     state = from_hf(checkpoint.load(source))
     checkpoint.save_atomic(target, state)
-    size = next((name for name, sizes in {**MODELS, **MICRO}.items() if sizes["dim"] == state["module.mgp_str.cls_token"].shape[-1]), None)
+    size = next(
+        (
+            name
+            for name, sizes in {**MODELS, **MICRO}.items()
+            if sizes["dim"] == state["module.mgp_str.cls_token"].shape[-1]
+        ),
+        None,
+    )
     if size:
         checkpoint.write_card(target, f"mgpstr/{size}", {}, origin=str(source))
 

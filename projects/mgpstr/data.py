@@ -61,7 +61,12 @@ def augmentation(options: argparse.Namespace):
 
 
 def make_dataset(
-    paths: Iterable[Path], options: argparse.Namespace, *, length: int | None, augment=None, masks: MaskSource | None = None
+    paths: Iterable[Path],
+    options: argparse.Namespace,
+    *,
+    length: int | None,
+    augment=None,
+    masks: MaskSource | None = None,
 ) -> WordDataset:
     """Sets with the labels and pictures that the options ask for; labels that become empty stay, as published."""
     return WordDataset(
@@ -96,7 +101,9 @@ def training_data(options: argparse.Namespace, codes: LabelCodes) -> tuple[WordD
     return dataset, counts, describe(options, names, groups, counts, dataset)
 
 
-def describe(options: argparse.Namespace, names: list[str], groups: list[list[Path]], counts: list[int], dataset: WordDataset) -> str:
+def describe(
+    options: argparse.Namespace, names: list[str], groups: list[list[Path]], counts: list[int], dataset: WordDataset
+) -> str:
     """What `log_dataset.txt` says: root, sources, shares, samples."""
     lines = [
         f"dataset_root: {options.train_data}", f"opt.select_data: {names}", f"opt.batch_ratio: {shares(options)}",
@@ -107,16 +114,21 @@ def describe(options: argparse.Namespace, names: list[str], groups: list[list[Pa
 
 
 def refuse_pickles(paths: Iterable[Path]) -> None:
-    """Say what to do with sets in ACDS's published form, whose labels are pickles, before they are taken for bad text."""
+    """Say what to do with sets in ACDS's published form, whose labels are pickles, before they are taken for bad
+    text.
+    """
     for path in paths:
         words = WordLmdb(path)
         value = words.value("label", 0)
         if value is not None and value.startswith(PICKLE):
-            raise UserError(f"{path}: labels are pickled box tables; turn them into text and JSON: strlab data convert acds {path} NEW")
+            raise UserError(
+                f"{path}: labels are pickled box tables; turn them into JSON: strlab data convert acds {path} NEW"
+            )
 
 
 def check_labels(dataset: WordDataset, codes: LabelCodes, options: argparse.Namespace) -> None:
-    """Refuse sets with labels that the model has not enough positions for (only filters turned off let them through)."""
+    """Refuse sets with labels that the model has not enough positions for (only filters turned off let them through).
+    """
     if not options.data_filtering_off and all(character.isascii() for character in options.character):
         return
     bad = [label for label in (dataset.label(i) for i in range(len(dataset))) if not codes.fits(label)]
@@ -158,7 +170,9 @@ def training_loader(
 def evaluation_loader(dataset: WordDataset, batch_size: int, workers: int) -> WordLoader:
     """All samples once, in order; unreadable ones are counted and stop nothing."""
     sampler = SeededSampler(len(dataset), batch_size, shuffle=False)
-    return word_loader(dataset, sampler, min(workers, len(sampler)), bad=BadSamples(len(dataset), 1.0), pin_memory=False)
+    return word_loader(
+        dataset, sampler, min(workers, len(sampler)), bad=BadSamples(len(dataset), 1.0), pin_memory=False
+    )
 
 
 def benchmark(options: argparse.Namespace) -> tuple[str | tuple[str, ...], ...]:
@@ -190,5 +204,7 @@ def evaluation_sets(options: argparse.Namespace) -> dict[str, list[Path]]:
     if missing:
         print(f"{options.eval_data}: not there and left out: {', '.join(missing)}")
     if not sets:
-        raise UserError(f"--eval_data: {options.eval_data} has none of the paper's sets; leave out --benchmark_all_eval")
+        raise UserError(
+            f"--eval_data: {options.eval_data} has none of the paper's sets; leave out --benchmark_all_eval"
+        )
     return sets

@@ -32,7 +32,9 @@ class LossModule(nn.Module):
     def forward(
         self, images: torch.Tensor, targets: Mapping[str, torch.Tensor], masks: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
-        """uint8 images [B, H, W, 3], targets int64 [B, T] by granularity, masks uint8 [B, H, W] -> losses to be summed."""
+        """uint8 images [B, H, W, 3], targets int64 [B, T] by granularity, masks uint8 [B, H, W] -> losses to be
+        summed.
+        """
         floats = to_float_nchw(images)
         if masks is None:
             return self.model.losses(floats, targets)
@@ -83,7 +85,8 @@ class Stepper:
     def __call__(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
         """Step number `step` on one batch; returns `loss` and its parts, detached.
 
-        Raises `NonFinite` (nothing is stepped) on the rank whose loss or gradient is not a number, SystemExit on others.
+        Raises `NonFinite` (nothing is stepped) on the rank whose loss or gradient is not a number, SystemExit on
+        others.
         """
         schedules.set_learning_rate(self.optimizer, self.schedule(step))
         losses = self.forward(batch)

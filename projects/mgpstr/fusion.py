@@ -1,4 +1,6 @@
-"""From ids and probabilities of each granularity to strings, scores and the fused answer (MGP-STR section 3.4, spec 5.5)."""
+"""From ids and probabilities of each granularity to strings, scores and the fused answer (MGP-STR section 3.4, spec
+5.5).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ class Fused:
 
     Attributes:
         candidates: string, score and probabilities of each granularity.
-        text: the candidate with the highest score; None where all scores are 0 (no end token anywhere), which counts as wrong.
+        text: the candidate with the highest score; None where all scores are 0 (no end token anywhere), which counts
+            as wrong.
         confidence: its score, in [0, 1].
         winner: its granularity, "" if none.
     """
@@ -29,7 +32,9 @@ class Fused:
 
 
 def fuse(candidates: Mapping[str, Decoded]) -> Fused:
-    """Choose by score: a later granularity must be strictly better, so ties go to char, then bpe; a score of 0 never wins."""
+    """Choose by score: a later granularity must be strictly better, so ties go to char, then bpe; a score of 0 never
+    wins.
+    """
     text, best, winner = None, 0.0, ""
     for name, decoded in candidates.items():
         if decoded.confidence > best:

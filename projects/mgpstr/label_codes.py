@@ -1,9 +1,9 @@
 """Text <-> ids at the three granularities of MGP-STR (paper section 3.3): characters, GPT-2 BPE, BERT WordPiece.
 
-Characters are `common.text.codecs.GoCodec`. The sub-word codes offer `encode(label) -> ids`, `decode_text(ids) -> text`, `num_classes`,
-`start`, `end` and `end_text` (what the end id looks like in decoded text). All targets have T = longest label + 2 positions,
-start first, padded with 0, which the losses ignore. Behaviour is that of the slow tokenizers of transformers 4.2.1,
-including the English clean-up on decoding.
+Characters are `common.text.codecs.GoCodec`. The sub-word codes offer `encode(label) -> ids`, `decode_text(ids) ->
+text`, `num_classes`, `start`, `end` and `end_text` (what the end id looks like in decoded text). All targets have T =
+longest label + 2 positions, start first, padded with 0, which the losses ignore. Behaviour is that of the slow
+tokenizers of transformers 4.2.1, including the English clean-up on decoding.
 """
 
 from __future__ import annotations
@@ -19,8 +19,18 @@ from projects.mgpstr import vocabularies
 PAD = 0
 GRANULARITIES = ("char", "bpe", "wp")
 # the spaces that an English tokenizer put before punctuation and clitics, in the order in which they are removed
-CLEAN_UP = ((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"),
-            (" 've", "'ve"), (" 're", "'re"))
+CLEAN_UP = (
+    (" .", "."),
+    (" ?", "?"),
+    (" !", "!"),
+    (" ,", ","),
+    (" ' ", "'"),
+    (" n't", "n't"),
+    (" 'm", "'m"),
+    (" 's", "'s"),
+    (" 've", "'ve"),
+    (" 're", "'re"),
+)
 
 
 def clean_up(text: str) -> str:
@@ -39,8 +49,8 @@ class SubwordCode:
     def decode(self, ids: np.ndarray, probabilities: np.ndarray) -> list[Decoded]:
         """Strings and scores of ids [B, P] with probabilities [B, P] (spec 5.5).
 
-        The string is cut at the first end *text*, without one it loses its last character; the score is the product up to and
-        including the first end *id*, 0 without one.
+        The string is cut at the first end *text*, without one it loses its last character; the score is the product
+        up to and including the first end *id*, 0 without one.
         """
         decoded = []
         for row, probs in zip(ids, probabilities):
@@ -88,7 +98,9 @@ class BpeCode(SubwordCode):
 
 
 def byte_alphabet() -> dict[str, int]:
-    """GPT-2's character for each byte: printable Latin-1 stands for itself, the other 68 bytes for U+0100 and on, in order."""
+    """GPT-2's character for each byte: printable Latin-1 stands for itself, the other 68 bytes for U+0100 and on, in
+    order.
+    """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(printable)]
     return {chr(byte): byte for byte in printable} | {chr(0x100 + order): byte for order, byte in enumerate(others)}
@@ -107,7 +119,9 @@ class WordPieceCode(SubwordCode):
     def _tokenizer(self):
         from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-        tokenizer = Tokenizer(models.WordPiece(vocab=dict(vocabularies.bert()), unk_token="[UNK]", max_input_chars_per_word=100))
+        tokenizer = Tokenizer(
+            models.WordPiece(vocab=dict(vocabularies.bert()), unk_token="[UNK]", max_input_chars_per_word=100)
+        )
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.add_special_tokens(list(self.SPECIAL))
@@ -152,7 +166,8 @@ class LabelCodes:
     def encode(self, labels: Sequence[str]) -> dict[str, np.ndarray]:
         """Targets of a batch: int64 [B, T] for each granularity, 0 where there is nothing to learn.
 
-        Raises `LabelError` (a `UserError`) if a label holds a character outside the charset or takes more than T positions.
+        Raises `LabelError` (a `UserError`) if a label holds a character outside the charset or takes more than T
+        positions.
         """
         targets = {"char": self.char.encode(labels)[0]}
         for name in self.codes:
@@ -176,7 +191,8 @@ class LabelCodes:
             ids = self.codes[name].encode(label)
             if len(ids) > self.length:
                 raise LabelError(
-                    f"label {label!r}: takes {len(ids)} {name} positions, the model has {self.length}: raise --batch_max_length or drop it"
+                    f"label {label!r}: takes {len(ids)} {name} positions, the model has {self.length}: "
+                    "raise --batch_max_length or drop it"
                 )
             self._seen[name, label] = np.array(ids + [PAD] * (self.length - len(ids)), dtype=np.int64)
         return self._seen[name, label]

@@ -12,7 +12,14 @@ LOWER_36 = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def validation_block(
-    step: int, steps: int, lr: float, train_loss: float, seconds: float, best: float, result: Evaluation, sensitive: bool
+    step: int,
+    steps: int,
+    lr: float,
+    train_loss: float,
+    seconds: float,
+    best: float,
+    result: Evaluation,
+    sensitive: bool,
 ) -> str:
     """Losses and time, four accuracies, the best so far, and five readings of the characters, as published.
 

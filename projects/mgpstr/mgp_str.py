@@ -1,4 +1,5 @@
-"""MGP-STR and its character-only form (Wang et al., "Multi-Granularity Prediction for Scene Text Recognition", ECCV 2022).
+"""MGP-STR and its character-only form (Wang et al., "Multi-Granularity Prediction for Scene Text Recognition", ECCV
+2022).
 
 A plain ViT on a 32x128 picture, one A3 module for each granularity on its 257 tokens, one linear head each. State-dict
 names are those of the published files behind their `module.` prefix.
@@ -43,7 +44,8 @@ class Reading(NamedTuple):
 
 
 class MgpViT(PlainViT):
-    """The network inside the wrapper. `norm` and one of the heads exist in the published files and are never applied."""
+    """The network inside the wrapper. `norm` and one of the heads exist in the published files and are never applied.
+    """
 
     def __init__(self, granularities: Sequence[str], num_classes: int, length: int, **vit) -> None:
         super().__init__(num_classes=num_classes, **vit)
@@ -63,7 +65,9 @@ class MgpViT(PlainViT):
         return self.head if self.granularities == ("char",) else getattr(self, f"{granularity}_head")
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Images [B, 3, 32, 128] in [0, 1] -> the last block's tokens [B, N + 1, D], class token first, not normalised."""
+        """Images [B, 3, 32, 128] in [0, 1] -> the last block's tokens [B, N + 1, D], class token first, not
+        normalised.
+        """
         tokens = self.embed(images)
         for block in self.blocks:
             tokens = block(tokens)
@@ -86,7 +90,9 @@ class MgpStr(nn.Module):
         vit: dim, depth, heads, patch, image_size of the encoder.
     """
 
-    def __init__(self, granularities: Sequence[str] = ("char", "bpe", "wp"), num_classes: int = 38, length: int = 27, **vit) -> None:
+    def __init__(
+        self, granularities: Sequence[str] = ("char", "bpe", "wp"), num_classes: int = 38, length: int = 27, **vit
+    ) -> None:
         super().__init__()
         self.mgp_str = MgpViT(granularities, num_classes, length, **vit)
 
@@ -100,15 +106,22 @@ class MgpStr(nn.Module):
         return self.mgp_str.patch_embed.grid_size
 
     def forward(self, images: torch.Tensor, is_eval: bool = False) -> list:
-        """Images [B, 3, 32, 128] in [0, 1] -> logits [B, T, C] of each granularity; with `is_eval` a list of attentions comes first."""
+        """Images [B, 3, 32, 128] in [0, 1] -> logits [B, T, C] of each granularity; with `is_eval` a list of
+        attentions comes first.
+        """
         attention, tokens = self.mgp_str.a3(images)
         logits = [self.mgp_str.classifier(name)(tokens[name]) for name in self.granularities]
         return [list(attention.values()), *logits] if is_eval else logits
 
     def losses(self, images: torch.Tensor, targets: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Cross-entropy of each granularity (spec section 6); targets int64 [B, T], 0 = ignore. Their sum is the training loss."""
+        """Cross-entropy of each granularity (spec section 6); targets int64 [B, T], 0 = ignore. Their sum is the
+        training loss.
+        """
         _, tokens = self.mgp_str.a3(images)
-        return {name: sequence_loss(tokens[name], self.mgp_str.classifier(name), targets[name]) for name in self.granularities}
+        return {
+            name: sequence_loss(tokens[name], self.mgp_str.classifier(name), targets[name])
+            for name in self.granularities
+        }
 
     @torch.no_grad()
     def read(self, images: torch.Tensor, targets: torch.Tensor | None = None) -> Reading:

@@ -69,9 +69,18 @@ SWITCHES = {
 GROUPS = ("pattern", "warp", "geometry", "weather", "noise", "blur", "camera", "process")
 # parsed by the original and never used; rgb because every model needs colour, so images are always decoded so
 DEAD_VALUES: dict[str, tuple[type, Any]] = {
-    "Transformation": (str, ""), "FeatureExtraction": (str, ""), "SequenceModeling": (str, ""), "Prediction": (str, ""),
-    "num_fiducial": (int, 20), "input_channel": (int, 3), "output_channel": (int, 512), "hidden_size": (int, 256),
-    "sel_prob": (float, 1.0), "world_size": (int, 1), "mask_ratio": (float, 0.5), "patch_size": (int, 4),
+    "Transformation": (str, ""),
+    "FeatureExtraction": (str, ""),
+    "SequenceModeling": (str, ""),
+    "Prediction": (str, ""),
+    "num_fiducial": (int, 20),
+    "input_channel": (int, 3),
+    "output_channel": (int, 512),
+    "hidden_size": (int, 256),
+    "sel_prob": (float, 1.0),
+    "world_size": (int, 1),
+    "mask_ratio": (float, 0.5),
+    "patch_size": (int, 4),
 }
 DEAD_SWITCHES = ("FT", "sgd", "rgb", "isscatter_aug")
 SILENT = ("rgb",)  # stands in every published command
@@ -88,6 +97,7 @@ OURS: dict[str, tuple[type, Any, str]] = {
     "save_interval": (int, 0, "steps between training states for --resume; 0: as --valInterval"),
     "keep_states": (int, 2, "training states that are kept; 0: all"),
     "disk_full": (str, "stop", "stop or continue when a training state cannot be written"),
+    "result_path": (str, "./result", "test: folder of the results"),
     "bad_share": (float, 0.01, "share of unreadable samples that stops the run"),
 }
 OUR_SWITCHES = {
@@ -163,7 +173,15 @@ def check(options: argparse.Namespace) -> None:
         raise UserError(f"--TransformerModel: no model is called {options.TransformerModel!r}; there are {known}")
     if (options.imgH, options.imgW) != (32, 128):
         raise UserError(f"--imgH, --imgW: {options.imgH}x{options.imgW}: the models are made for 32x128")
-    for name in ("lr_period", "batch_size", "num_iter", "valInterval", "batch_max_length", "print_interval", "checkpoint_interval"):
+    for name in (
+        "lr_period",
+        "batch_size",
+        "num_iter",
+        "valInterval",
+        "batch_max_length",
+        "print_interval",
+        "checkpoint_interval",
+    ):
         if getattr(options, name) < 1:
             raise UserError(f"--{name}: {getattr(options, name)} must be at least 1")
     if options.lr <= 0:

@@ -69,8 +69,8 @@ def open_reader(path: Path, options: Mapping[str, Any], device: torch.device) ->
 class MgpReader:
     """Reads all granularities and fuses them; `extra` of a prediction has the candidates, their scores and the winner.
 
-    `attention` are the character maps m_1 … m_L on the grid of patches (ACDS-STR has none). Where no granularity found an
-    end the text is empty with confidence 0, for the published rule gives no answer then.
+    `attention` are the character maps m_1 … m_L on the grid of patches (ACDS-STR has none). Where no granularity
+    found an end the text is empty with confidence 0, for the published rule gives no answer then.
     """
 
     image_size = SIZE

@@ -33,18 +33,18 @@ def beside(pictures: Sequence[np.ndarray], gap: int = 12) -> np.ndarray:
     return np.concatenate(columns, axis=1)
 
 
-def head_sheets(image: np.ndarray, prediction: Prediction) -> dict[str, np.ndarray]:
+def head_sheets(image: np.ndarray, prediction: Prediction, most: int = 40) -> dict[str, np.ndarray]:
     """For each granularity its maps over the picture uint8 [32, 128, 3], one line for each token and the end.
 
-    `prediction` was read with attention. Empty readings give the picture alone.
+    `prediction` was read with attention; `most` lines at most. Empty readings give the picture and the end.
     """
     maps: Mapping[str, np.ndarray] = prediction.extra.get("maps", {})
     tokens: Mapping[str, Sequence[str]] = prediction.extra.get("tokens", {})
     sheets = {}
     for name, values in maps.items():
         reading = prediction.extra[name]
-        sheet = attention_sheet(image, values, list(tokens[name]))
-        sheets[name] = with_title(sheet, f"{TITLES[name]}: {reading['text']} {reading['confidence']:.3f}")
+        sheet = attention_sheet(image, values, list(tokens[name])[:most])
+        sheets[name] = with_title(sheet, f"{TITLES[name]}: {reading['text'][:24]} {reading['confidence']:.3f}")
     return sheets
 
 

@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for file in files:
         load_weights(model, file)
         # the published folder name: the path without its first part, joined by underscores
-        folder = Path("result") / ("_".join(file.parts[1:]) or file.name)
+        folder = Path(options.result_path) / ("_".join(file.parts[1:]) or file.name)
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, folder)
         results = evaluate_all(model, codes, options, device)

@@ -23,8 +23,9 @@ COLUMNS = (*GRANULARITIES, "fused")
 class Evaluation:
     """Sums over samples. `correct` by granularity and "fused"; `won`: how often each granularity gave the fused answer.
 
-    `loss_sum` adds the batches' character losses; `seconds` is the time of the forward passes; `samples`: truth, character
-    prediction and its confidence of up to five words of the last batch; `errors`: truth and candidates of wrong words.
+    `loss_sum` adds the batches' character losses; `seconds` is the time of the forward passes; `samples`: truth,
+    character prediction and its confidence of up to five words of the last batch; `errors`: truth and candidates of
+    wrong words.
     """
 
     words: int = 0

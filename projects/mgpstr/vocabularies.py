@@ -38,7 +38,9 @@ def read(name: str, folder: Path | None = None) -> bytes:
         raise UserError(f"{packed}: cannot be unpacked ({error}); restore it as {FOLDER.name}/README.md says") from None
     found = hashlib.sha256(data).hexdigest()
     if found != SHA256[name]:
-        raise UserError(f"{folder / name}: SHA-256 is {found[:12]}…, the published vocabulary has {SHA256[name][:12]}…; restore the file")
+        raise UserError(
+            f"{folder / name}: SHA-256 is {found[:12]}…, not the published {SHA256[name][:12]}…; restore the file"
+        )
     return data
 
 

@@ -39,7 +39,9 @@ def hf_model(state: dict[str, torch.Tensor]) -> torch.nn.Module:
 def test_exchange(exchange, request) -> None:
     case, fill = harness.load(exchange), harness.fill(request.config.getoption("--goldens"))
     golden = harness.load(case.path.with_name(case.meta["golden"] + ".npz"))
-    ours = build_model("mgp-str", golden.meta["model"], golden.meta["num_tokens"], golden.meta["batch_max_length"]).eval()
+    ours = build_model(
+        "mgp-str", golden.meta["model"], golden.meta["num_tokens"], golden.meta["batch_max_length"]
+    ).eval()
     fill.fill_module(ours)
     name, shape = re.search(r"images\('(.*?)', \((.*?)\)", case.meta["input"]).groups()
     images = torch.from_numpy(fill.images(name, tuple(map(int, shape.split(","))), 0.0, 1.0))
@@ -51,8 +53,12 @@ def test_exchange(exchange, request) -> None:
             model = exact_eps(theirs) if eps == "eps_blocks_1e-6" else theirs
             logits = dict(zip(("char", "bpe", "wp"), model(images).logits))
             for key, stride in strides.items():
-                harness.assert_close(logits[key][..., ::stride], case.arrays[f"{key}_logits_{eps}"], absolute=2e-5, what=f"{key} {eps}")
-                harness.assert_close(own[key], logits[key], absolute=1e-5 if eps == "eps_blocks_1e-6" else 1e-4, what=f"ours {key} {eps}")
+                harness.assert_close(
+                    logits[key][..., ::stride], case.arrays[f"{key}_logits_{eps}"], absolute=2e-5, what=f"{key} {eps}"
+                )
+                harness.assert_close(
+                    own[key], logits[key], absolute=1e-5 if eps == "eps_blocks_1e-6" else 1e-4, what=f"ours {key} {eps}"
+                )
     back = from_hf(theirs.state_dict())
     for key, tensor in ours.state_dict().items():
         if not key.startswith(("mgp_str.norm", "mgp_str.head")):

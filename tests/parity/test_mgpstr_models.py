@@ -1,4 +1,5 @@
-"""MGP-STR and ACDS-STR against the published code: weights' names, outputs, losses, gradients and one optimizer step."""
+"""MGP-STR and ACDS-STR against the published code: weights' names, outputs, losses, gradients and one optimizer step.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from projects.mgpstr.build import ACDS, MODELS, build_model
+from projects.mgpstr.build import build_model
 from projects.mgpstr.label_codes import LabelCodes
+from projects.mgpstr.names import ACDS, MODELS
 from tests.parity import harness
 
 CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -28,7 +30,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def known_names() -> list[tuple[str, str]]:
-    return [("char-str" if name.startswith("char") else "mgp-str", name) for name in MODELS] + [(name, "") for name in ACDS]
+    return [("char-str" if name.startswith("char") else "mgp-str", name) for name in MODELS] + [
+        (name, "") for name in ACDS
+    ]
 
 
 def shapes(module: torch.nn.Module) -> dict[str, list[int]]:
@@ -64,7 +68,9 @@ def prepared(case: harness.Case, fill) -> tuple[torch.nn.Module, torch.Tensor]:
         transformer = name if name in ACDS else ("char-str" if name.startswith("char") else "mgp-str")
         model = build_model(transformer, name, case.meta.get("num_tokens", 38), case.meta.get("batch_max_length", 27))
     fill.fill_module(model)
-    name, shape, low, high = re.match(r"images\('(.*?)', \((.*?)\), ([\d.-]+), ([\d.-]+)\)", case.meta["input"]).groups()
+    name, shape, low, high = re.match(
+        r"images\('(.*?)', \((.*?)\), ([\d.-]+), ([\d.-]+)\)", case.meta["input"]
+    ).groups()
     size = tuple(int(part) for part in shape.split(","))
     return model, torch.from_numpy(fill.images(name, size, float(low), float(high)))
 
@@ -111,18 +117,24 @@ def check_mgp_outputs(model: torch.nn.Module, images: torch.Tensor, case: harnes
         encoded = model.mgp_str.encode(images)
         attention, *logits = model.eval()(images, is_eval=True)
         decoded = model.read(images).decoded
-    harness.assert_close(sliced(encoded, meta["encoder_slice"]), arrays["encoder_slice"], absolute=absolute, what="encoder")
+    harness.assert_close(
+        sliced(encoded, meta["encoder_slice"]), arrays["encoder_slice"], absolute=absolute, what="encoder"
+    )
     for name, scores, weights in zip(model.granularities, logits, attention):
         stride, golden = meta["logit_column_strides"][name], arrays[f"{name}_attn"]
         harness.assert_close(scores[..., ::stride], arrays[f"{name}_logits"], absolute=absolute, what=f"{name} logits")
         harness.assert_close(weights[:, : golden.shape[1]], golden, absolute=absolute, what=f"{name} attention")
-        harness.assert_close(scores.softmax(-1).max(-1).values, arrays[f"{name}_maxprob"], absolute=absolute, what=f"{name} probability")
+        harness.assert_close(
+            scores.softmax(-1).max(-1).values, arrays[f"{name}_maxprob"], absolute=absolute, what=f"{name} probability"
+        )
         assert np.array_equal(scores.argmax(-1), arrays[f"{name}_argmax"])
         # the decoder that stops at end tokens agrees where it has decoded
         ids, probs = decoded[name].ids.numpy(), decoded[name].probs.numpy()
         done = probs > 0
         assert np.array_equal(ids[done], arrays[f"{name}_argmax"][:, 1:][done])
-        harness.assert_close(probs[done], arrays[f"{name}_maxprob"][:, 1:][done], absolute=absolute, what=f"{name} decoded probability")
+        harness.assert_close(
+            probs[done], arrays[f"{name}_maxprob"][:, 1:][done], absolute=absolute, what=f"{name} decoded probability"
+        )
 
 
 def check_mgp_training_step(model: torch.nn.Module, images: torch.Tensor, case: harness.Case) -> None:
@@ -142,7 +154,9 @@ def check_mgp_training_step(model: torch.nn.Module, images: torch.Tensor, case: 
         assert float(model.get_parameter(name).detach().double().norm()) == pytest.approx(golden, rel=1e-3), name
     with torch.no_grad():
         after = model.losses(images, targets)
-    assert {name: loss.item() for name, loss in after.items()} == pytest.approx(meta["after_one_adadelta_step"], rel=1e-3)
+    assert {name: loss.item() for name, loss in after.items()} == pytest.approx(
+        meta["after_one_adadelta_step"], rel=1e-3
+    )
 
 
 def acds_inputs(case: harness.Case) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -167,8 +181,13 @@ def test_acds_outputs(acds_case, request) -> None:
     harness.assert_close(logits, expected["logits"], absolute=5e-5, what="logits")
     harness.assert_close(published_map, expected["map"], absolute=5e-5, what="map")
     assert np.array_equal(logits.argmax(-1), expected["argmax"])
-    slices_of = {"cnn": (stages[5], "cnn_slice"), "fpn": (pyramid, "fpn_slice"), "fused": (streams["fused"], "fused_slice"),
-                 "x_last": (streams["x"], "x_last_slice"), "z_last_block": (streams["block"], "z_last_block_slice")}
+    slices_of = {
+        "cnn": (stages[5], "cnn_slice"),
+        "fpn": (pyramid, "fpn_slice"),
+        "fused": (streams["fused"], "fused_slice"),
+        "x_last": (streams["x"], "x_last_slice"),
+        "z_last_block": (streams["block"], "z_last_block_slice"),
+    }
     for name, (value, key) in slices_of.items():
         harness.assert_close(sliced(value, slices[name]), expected[key], absolute=5e-5, what=name)
 

@@ -19,8 +19,14 @@ from projects.mgpstr.losses import logits_loss, mask_loss
 from projects.mgpstr.preprocess import fit, label_normaliser
 from tests.parity import harness
 
-KINDS = {"codes": "label_codes*.json", "fusion": "fusion*.json", "box_loss": "acds_mask_loss*.json", "schedule": "lr_schedule*.json",
-         "box_masks": "acds_masks*.npz", "resized": "resize*.npz"}
+KINDS = {
+    "codes": "label_codes*.json",
+    "fusion": "fusion*.json",
+    "box_loss": "acds_mask_loss*.json",
+    "schedule": "lr_schedule*.json",
+    "box_masks": "acds_masks*.npz",
+    "resized": "resize*.npz",
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -70,8 +76,10 @@ def check_row(codes: LabelCodes, normalise, row: dict) -> None:
 def test_fusion(fusion) -> None:
     golden = json.loads(fusion.read_text())
     codes = LabelCodes("0123456789abcdefghijklmnopqrstuvwxyz", len(golden[0]["char"]["ids"]) - 2)
-    ids, probs = ({name: np.array([row[name][key][1:] for row in golden], dtype) for name in ("char", "bpe", "wp")}
-                  for key, dtype in (("ids", np.int64), ("probs", np.float32)))
+    ids, probs = (
+        {name: np.array([row[name][key][1:] for row in golden], dtype) for name in ("char", "bpe", "wp")}
+        for key, dtype in (("ids", np.int64), ("probs", np.float32))
+    )
     for row, fused in zip(golden, decode_batch(codes, ids, probs)):
         expected = row["expected"]
         for name, out in expected["out"].items():
