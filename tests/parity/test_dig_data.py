@@ -37,7 +37,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             found = {p.stem: content for p in paths if kind_of(content := json.loads(p.read_text())) == kind}
             metafunc.parametrize(kind, list(found.values()), ids=list(found))
     if "script" in metafunc.fixturenames:
-        scripts = [(path, name) for path in harness.case_files(folder, "dig", "cli.json") for name in json.loads(path.read_text())]
+        files = harness.case_files(folder, "dig", "cli.json")
+        scripts = [(path, name) for path in files for name in json.loads(path.read_text())]
         metafunc.parametrize(("cli", "script"), scripts, ids=[name for _, name in scripts])
 
 

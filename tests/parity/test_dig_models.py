@@ -104,7 +104,8 @@ def pretrain_case(request, filler):
 
 def stacked_masks(recipe: str, rng_of=np.random.RandomState) -> np.ndarray:
     """Masks as a recipe of the goldens draws them: `[calls, views, tokens]`."""
-    pattern = r"np\.random\.seed\((\d+)\); RandomMaskingGenerator\(\((\d+),(\d+)\),([\d.]+),num_view=(\d+)\) called (\d+) times"
+    pattern = r"np\.random\.seed\((\d+)\); "
+    pattern += r"RandomMaskingGenerator\(\((\d+),(\d+)\),([\d.]+),num_view=(\d+)\) called (\d+) times"
     seed, rows, columns, ratio, views, calls = re.match(pattern, recipe).groups()
     masking, rng = RandomMasking((int(rows), int(columns)), float(ratio), int(views)), rng_of(int(seed))
     return np.stack([masking(rng) for _ in range(int(calls))])

@@ -18,7 +18,8 @@ WORDS = ["ab", "Cat", "d0g", "10", "sun!", "tea", "ice", "map", "x1", "owl"]
 
 def write_corpus(root: Path) -> Path:
     """training/{MJ,ST} of 10 and 6 words, validation and two evaluation sets of 7 and 5."""
-    for name, count in (("training/MJ", 10), ("training/ST", 6), ("validation", 7), ("test/first", 7), ("test/second", 5)):
+    sizes = {"training/MJ": 10, "training/ST": 6, "validation": 7, "test/first": 7, "test/second": 5}
+    for name, count in sizes.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         write_words(root / name, WORDS[:count])
     return root
@@ -59,10 +60,10 @@ def start(script: str, words: list[str], processes: int = 1, **options: object) 
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        head = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}", path]
-    return subprocess.Popen(
-        [*head, *words], cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
-    )
+        launch = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
+        head = [sys.executable, *launch, path]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([*head, *words], cwd=ROOT, env=environment(), **pipes, **options)
 
 
 def same(first: object, second: object, where: str = "") -> None:

@@ -1,4 +1,5 @@
-"""A corpus of a few words in the usual layout, made in a fraction of a second, and the shortest training commands on it."""
+"""A corpus of a few words in the usual layout, made in a fraction of a second, and the shortest training commands on
+it."""
 
 from __future__ import annotations
 
@@ -46,10 +47,40 @@ def write_corpus(root: Path) -> Path:
 def command(corpus: Path, out: Path, model: str = "TRBA_small", *more: object) -> list[str]:
     """Arguments of a four-step run of a small model on the CPU."""
     family = ["--batch_ratio", "0.5-0.5"] if model.startswith("char_str") else []
-    return [str(word) for word in (
-        "--model_name", model, "--train_data", corpus / "training", "--select_data", "synth", "--output", out, "--device", "cpu",
-        "--batch_size", 4, "--num_iter", 4, "--val_interval", 4, "--workers", 0, "--check_data", 2, "--print_interval", 1,
-        "--exp_name", "run", "--mask_path", "", *SIZES, *family, *more)]
+    return [
+        str(word)
+        for word in (
+            "--model_name",
+            model,
+            "--train_data",
+            corpus / "training",
+            "--select_data",
+            "synth",
+            "--output",
+            out,
+            "--device",
+            "cpu",
+            "--batch_size",
+            4,
+            "--num_iter",
+            4,
+            "--val_interval",
+            4,
+            "--workers",
+            0,
+            "--check_data",
+            2,
+            "--print_interval",
+            1,
+            "--exp_name",
+            "run",
+            "--mask_path",
+            "",
+            *SIZES,
+            *family,
+            *more,
+        )
+    ]
 
 
 def environment() -> dict[str, str]:

@@ -49,8 +49,21 @@ def test_pretraining_writes_the_published_files(whole, capsys) -> None:
     assert "momentum_encoder.mask_token" in checkpoint["model"]
     log = rows(out)
     assert [row["epoch"] for row in log] == [0, 1]
-    meters = """lr min_lr moco_m loss_contrast q1_acc1 q1_acc5 q2_acc1 q2_acc5 loss_pixel loss loss_scale weight_decay
-        grad_norm""".split()
+    meters = [
+        "lr",
+        "min_lr",
+        "moco_m",
+        "loss_contrast",
+        "q1_acc1",
+        "q1_acc5",
+        "q2_acc1",
+        "q2_acc5",
+        "loss_pixel",
+        "loss",
+        "loss_scale",
+        "weight_decay",
+        "grad_norm",
+    ]
     assert list(log[0]) == [*(f"train_{name}" for name in meters), "n_parameters", "epoch"]
     text = (out / "screen.txt").read_text()
     pattern = r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\]  Epoch: \[0\]  \[0/4\]  eta: \d:\d\d:\d\d  lr: \d\.\d{6}  min_lr: "
@@ -63,9 +76,10 @@ def test_finetuning_writes_the_published_files(whole) -> None:
     out = whole["run_class_finetuning"]
     checkpoint = load(out / "checkpoint-1.pth")
     assert set(checkpoint) == {"model", "optimizer", "epoch", "scaler", "args", "model_ema"}
-    assert torch.equal(checkpoint["model"]["patch_embed.proj.bias"], checkpoint["model"]["encoder.patch_embed.proj.bias"])
-    assert not torch.equal(checkpoint["model_ema"]["encoder.norm.bias"], checkpoint["model"]["encoder.norm.bias"])
-    meters = "lr min_lr loss class_acc loss_scale weight_decay grad_norm max_accuracy".split()
+    weights, averaged = checkpoint["model"], checkpoint["model_ema"]
+    assert torch.equal(weights["patch_embed.proj.bias"], weights["encoder.patch_embed.proj.bias"])
+    assert not torch.equal(averaged["encoder.norm.bias"], weights["encoder.norm.bias"])
+    meters = ["lr", "min_lr", "loss", "class_acc", "loss_scale", "weight_decay", "grad_norm", "max_accuracy"]
     tests = ["test_loss", "test_acc", "test_recognition_fmeasure", "n_parameters", "epoch"]
     assert list(rows(out)[1]) == [*(f"train_{name}" for name in meters), *tests]
     assert json.loads((out / "checkpoint-1.pth.json").read_text())["model"] == "dig/simmim_vit_micro_patch8_32x128"
@@ -119,8 +133,8 @@ def kill_group(run) -> None:
 
 
 def test_terminated_run_saves_and_leaves(corpus: Path, tmp_path: Path) -> None:
-    run = start("run_class_finetuning", finetune(corpus, tmp_path, "--epochs", 5000, "--save_ckpt_freq", 9999, "--eval_freq", 9999,
-                                                 "--disable_eval_during_finetuning"))  # fmt: skip
+    endless = ["--epochs", 5000, "--save_ckpt_freq", 9999, "--eval_freq", 9999, "--disable_eval_during_finetuning"]
+    run = start("run_class_finetuning", finetune(corpus, tmp_path, *endless))
     deadline = time.monotonic() + 120
     while not (tmp_path / STATE).exists() and run.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -132,8 +146,8 @@ def test_terminated_run_saves_and_leaves(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_evaluation_counts_every_image_once(corpus: Path, whole, tmp_path: Path, capsys) -> None:
-    more = ["--eval", "--resume", whole["run_class_finetuning"] / "checkpoint-1.pth", "--eval_data_path", corpus / "test" / "first",
-            "--other_test_data_folders", "second", "third"]  # fmt: skip
+    more = ["--eval", "--resume", whole["run_class_finetuning"] / "checkpoint-1.pth"]
+    more += ["--eval_data_path", corpus / "test" / "first", "--other_test_data_folders", "second", "third"]
     assert run_class_finetuning.main(finetune(corpus, tmp_path, *more)) == 0
     output = capsys.readouterr().out
     assert re.search(rf"\* {re.escape(str(corpus / 'test' / 'first'))}: 7 images, Acc \d\.\d{{4}} loss ", output)
@@ -186,7 +200,8 @@ def test_refuses_in_one_line(script: str, more: list[str], named: str, corpus: P
 
 
 def test_foreign_checkpoint_is_refused_with_names(corpus: Path, tmp_path: Path, capsys) -> None:
-    torch.save({"model": {"blocks.0.attn.qkv.weight": torch.zeros(3, 1), "head.bias": torch.zeros(2)}}, tmp_path / "foreign.pth")
+    foreign = {"blocks.0.attn.qkv.weight": torch.zeros(3, 1), "head.bias": torch.zeros(2)}
+    torch.save({"model": foreign}, tmp_path / "foreign.pth")
     assert run_class_finetuning.main(finetune(corpus, tmp_path / "out", "--finetune", tmp_path / "foreign.pth")) == 2
     error = capsys.readouterr().err
     assert all(word in error for word in ("kept: none", "missing: encoder (", "unused: blocks (1), head (1)"))

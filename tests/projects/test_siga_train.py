@@ -58,11 +58,19 @@ def assert_same_state(first: Path, second: Path) -> None:
         same(left[key], right[key], key)
 
 
-@pytest.mark.parametrize(("model", "folder"), [
-    ("TRBA_small", "saved_models/run"), ("TSBA_small", "saved_models/run"), ("char_str_small", "saved_models/run-Seed1111")])
+@pytest.mark.parametrize(
+    ("model", "folder"),
+    [
+        ("TRBA_small", "saved_models/run"),
+        ("TSBA_small", "saved_models/run"),
+        ("char_str_small", "saved_models/run-Seed1111"),
+    ],
+)
 def test_writes_the_published_files(model: str, folder: str, corpus: Path, tmp_path: Path, capsys) -> None:
     augment = "--isrand_aug" if model.startswith("char") else "--Aug"
-    words = command(corpus, tmp_path, model, "--eval_data", corpus / "evaluation", augment, "--num_iter", 2, "--val_interval", 2)
+    words = command(
+        corpus, tmp_path, model, "--eval_data", corpus / "evaluation", augment, "--num_iter", 2, "--val_interval", 2
+    )
     assert train.main(words) == 0
     run = tmp_path / folder
     numbered = ["iter_2.pth"] if model.startswith("char") else ["0.pth", "1.pth"]
@@ -83,10 +91,29 @@ def test_writes_the_published_files(model: str, folder: str, corpus: Path, tmp_p
         assert "------------ Options -------------" in (run / "log_train.txt").read_text()
         lines = (run / "result" / "log_all_evaluation.txt").read_text().splitlines()
         assert lines[0] == "-" * 80 and lines[1] == "iteration: 1"
-        assert lines[2].startswith("dataset: CUTE80\taccuracy: Share_pred: ") and lines[2].endswith("language: 0.000\tfinal: 0.000")
+        assert lines[2].startswith("dataset: CUTE80\taccuracy: Share_pred: ") and lines[2].endswith(
+            "language: 0.000\tfinal: 0.000"
+        )
         assert lines[-1].startswith("total_accuracy: Share_pred: ")
-    assert evaluate_main(["--eval_data", str(corpus / "evaluation"), "--select_data", "SVT", "--workers", "0", "--device", "cpu",
-                      "--saved_model", str(run / "best_accuracy.pth"), "--output", str(tmp_path)]) == 0
+    assert (
+        evaluate_main(
+            [
+                "--eval_data",
+                str(corpus / "evaluation"),
+                "--select_data",
+                "SVT",
+                "--workers",
+                "0",
+                "--device",
+                "cpu",
+                "--saved_model",
+                str(run / "best_accuracy.pth"),
+                "--output",
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
     assert "'dataset': 'SVT', 'samples': 6" in capsys.readouterr().out
 
 
@@ -117,7 +144,9 @@ def test_sigterm_saves_once_and_resume_goes_on(whole: Path, corpus: Path, tmp_pa
 
 def test_killed_and_resumed_equals_uninterrupted(whole: Path, corpus: Path, tmp_path: Path) -> None:
     """kill -9 in the middle, then `--resume auto`."""
-    words = command(corpus, tmp_path, "TRBA_small", "--Aug", "--save_interval", 1, "--keep_states", 0, "--resume", "auto")
+    words = command(
+        corpus, tmp_path, "TRBA_small", "--Aug", "--save_interval", 1, "--keep_states", 0, "--resume", "auto"
+    )
     run = tmp_path / "saved_models" / "run"
     process = subprocess.Popen([sys.executable, str(ROOT / "projects/siga/train.py"), *words], env=environment(),
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -137,14 +166,20 @@ def test_two_processes_resume_exactly(corpus: Path, tmp_path: Path) -> None:
     assert first.returncode == 0, first.stderr[-2000:]
     assert first.stdout.count("fresh start") == 1, "other ranks print"
     run = tmp_path / "a" / "saved_models" / "run"
-    second = launch("train.py", command(corpus, tmp_path / "b", "TRBA_small", *words, "--resume", run / STATE.format(2)), port=29734)
+    second = launch(
+        "train.py", command(corpus, tmp_path / "b", "TRBA_small", *words, "--resume", run / STATE.format(2)), port=29734
+    )
     assert second.returncode == 0, second.stderr[-2000:]
     assert_same_state(run / STATE.format(4), tmp_path / "b" / "saved_models" / "run" / STATE.format(4))
 
 
 def test_published_launcher_passes_local_rank(corpus: Path, tmp_path: Path) -> None:
-    done = launch("train.py", command(corpus, tmp_path, "TSBA_small", "--num_iter", 1, "--eval_data", corpus / "evaluation"),
-                  how="launch", port=29735)
+    done = launch(
+        "train.py",
+        command(corpus, tmp_path, "TSBA_small", "--num_iter", 1, "--eval_data", corpus / "evaluation"),
+        how="launch",
+        port=29735,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "2 process(es), 1 steps" in done.stdout
 
@@ -152,14 +187,21 @@ def test_published_launcher_passes_local_rank(corpus: Path, tmp_path: Path) -> N
 def test_published_command_of_t(corpus: Path, tmp_path: Path, monkeypatch) -> None:
     """The command kept in the published file, on small data and a small model."""
     monkeypatch.chdir(tmp_path)
-    words = (f"--train_data {corpus}/training --valid_data {corpus}/evaluation --select_data MJ-ST --batch_ratio 0.5-0.5 "
-             "--Transformer char-str --TransformerModel=char_str_small --imgH 32 --imgW 64 --batch_max_length 5 --manualSeed=226 "
-             "--workers=0 --isrand_aug --scheduler --batch_size=4 --rgb --saved_path ./ --exp_name char_str_patch4_3_32_128 "
-             "--valInterval 2 --num_iter 2 --lr 1 --device cpu")
+    words = (
+        f"--train_data {corpus}/training --valid_data {corpus}/evaluation --select_data MJ-ST --batch_ratio 0.5-0.5 "
+        "--Transformer char-str --TransformerModel=char_str_small --imgH 32 --imgW 64 --batch_max_length 5 "
+        "--manualSeed=226 --workers=0 --isrand_aug --scheduler --batch_size=4 --rgb --saved_path ./ --exp_name char_str_patch4_3_32_128 "
+        "--valInterval 2 --num_iter 2 --lr 1 --device cpu"
+    )
     assert train.main(words.split()) == 0
     run = tmp_path / "char_str_patch4_3_32_128-Seed226"
-    assert evaluate_main(f"--eval_data {corpus}/evaluation --benchmark_all_eval --Transformer char-str --data_filtering_off --rgb "
-                     f"--TransformerModel=char_str_small --workers 0 --device cpu --model_dir {run}/best_accuracy.pth".split()) == 0
+    assert (
+        evaluate_main(
+            f"--eval_data {corpus}/evaluation --benchmark_all_eval --Transformer char-str --data_filtering_off --rgb "
+            f"--TransformerModel=char_str_small --workers 0 --device cpu --model_dir {run}/best_accuracy.pth".split()
+        )
+        == 0
+    )
     assert list(tmp_path.glob("result/*/log_all_evaluation.txt"))
 
 
@@ -229,12 +271,15 @@ def test_checkpoints_of_another_kind_are_refused(whole: Path, corpus: Path, tmp_
     half.write_bytes((whole / "0.pth").read_bytes()[:5000])
     refused([*words, "--saved_model", str(half)], capsys, str(half), "truncated")
     refused([*words, "--model_name", "TSBA_small", "--saved_model", str(whole / "0.pth")], capsys, "0.pth")
-    refused([*words, "--saved_model", str(whole / "0.pth"), "--character", "abcdefghijklmnop"], capsys, "0.pth", "charset")
+    refused(
+        [*words, "--saved_model", str(whole / "0.pth"), "--character", "abcdefghijklmnop"], capsys, "0.pth", "charset"
+    )
     refused([*words, "--resume", str(whole / STATE.format(2)), "--batch_size", "2"], capsys, "batch_size")
 
 
 def test_published_checkpoint_goes_on(whole: Path, corpus: Path, tmp_path: Path, capsys) -> None:
-    """`--saved_model` takes weights, optimizer and iteration of a checkpoint with `module.` names, as the paper's script meant."""
+    """`--saved_model` takes weights, optimizer and iteration of a checkpoint with `module.` names, as the paper's
+    script meant."""
     copy = tmp_path / "3.pth"
     shutil.copy(whole / "3.pth", copy)
     assert train.main(command(corpus, tmp_path, "TRBA_small", "--num_iter", 6, "--saved_model", copy)) == 0
