@@ -162,15 +162,16 @@ def zoom_blur(image: np.ndarray, stop: float, step: float) -> np.ndarray:
     picture = Image.fromarray(image)
     total, count = image.astype(np.float32), 1
     for rows, boxes in zooms(height, width, stop, step):
-        parts = np.zeros(image.shape, np.uint16)
+        parts = np.zeros(image.shape, np.float32)
         for box in boxes:
             whole = box[0] == 0 and box[2] == width
-            parts += image if whole else picture.resize((width, height), Image.Resampling.BICUBIC, box=box)
+            zoomed = picture if whole else picture.resize((width, height), Image.Resampling.BICUBIC, box=box)
+            cv2.accumulate(np.asarray(zoomed), parts)
         count += len(boxes)
         if rows is None:
             total += parts
         else:
-            part = (rows @ parts.reshape(height, -1).astype(np.float32)).reshape(image.shape)
+            part = (rows @ parts.reshape(height, -1)).reshape(image.shape)
             total += np.clip(part, 0, 255 * len(boxes), out=part)
     total /= count
     # The small addend undoes residue just below an integer, before the truncation.

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from common.augment.operation import Operation, only_level
+from common.augment.operation import Operation, only_level, spread
 
 _UNIT = np.arange(256) / 255.0
 
@@ -25,12 +25,13 @@ def contrast(image: np.ndarray, scale: float) -> np.ndarray:
 
 def brightness(image: np.ndarray, shift: float) -> np.ndarray:
     """Add `shift` (of [0, 1]) to V of HSV, clipped; hue and saturation stay, so all three channels scale by V'/V."""
-    value = image.max(axis=2)
+    value = cv2.max(cv2.max(image[..., 0], image[..., 1]), image[..., 2])
     target = np.clip(_UNIT + shift, 0, 1) * 255
     gain = np.zeros(256, np.float32)
     gain[1:] = target[1:] / np.arange(1, 256)
+    bright = cv2.multiply(image, spread(cv2.LUT(value, gain)), dtype=cv2.CV_32F)
     # The small addend undoes residue such as 101.9999 before the truncation.
-    bright = image * cv2.LUT(value, gain)[..., None] + np.float32(1e-4)
+    bright += np.float32(1e-4)
     out = bright.astype(np.uint8)
     if not value.all():
         out[value == 0] = int(target[0])

@@ -27,9 +27,7 @@ def integers(rng: Rng, low, high, size=None):
 
 def uniforms(rng: Rng, shape: tuple[int, ...]) -> np.ndarray:
     """U(0, 1) of `shape`; single precision from a Generator, where nothing has to be replayed bit by bit."""
-    if isinstance(rng, np.random.RandomState):
-        return rng.random_sample(shape)
-    return rng.random(shape, dtype=np.float32)
+    return rng.random_sample(shape) if isinstance(rng, np.random.RandomState) else rng.random(shape, dtype=np.float32)
 
 
 def normals(rng: Rng, shape: tuple[int, ...], scale: float) -> np.ndarray:

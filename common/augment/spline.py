@@ -70,13 +70,7 @@ def sampling_map(coefficients: np.ndarray, targets: np.ndarray, height: int, wid
     return refine(evaluate(coefficients, targets, *block_centres(height, width, step)), height, width, step)
 
 
-def warp(
-    image: np.ndarray, targets: np.ndarray, sources: np.ndarray, height: int | None = None, step: int = 1
-) -> np.ndarray:
-    """Image as bent by the spline: what is at `sources` comes to `targets`. Bilinear, black outside.
-
-    `height` limits the output to the first rows; `step` as in `sampling_map`.
-    """
-    rows, columns = height or image.shape[0], image.shape[1]
-    grid = sampling_map(solve(targets, sources), targets, rows, columns, step)
+def warp(image: np.ndarray, targets: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    """Image as bent by the spline: what is at `sources` comes to `targets`. Bilinear, black outside."""
+    grid = sampling_map(solve(targets, sources), targets, *image.shape[:2])
     return cv2.remap(image, grid, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)

@@ -85,19 +85,10 @@ def curve(image: np.ndarray, flipped: bool, radius: float, thickness: float) -> 
     if flipped:
         square = square[::-1]
     targets, sources = curve_points(radius, thickness)
-    half = cv2.remap(np.ascontiguousarray(square), _curve_map(targets, sources), None, cv2.INTER_LINEAR)
+    # The spline is smooth on this scale: between points 2 pixels apart a straight line is as good.
+    grid = spline.sampling_map(spline.solve(targets, sources), targets, SIDE // 2, SIDE, step=2)
+    half = cv2.remap(np.ascontiguousarray(square), grid, None, cv2.INTER_LINEAR)
     return resize_bicubic(half[::-1] if flipped else half, width, height)
-
-
-def _curve_map(targets: np.ndarray, sources: np.ndarray) -> np.ndarray:
-    """Sampling map [SIDE / 2, SIDE, 2] of the upper half. The arc is symmetric about the middle column, so the right
-    side mirrors the left.
-
-    The spline is smooth on this scale: between points 2 pixels apart a straight line is as good.
-    """
-    left = spline.sampling_map(spline.solve(targets, sources), targets, SIDE // 2, SIDE // 2 + 2, step=2)
-    right = left[:, SIDE // 2 - 1 : 0 : -1] * np.float32([-1, 1]) + np.float32([SIDE, 0])
-    return np.concatenate([left[:, : SIDE // 2 + 1], right], axis=1)
 
 
 def _draw_curve(rng: Rng, low: float, image: np.ndarray) -> tuple:

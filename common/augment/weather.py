@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from common.augment import frost
 from common.augment.blur import motion_blur
-from common.augment.operation import Operation, to_uint8
+from common.augment.operation import Operation, spread, to_uint8
 from common.augment.rng import Rng, integers, uniforms
 
 _UNIT = np.arange(256) / 255.0
@@ -19,44 +19,66 @@ _UNIT32 = _UNIT.astype(np.float32)
 PLASMA_SIDE = 256
 
 
+COARSE = 16
+
+
 def plasma(rng: Rng, decay: float, side: int = PLASMA_SIDE) -> np.ndarray:
     """Cloud picture [side, side] of [0, 1] by the diamond-square algorithm; the noise falls by `decay` per level.
 
-    Rows and columns wrap around; `side` is a power of two.
+    Rows and columns wrap around; `side` is a power of two, at least 16.
     """
-    kind = np.float64 if isinstance(rng, np.random.RandomState) else np.float32
-    field, wobble = np.zeros((1, 1), kind), 100.0
+    # The cloud is linear in its noise, so the coarse levels, where calls cost more than arithmetic, are one product.
+    draws = 2 * uniforms(rng, (COARSE**2 - 1,)) - 1
+    field = (_coarse(decay) @ draws).reshape(COARSE, COARSE).astype(draws.dtype)
+    wobble = 100.0 / decay ** math.log2(COARSE)
     while len(field) < side:
-        # `corners` with the first row and column repeated behind the last, so that a wrapping neighbour is the next
-        # one.
-        corners = cv2.copyMakeBorder(field, 0, 1, 0, 1, cv2.BORDER_WRAP)
-        size, level = len(field), wobble * wobble
-
-        def noise(size: int = size, level: float = level) -> np.ndarray:
-            drawn = uniforms(rng, (size, size))
-            drawn *= 2 * level
-            drawn -= level
-            return drawn
-
-        pairs, rights = corners[:-1] + corners[1:], corners[:, :-1] + corners[:, 1:]
-        centres = noise()
-        centres += (pairs[:, :-1] + pairs[:, 1:]) * 0.25
-        around = cv2.copyMakeBorder(centres, 1, 0, 1, 0, cv2.BORDER_WRAP)
-        field = np.empty((2 * size, 2 * size), kind)
-        field[::2, ::2], field[1::2, 1::2] = corners[:-1, :-1], centres
-        field[::2, 1::2] = noise() + (around[1:, 1:] + around[:-1, 1:] + rights[:-1]) * 0.25
-        field[1::2, ::2] = noise() + (around[1:, 1:] + around[1:, :-1] + pairs[:, :-1]) * 0.25
+        drawn = uniforms(rng, (3, *field.shape))
+        drawn *= 2 * wobble * wobble
+        drawn -= wobble * wobble
+        field = _finer(field, drawn)
         wobble /= decay
     field -= field.min()
     field /= field.max()
     return field
 
 
+@lru_cache(maxsize=8)
+def _coarse(decay: float) -> np.ndarray:
+    """[256, 255]: the 16x16 cloud of every single noise draw of U(-1, 1), in drawing order."""
+    columns = []
+    for index in range(COARSE**2 - 1):
+        draws = np.zeros(COARSE**2 - 1)
+        draws[index] = 1
+        field, wobble, used = np.zeros((1, 1)), 100.0, 0
+        while len(field) < COARSE:
+            count = 3 * field.size
+            field = _finer(field, wobble * wobble * draws[used : used + count].reshape(3, *field.shape))
+            wobble, used = wobble / decay, used + count
+        columns.append(field.ravel())
+    return np.stack(columns, axis=1)
+
+
+def _finer(field: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """One level: field [n, n] and noise [3, n, n] (square centres, then the two kinds of edge midpoints) -> [2n,
+    2n].
+    """
+    # A first row and column repeated behind the last makes every wrapping neighbour the next one.
+    corners = cv2.copyMakeBorder(field, 0, 1, 0, 1, cv2.BORDER_WRAP)
+    down, right = corners[:-1] + corners[1:], corners[:, :-1] + corners[:, 1:]
+    centres = noise[0] + (down[:, :-1] + down[:, 1:]) * 0.25
+    around = cv2.copyMakeBorder(centres, 1, 0, 1, 0, cv2.BORDER_WRAP)
+    fine = np.empty((2 * len(field), 2 * len(field)), centres.dtype)
+    fine[::2, ::2], fine[1::2, 1::2] = field, centres
+    fine[::2, 1::2] = noise[1] + (around[1:, 1:] + around[:-1, 1:] + right[:-1]) * 0.25
+    fine[1::2, ::2] = noise[2] + (around[1:, 1:] + around[1:, :-1] + down[:, :-1]) * 0.25
+    return fine
+
+
 def fog(image: np.ndarray, strength: float, cloud: np.ndarray) -> np.ndarray:
     """Add `strength` times `cloud` ([0, 1], image's height and width) and scale so that the brightest value stays."""
     unit = cv2.LUT(image, _UNIT if cloud.dtype == np.float64 else _UNIT32)
     brightest = float(unit.max())
-    unit += (strength * cloud)[..., None]
+    unit += spread(strength * cloud)
     unit *= brightest / (brightest + strength)
     return to_uint8(unit)
 
@@ -65,9 +87,9 @@ def snow(image: np.ndarray, mix: float, flakes: np.ndarray) -> np.ndarray:
     """Whiten by `mix`, then add `flakes` (uint8 HxW, already blurred) and their copy rotated by 180 degrees."""
     unit = cv2.LUT(image, _UNIT32) * np.float32(mix)
     grey = cv2.cvtColor(unit, cv2.COLOR_RGB2GRAY) * np.float32(1.5) + np.float32(0.5)
-    unit += np.float32(1 - mix) * np.maximum(unit, grey[..., None])
+    unit += np.float32(1 - mix) * cv2.max(unit, spread(grey))
     layer = flakes.astype(np.float32) / np.float32(255)
-    unit += (layer + layer[::-1, ::-1])[..., None]
+    unit += spread(layer + layer[::-1, ::-1])
     return to_uint8(unit)
 
 
@@ -112,8 +134,7 @@ def shadow(image: np.ndarray, opacity: int, corners: tuple[tuple[int, int], ...]
     height, width = image.shape[:2]
     area = Image.new("L", (width, height))
     ImageDraw.Draw(area).polygon(list(corners), fill=1)
-    inside = np.asarray(area)[..., None].astype(bool)
-    return np.where(inside, cv2.LUT(image, _shaded(opacity)), image)
+    return cv2.copyTo(cv2.LUT(image, _shaded(opacity)), np.asarray(area), image.copy())
 
 
 @lru_cache(maxsize=256)

@@ -15,15 +15,16 @@ from common.bench.rows import Row
 from common.bench.units import jpeg_crop
 from common.data.decode import decode_rgb, resize_bicubic
 
-IMAGES = 400
+IMAGES = 600
 _SIZE = (32, 128)
 
 
 def _items(augment: Callable[..., np.ndarray], after: bool) -> Callable[[], None]:
     """Decode, augment and resize to uint8 32x128 (ABINet-style items, and views that resize themselves)."""
-    data, rng = jpeg_crop(), np.random.default_rng(0)
+    data = jpeg_crop()
 
     def run() -> None:
+        rng = np.random.default_rng(0)
         for _ in range(IMAGES):
             image = augment(decode_rgb(data), rng)
             if after:
@@ -35,10 +36,11 @@ def _items(augment: Callable[..., np.ndarray], after: bool) -> Callable[[], None
 def _abinet(mask: bool) -> Callable[[], None]:
     """Items of many runs, because a run draws its kind of geometry and its strengths once."""
     runs = [recipes.abinet(seed) for seed in range(40)]
-    data, rng = jpeg_crop(), np.random.default_rng(0)
+    data = jpeg_crop()
     text = np.zeros(decode_rgb(data).shape[:2], np.uint8)
 
     def run() -> None:
+        rng = np.random.default_rng(0)
         for index in range(IMAGES):
             augment = runs[index % len(runs)]
             image = augment(decode_rgb(data), rng, text)[0] if mask else augment(decode_rgb(data), rng)
@@ -49,12 +51,13 @@ def _abinet(mask: bool) -> Callable[[], None]:
 
 def _rand_augment(**options) -> Callable[[], None]:
     """The recipe alone, on a decoded 32x128 image."""
-    augment, rng = recipes.rand_augment(**options), np.random.default_rng(0)
+    augment = recipes.rand_augment(**options)
     image = resize_bicubic(decode_rgb(jpeg_crop()), _SIZE)
     for index in range(frost.COUNT):  # grown once per process
         frost.texture(index)
 
     def run() -> None:
+        rng = np.random.default_rng(0)
         for _ in range(IMAGES):
             augment(image, rng)
 

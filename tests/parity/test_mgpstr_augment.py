@@ -12,10 +12,14 @@ from tests.parity import harness
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "row" not in metafunc.fixturenames:
+    goldens = metafunc.config.getoption("--goldens")
+    if "plan_case" in metafunc.fixturenames:
+        loaded = [harness.load(path) for path in harness.case_files(goldens, "mgpstr", "*plans*.json")]
+        plans = [(f"{case.name}-{plan['kind']}", plan) for case in loaded for plan in case.meta]
+        metafunc.parametrize("plan_case", [plan for _, plan in plans], ids=[name for name, _ in plans])
         return
     rows = []
-    for path in harness.case_files(metafunc.config.getoption("--goldens"), "mgpstr"):
+    for path in harness.case_files(goldens, "mgpstr"):
         meta = harness.load(path).meta
         if isinstance(meta, list) and meta and "op" in meta[0]:
             rows += [pytest.param(path, row, id=f"{path.stem}-{row['op']}-{row['mag']}") for row in meta]
@@ -40,3 +44,14 @@ def test_operation(path, row) -> None:
         f"{(difference > 1).mean():.2%} of the values off by more than 1, at most {difference.max()}"
     )
     assert difference.max() <= 2 or (difference > 2).mean() <= 0.005
+
+
+def test_plans(plan_case) -> None:
+    """The same stream of numbers chooses the same groups, operations and magnitudes, image after image."""
+    augment = randaugment.RandAugment(plan_case["groups"], augs_num=plan_case.get("augs_num", 3))
+    rng = np.random.RandomState(plan_case["seed"])
+    for row in plan_case["rows"]:
+        u = rng.uniform()
+        assert u == pytest.approx(row["u"], abs=1e-12)
+        steps = list(augment.plan(rng)) if u >= augment.intact_prob else []
+        assert [[operation.name, magnitude] for operation, magnitude in steps] == [step[1:] for step in row["plan"]]
