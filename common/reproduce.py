@@ -138,12 +138,14 @@ class Runner:
 
     def run(self, dry_run: bool = False, fresh: bool = False) -> Finished:
         """Run what is not finished. Raises `UserError` where a step fails, saying how to go on."""
+        if fresh and not dry_run:
+            _set_aside(self.out)
         plan, done, previous = self.plan(), [], self._data_print()
         for number, (name, command, outputs, stamp) in enumerate(plan, 1):
             line = " ".join(shlex.quote(word) for word in command)
             print(f"[{number}/{len(plan)}] {name}\n    {line}", flush=True)
             digest = _digest(line, previous)
-            old = None if fresh and name != "corpus" else _stamp(stamp, digest, outputs)
+            old = None if fresh and dry_run else _stamp(stamp, digest, outputs)
             if old is not None:
                 print(f"    finished before, took {_clock(old['seconds'])}")
             elif not dry_run:
@@ -208,7 +210,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--data", type=Path, metavar="FOLDER", help="training/ and evaluation/ below it; default: the embedded corpus"
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: outputs/NAME/SCALE")
-    parser.add_argument("--fresh", action="store_true", help="run all steps again (a rendered corpus is kept)")
+    parser.add_argument(
+        "--fresh", action="store_true", help="start anew: earlier results get another name; a rendered corpus is kept"
+    )
     parser.add_argument("--dry-run", action="store_true", help="only print the commands")
     parser.set_defaults(run=_reproduce)
 
@@ -240,6 +244,14 @@ def _stamp(path: Path, digest: str, outputs: Iterable[Path]) -> dict[str, Any] |
     except (OSError, ValueError):
         return None
     return entry if entry.get("hash") == digest and all(output.exists() for output in outputs) else None
+
+
+def _set_aside(folder: Path) -> None:
+    """Give an old output folder another name, so that nothing in it is resumed or lost."""
+    if folder.exists():
+        old = folder.with_name(f"{folder.name}-until-{time.strftime('%Y%m%d-%H%M%S')}")
+        folder.rename(old)
+        print(f"earlier results are now in {old}")
 
 
 def _digest(*parts: str) -> str:

@@ -17,7 +17,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add `strlab sanity`."""
     parser = subparsers.add_parser("sanity", help="overfit 64 images", description=__doc__)
     parser.add_argument("name", help="project: siga, mgpstr, dig, ssm, textssr")
-    parser.add_argument("--fresh", action="store_true", help="run all steps again")
+    parser.add_argument("--fresh", action="store_true", help="start anew")
     parser.add_argument("--dry-run", action="store_true", help="only print the commands")
     parser.set_defaults(run=_run)
 

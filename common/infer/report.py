@@ -35,7 +35,7 @@ nav{font-size:14px;margin:0 0 8px}nav a{margin-right:14px;color:#2563a8;text-dec
 th,td{padding:5px 11px;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
 th{background:var(--pale);font-weight:600}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 tr.strong td{font-weight:600;border-top:2px solid var(--line)}
-caption{caption-side:bottom;text-align:left;color:var(--soft);font-size:13px;padding-top:6px;max-width:90ch}
+p.cap{color:var(--soft);font-size:13px;margin-top:2px;max-width:100ch}
 code,pre{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;background:var(--pale);border-radius:4px}
 code{padding:1px 4px}pre{padding:10px 12px;overflow-x:auto;white-space:pre-wrap;overflow-wrap:anywhere}
 .row{display:flex;flex-wrap:wrap;gap:16px}
@@ -197,9 +197,9 @@ def _html_table(content: tuple) -> str:
     for index, row in enumerate(rows):
         cells = "".join(f"<td{mark}>{_inline(number(value))}</td>" for value, mark in zip(row, marks))
         lines.append(f"<tr{' class=strong' if index in strong else ''}>{cells}</tr>")
-    foot = f"<caption>{_inline(caption)}</caption>" if caption else ""
+    foot = f'<p class="cap">{_inline(caption)}</p>' if caption else ""
     return (
-        f'<div class="scroll"><table>{foot}<thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>{foot}'
     )
 
 

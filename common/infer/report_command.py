@@ -4,6 +4,7 @@ changed."""
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from common.errors import UserError
@@ -24,7 +25,12 @@ def _run(args: argparse.Namespace) -> int:
     folders = sorted(path.parent for path in args.folder.rglob("finished.json"))
     if not folders:
         raise UserError(f"{args.folder}: no finished reproduction below it; run `strlab reproduce NAME` first")
+    failed = 0
     for folder in folders:
-        html, _ = write_report(Finished.load(folder.absolute()))
-        print(html)
-    return 0
+        try:
+            html, _ = write_report(Finished.load(folder.absolute()))
+            print(html)
+        except UserError as error:  # the other runs have their reports all the same
+            print(f"error: {error}", file=sys.stderr)
+            failed += 1
+    return 2 if failed else 0

@@ -74,7 +74,8 @@ def test_a_changed_command_runs_with_what_follows(project: Path) -> None:
     assert run() == 0 and counts(project) == (1, 2)
     (project / "outputs" / "toy" / "smoke" / "one").unlink()
     assert run() == 0 and counts(project) == (1, 3)
-    assert run("--fresh") == 0 and counts(project) == (2, 4)
+    assert run("--fresh") == 0 and counts(project) == (1, 1)
+    assert len(list((project / "outputs" / "toy").glob("smoke-until-*"))) == 1
 
 
 def test_a_dry_run_does_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
