@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import sys
@@ -49,6 +50,13 @@ def precision_note(amp: str, compiled: bool, tf32: bool, device: torch.device) -
     kind = {"no": "fp32", "fp16": "fp16 autocast with loss scaling", "bf16": "bf16 autocast"}[amp]
     extras = [name for name, on in (("TF32", tf32 and device.type == "cuda"), ("torch.compile", compiled)) if on]
     return f"device {device}, precision {' + '.join([kind, *extras])}"
+
+
+def settle_amp(options: argparse.Namespace, device: torch.device) -> str:
+    """The precision that `--amp auto` means on this device: the paper's fp16 on CUDA, float32 elsewhere."""
+    if options.amp == "auto":
+        return "fp16" if device.type == "cuda" else "no"
+    return options.amp
 
 
 def command_line() -> str:

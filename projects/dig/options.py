@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
-from collections.abc import Mapping, Sequence
-
-import torch
 
 from common.errors import UserError
 from common.train.distributed import add_launch_arguments
 from common.train.optim import OPTIMIZERS
+from common.train.published_flags import (  # noqa: F401  (the scripts' options come from here)
+    add_no_effect,
+    new_parser,
+    note_no_effect,
+    settle_device,
+)
+from common.train.run import settle_amp  # noqa: F401
 
-NO_EFFECT_TITLE = "accepted for compatibility, no effect"
 PLACEHOLDER = "/datasets01/imagenet_full_size/061417/train"  # the published default of --data_path, a leftover
-
-
-def new_parser(script: str, description: str) -> argparse.ArgumentParser:
-    """A parser whose help shows defaults; flags cannot be shortened, as two published ones often share a beginning."""
-    kind = argparse.ArgumentDefaultsHelpFormatter
-    return argparse.ArgumentParser(script, description=description, formatter_class=kind, allow_abbrev=False)
 
 
 def add_optimisation(parser: argparse.ArgumentParser, *, lr: float, min_lr: float, warmup_epochs: int) -> None:
@@ -61,39 +57,6 @@ def add_run(parser: argparse.ArgumentParser, *, workers: int) -> None:
     add_launch_arguments(parser, default_rank=-1)
     group.add_argument("--world_size", type=int, default=1, help="checked against what the launcher started")
     group.add_argument("--dist_on_itp", action="store_true", help="read rank and world size from Open MPI first")
-
-
-def add_no_effect(parser: argparse.ArgumentParser, table: Mapping[str, tuple]) -> None:
-    """Add flags that the published script parses and never reads: name -> (type, default[, nargs]); bool: a switch."""
-    group = parser.add_argument_group(NO_EFFECT_TITLE)
-    for name, (kind, default, *nargs) in table.items():
-        if kind == "switch":
-            group.add_argument(f"--{name}", action="store_true", default=default, help="no effect")
-        else:
-            more = {"nargs": nargs[0]} if nargs else {}
-            group.add_argument(f"--{name}", type=kind, default=default, help="no effect", **more)
-
-
-def note_no_effect(options: argparse.Namespace, table: Mapping[str, tuple]) -> None:
-    """One line that names the flags of `table` that were given another value than their default."""
-    given = [f"--{name}" for name, (_, default, *_) in table.items() if getattr(options, name) != default]
-    if given:
-        print(f"no effect (accepted for compatibility): {' '.join(given)}")
-
-
-def settle_device(options: argparse.Namespace, argv: Sequence[str] | None) -> None:
-    """Without `--device` the published default, cuda, means CUDA if there is any; one line says when there is none."""
-    given = any(word.split("=")[0] == "--device" for word in (sys.argv[1:] if argv is None else argv))
-    if not given and not torch.cuda.is_available():
-        print("no CUDA device: training on the CPU")
-        options.device = "cpu"
-
-
-def settle_amp(options: argparse.Namespace, device: torch.device) -> str:
-    """The precision that `--amp auto` means on this device: the paper's fp16 on CUDA, float32 elsewhere."""
-    if options.amp == "auto":
-        return "fp16" if device.type == "cuda" else "no"
-    return options.amp
 
 
 def check_common(options: argparse.Namespace) -> None:
