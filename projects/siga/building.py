@@ -25,7 +25,7 @@ def make_codec(family: str, character: str, batch_max_length: int) -> Codec:
 
 
 def build_options(options: argparse.Namespace) -> dict[str, Any]:
-    """What beyond the variant's name fixes the model, as a card keeps it: arguments of `build_siga`, and `character`."""
+    """What beyond the variant's name fixes the model, as a card keeps it: `build_siga`'s arguments, `character`."""
     given = {
         "character": options.character, "batch_max_length": options.batch_max_length,
         "image_size": [options.imgH, options.imgW],
@@ -37,7 +37,7 @@ def build_options(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def build_model(options: argparse.Namespace, codec: Codec) -> SigaModel:
-    """The model of these options with the published start: R and S by name (biases 0, Kaiming), T as its layers have it.
+    """The model of these options with the published start: R and S by name (biases 0, Kaiming), T by its layers.
 
     Without TPS weights (`--tps`) the rectification is trained, where the published code froze it at its random start.
     """
@@ -76,7 +76,7 @@ def starting_weights(model: SigaModel, options: argparse.Namespace) -> list[str]
 
 
 def load_vit(model: SigaModel, state: Mapping[str, Any], what: str) -> str:
-    """Put a ViT's blocks and norm (and cls token) into T, leaving patch embedding, positions and head; returns a log line."""
+    """Put a ViT's blocks and norm (and cls token) into T, not patch embedding, positions, head; returns a log line."""
     state = strip_module(state.get("model", state))
     own = model.mgp_str.state_dict()
     skipped = ("patch_embed.", "pos_embed", "head.")
@@ -110,5 +110,7 @@ def _explain_charset(model: SigaModel, tensors: Mapping[str, torch.Tensor], what
     own = model.state_dict()
     for name, value in tensors.items():
         if name.endswith("generator.generator.weight") and name in own and value.shape[0] != own[name].shape[0]:
-            raise UserError(f"{what}: charset: it predicts {value.shape[0]} classes, this run {own[name].shape[0]}; give the "
-                            "same --character (or --sensitive) as its training")
+            raise UserError(
+                f"{what}: charset: it predicts {value.shape[0]} classes, this run {own[name].shape[0]}; give the "
+                "same --character (or --sensitive) as its training"
+            )

@@ -22,7 +22,18 @@ from common.train.distributed import Dist
 from projects.siga.kmeans_mask import text_mask
 from projects.siga.options import ratios, selection
 
-BENCHMARK = ("IIIT5k_3000", "SVT", "IC03_860", "IC03_867", "IC13_857", "IC13_1015", "IC15_1811", "IC15_2077", "SVTP", "CUTE80")
+BENCHMARK = (
+    "IIIT5k_3000",
+    "SVT",
+    "IC03_860",
+    "IC03_867",
+    "IC13_857",
+    "IC13_1015",
+    "IC15_1811",
+    "IC15_2077",
+    "SVTP",
+    "CUTE80",
+)
 FAST = ("IC13_857", "SVT", "IIIT5k_3000", "IC15_1811", "SVTP", "CUTE80")
 RELEASED_T = ("COCOText", "CTW", "TotalText", "HOST", "WOST")
 PNG = b"\x89PNG"
@@ -113,11 +124,14 @@ def _refuse_empty(dataset: WordDataset, options: argparse.Namespace) -> None:
         raw = (words.label(i) for words in dataset.lmdbs[:1] for i in range(min(len(words), 200)))
         foreign = "".join(c for c, _ in unsupported(raw, options.character).most_common(12))
         raise UserError(
-            f"--character: {counts['empty']:,} of {counts['stored']:,} labels under {options.train_data} have no character of it "
-            f"(they have {foreign!r}); give the charset of the labels, or --sensitive")
+            f"--character: {counts['empty']:,} of {counts['stored']:,} labels under {options.train_data} have "
+            f"no character of it (they have {foreign!r}); give the charset of the labels, or --sensitive"
+        )
 
 
-def describe(dataset: WordDataset, chosen: Iterable[tuple[str, list[Path]]], options: argparse.Namespace, masks: str) -> str:
+def describe(
+    dataset: WordDataset, chosen: Iterable[tuple[str, list[Path]]], options: argparse.Namespace, masks: str
+) -> str:
     """What is trained on, one line a folder."""
     sizes = dict(zip((words.path for words in dataset.lmdbs), dataset.sizes))
     lines = [f"train_data: {options.train_data}", f"select_data: {options.select_data}"]
@@ -125,7 +139,9 @@ def describe(dataset: WordDataset, chosen: Iterable[tuple[str, list[Path]]], opt
         lines += [f"  {name}: {path}: {sizes[path]:,} samples" for path in paths]
     counts = dataset.counts
     left_out = ", ".join(f"{counts[why]:,} {why}" for why in ("too_long", "empty", "unsupported", "bad") if counts[why])
-    lines.append(f"samples: {len(dataset):,} of {counts['stored']:,}" + (f" (left out: {left_out})" if left_out else ""))
+    lines.append(
+        f"samples: {len(dataset):,} of {counts['stored']:,}" + (f" (left out: {left_out})" if left_out else "")
+    )
     return "\n".join([*lines, masks])
 
 
@@ -159,7 +175,7 @@ def training_loader(
 ) -> tuple[WordLoader, int]:
     """Endless batches of this rank, and the batches of one epoch.
 
-    R: a shuffled, dropped-last sampler over all sets. S: the same without dropping; its batch is of all processes together.
+    R: a shuffled, dropped-last sampler over all sets. S: the same without dropping; its batch is all processes'.
     T: every batch has the sources in the shares of `--batch_ratio`.
     """
     place = {"seed": options.manual_seed, "rank": dist.rank, "world_size": dist.world_size}
@@ -177,7 +193,9 @@ def training_loader(
         sampler = SeededSampler(len(dataset), size, drop_last=options.family == "R", **place)
         per_epoch = len(sampler)
     bad = BadSamples(len(dataset), options.bad_share, folder / FILE_NAME if dist.is_main else None)
-    loader = word_loader(dataset, sampler, options.workers, endless=True, bad=bad, pin_memory=dist.device.type == "cuda")
+    loader = word_loader(
+        dataset, sampler, options.workers, endless=True, bad=bad, pin_memory=dist.device.type == "cuda"
+    )
     return loader, per_epoch
 
 
@@ -188,11 +206,13 @@ def wanted_sets(options: argparse.Namespace) -> tuple[str, ...] | None:
     return BENCHMARK if options.benchmark_all_eval else None
 
 
-def evaluation_sets(root: str | Path, names: Iterable[str] | None, options: argparse.Namespace) -> dict[str, WordDataset]:
+def evaluation_sets(
+    root: str | Path, names: Iterable[str] | None, options: argparse.Namespace
+) -> dict[str, WordDataset]:
     """Evaluation sets by folder name, in the order of `names` (sorted without), without masks and augmentation.
 
-    Sets that are named and absent are said and left out. Label lengths: R takes all, S drops over-long ones, T too unless
-    `--data_filtering_off` or `--sensitive`.
+    Sets that are named and absent are said and left out. Label lengths: R takes all, S drops over-long ones, T too
+    unless `--data_filtering_off` or `--sensitive`.
     """
     found = {path.name: path for path in discover(root)}
     if names is not None:
@@ -201,10 +221,17 @@ def evaluation_sets(root: str | Path, names: Iterable[str] | None, options: argp
             print(f"{root}: not there and left out: {', '.join(missing)}")
         found = {name: found[name] for name in names if name in found}
     if not found:
-        raise UserError(f"--eval_data: {root}: none of the sets {', '.join(names or ())}; leave out --benchmark_all_eval "
-                        "to evaluate what is there")
+        raise UserError(
+            f"--eval_data: {root}: none of the sets {', '.join(names or ())}; leave out --benchmark_all_eval "
+            "to evaluate what is there"
+        )
     free = options.family == "R" or (options.family == "T" and (options.data_filtering_off or options.sensitive))
     make = partial(
-        WordDataset, image_size=(options.imgH, options.imgW), max_length=None if free else options.batch_max_length,
-        keep=normaliser(options.character, options.sensitive), drop_empty=False, pad=options.family == "T" and options.PAD)
+        WordDataset,
+        image_size=(options.imgH, options.imgW),
+        max_length=None if free else options.batch_max_length,
+        keep=normaliser(options.character, options.sensitive),
+        drop_empty=False,
+        pad=options.family == "T" and options.PAD,
+    )
     return {name: make([path]) for name, path in found.items()}

@@ -23,7 +23,7 @@ from projects.siga.reader import normalise
 
 
 def make_optimizer(model: nn.Module, options: argparse.Namespace) -> torch.optim.Optimizer:
-    """The variant's optimiser over all parameters that need a gradient, in one group (spec: R Adam, S AdamW, T Adadelta)."""
+    """The variant's optimiser over all parameters that need a gradient, in one group (R Adam, S AdamW, T Adadelta)."""
     params = [parameter for parameter in model.parameters() if parameter.requires_grad]
     name = options.optimizer.lower()
     if options.family == "T" and options.adam:
@@ -37,14 +37,14 @@ def make_optimizer(model: nn.Module, options: argparse.Namespace) -> torch.optim
 
 
 def total_steps(options: argparse.Namespace, batches_per_epoch: int) -> int:
-    """Steps of the run. S with AdamW trains ten epochs whatever its `--num_iter` default says, unless the flag is given."""
+    """Steps of the run. S with AdamW trains ten epochs whatever `--num_iter` defaults to, unless the flag is given."""
     if options.family == "S" and options.optimizer.lower() == "adamw" and "num_iter" not in options.given:
         return 10 * max(batches_per_epoch // options.accumulate, 1)
     return options.num_iter * options.data_ratio
 
 
 def make_schedule(options: argparse.Namespace) -> schedules.Schedule:
-    """Learning rate by step: R one-cycle; S a warm-up and cosine table that lags a step behind, as published; T cosine."""
+    """Learning rate by step: R one-cycle; S warm-up and cosine, a step late as published; T cosine."""
     lr, total = options.lr, options.total_steps
     if options.family == "T":
         return schedules.cosine(lr, total) if options.scheduler else schedules.constant(lr)
@@ -110,7 +110,7 @@ class Stepper:
         return {"loss": losses.total.detach(), **{name: part.detach() for name, part in losses.parts.items()}}
 
     def forward(self, batch: Batch, step: int) -> SigaLosses:
-        """Teacher-forced losses of one batch. Correct's weight goes by the step, the outlier rule by step / data_ratio."""
+        """Teacher-forced losses of one batch. Correct's weight goes by step, the outlier rule by step/data_ratio."""
         device = self.dist.device
         images = normalise(batch.images.to(device, non_blocking=True), self.options.family)
         masks = masks_to_float(batch.masks.to(device, non_blocking=True))

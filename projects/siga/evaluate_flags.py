@@ -6,8 +6,13 @@ from projects.siga.flags import DATA, FILES, LAUNCH, MODEL, OURS, STEPS, Flag, p
 
 OWN = (
     Flag("--eval_data", help="root of the evaluation LMDBs"),
-    Flag("--select_data", str, per(R="CUTE80", S="ArbitText", T="MJ-ST"),
-         "R, S: set (or folder of sets) below --eval_data; / for all", dead="T"),
+    Flag(
+        "--select_data",
+        str,
+        per(R="CUTE80", S="ArbitText", T="MJ-ST"),
+        "R, S: set (or folder of sets) below --eval_data; / for all",
+        dead="T",
+    ),
     Flag("--mask_path", default="", help="masks play no part in reading", dead="RST"),
     Flag("--workers", int, per(RS=8, T=1), "loader processes"),
     Flag("--batch_size", int, per(R=1, S=64, T=8), "images a step"),
@@ -17,7 +22,9 @@ OWN = (
     Flag("--saved_model", str, per(RS="./saved_models/best_score.pth", T=""), "checkpoint"),
     Flag("--model_dir", default="", families="T", help="checkpoint, or a folder: all its iter_*.pth"),
     Flag("--range", families="T", help="a-b: of a folder only iter_N with a <= N <= b"),
-    Flag("--benchmark_all_eval", bool, help="T: the released list of sets, or the paper's ten with --all_ten", dead="RS"),
+    Flag(
+        "--benchmark_all_eval", bool, help="T: the released list of sets, or the paper's ten with --all_ten", dead="RS"
+    ),
     Flag("--fast_acc", bool, families="T", help="IC13_857 SVT IIIT5k_3000 IC15_1811 SVTP CUTE80"),
     Flag("--all_ten", bool, help="evaluate the paper's ten sets and total"),
     Flag("--calculate_infer_time", bool, families="T", help="batches of one image"),
@@ -29,8 +36,11 @@ OWN = (
     Flag("--Iterable_Correct", bool, families="RS", dead="RS"),
     Flag("--language", bool, families="RS", dead="RS"),
     Flag("--saved_model_language", default="", families="RS", dead="RS"),
-    *(flag for flag in FILES if flag.names.split()[0] in ("--semi", "--MT_C", "--MT_alpha", "--model_for_PseudoLabel",
-                                                           "--self_pre")),
+    *(
+        flag
+        for flag in FILES
+        if flag.names.split()[0] in ("--semi", "--MT_C", "--MT_alpha", "--model_for_PseudoLabel", "--self_pre")
+    ),
     *(flag for flag in LAUNCH),
     *(flag for flag in OURS if flag.dest in ("amp", "tf32", "output")),
     Flag("--json", default="", help="write the figures to this file too"),
@@ -39,7 +49,7 @@ _HERE = {(flag.dest, family) for flag in MODEL + OWN for family in flag.families
 
 
 def _training_only() -> list[Flag]:
-    """T's one parser serves training and testing, so its test script takes every training flag; they do nothing here."""
+    """T's one parser serves training and testing, so its test script takes every training flag, unused."""
     rest = [flag for flag in DATA + STEPS + FILES if "T" in flag.families and (flag.dest, "T") not in _HERE]
     return [Flag(flag.names, flag.kind, flag.value("T"), flag.help, "T", "T", flag.nargs, flag.choices, flag.const)
             for flag in rest]

@@ -11,8 +11,10 @@ from projects.siga.validate import Evaluation
 HIDDEN = ("variant", "given")
 
 
-def start(folder: Path, family: str, command: str, data: str, model: str, options: argparse.Namespace, trained: int) -> None:
-    """What stands in the logs before the first step: R, S everything in log_train.txt; T log_dataset.txt and opt.txt."""
+def start(
+    folder: Path, family: str, command: str, data: str, model: str, options: argparse.Namespace, trained: int
+) -> None:
+    """What stands in the logs before the first step: R, S everything in log_train.txt; T log_dataset.txt, opt.txt."""
     block = options_block({key: value for key, value in vars(options).items() if key not in HIDDEN})
     if family == "T":
         append(folder / "log_dataset.txt", f"{DASHES}\n{data}\n{DASHES}\n")
@@ -40,8 +42,8 @@ def evaluation_t(
     names = ("char_accuracy", "bpe_accuracy", "wp_accuracy", "fused_accuracy", "out_accuracy")
     values = [evaluation.heads.get(head, 0.0) for head in ("TRBA", "glyph", "Iter", "final", "out")]
     lines = [
-        f"[{iteration}/{total_steps}] LR: {lr:0.5f}, Train loss: {train_loss:0.5f}, Valid loss: {evaluation.loss:0.5f}, "
-        f"Elapsed_time: {seconds:0.5f}",
+        f"[{iteration}/{total_steps}] LR: {lr:0.5f}, Train loss: {train_loss:0.5f}, "
+        f"Valid loss: {evaluation.loss:0.5f}, Elapsed_time: {seconds:0.5f}",
         ", ".join(f"{name:17s}: {value:0.3f}" for name, value in zip(names, values)),
         f"{'Best_accuracy':17s}: {best:0.3f}",
     ]

@@ -12,7 +12,10 @@ from projects.siga.variants import Variant, variant
 
 SELECTIONS = {
     "synth": ["MJ", "ST"], "synth_SA": ["MJ", "ST", "SA"], "SD": ["train"],
-    "label": "1.SVT 2.IIIT 3.IC13 4.IC15 5.COCO 6.RCTW17 7.Uber 8.ArT 9.LSVT 10.MLT19 11.ReCTS".split(),
+    "label": [
+        "1.SVT", "2.IIIT", "3.IC13", "4.IC15", "5.COCO", "6.RCTW17", "7.Uber", "8.ArT", "9.LSVT", "10.MLT19",
+        "11.ReCTS",
+    ],
 }
 SELECTIONS["mix"] = [*SELECTIONS["label"], "MJ", "ST"]
 SELECTIONS["mix_SA"] = [*SELECTIONS["mix"], "SA"]

@@ -40,8 +40,8 @@ def save_published(
 def published_name(options: argparse.Namespace, done: int) -> str | None:
     """Name of the numbered checkpoint that is due after `done` steps, None if none is.
 
-    R and S: `{ratio_iteration}.pth` each 20 000, the first step's included, and the last; T: `iter_{n}.pth` each 100 000 and
-    the last.
+    R and S: `{ratio_iteration}.pth` each 20 000, the first step's included, and the last; T: `iter_{n}.pth` each
+    100 000 and the last.
     """
     if options.family == "T":
         return f"iter_{done}.pth" if done % 100_000 == 0 or done == options.total_steps else None
@@ -60,8 +60,9 @@ def resume(
 ) -> str:
     """Put the run where `--resume` and `--saved_model` say. Returns a line for the log.
 
-    `--resume auto`: newest whole state of this run's folder, or a fresh start. `--resume FILE`: that state. `--resume yes` (or
-    any other word, as published) and `--saved_model FILE`: weights and, where the file has them, optimizer and step.
+    `--resume auto`: newest whole state of this run's folder, or a fresh start. `--resume FILE`: that state.
+    `--resume yes` (or any other word, as published) and `--saved_model FILE`: weights and, where the file has them,
+    optimizer and step.
 
     Raises:
         UserError: a file that is missing, damaged, no checkpoint, or of another variant or charset.

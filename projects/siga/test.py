@@ -32,7 +32,9 @@ def checkpoints(options: argparse.Namespace) -> list[Path]:
     given = Path((options.family == "T" and options.model_dir) or options.saved_model)
     if not given.is_dir():
         return [given]
-    numbered = {path: int(found[1]) for path in given.glob("iter_*.pth") if (found := re.fullmatch(r"iter_(\d+)", path.stem))}
+    numbered = {
+        path: int(found[1]) for path in given.glob("iter_*.pth") if (found := re.fullmatch(r"iter_(\d+)", path.stem))
+    }
     low, high = _bounds(getattr(options, "range", None))
     chosen = sorted((path for path, n in numbered.items() if low <= n <= high), key=numbered.get)
     if not chosen:
@@ -116,7 +118,7 @@ def rows(evaluation: Evaluation) -> list[dict[str, object]]:
 
 
 def totals(evaluation: Evaluation) -> dict[str, float]:
-    """The total over all sets (each word counts once a set), and the paper's six-set average where all six are there."""
+    """The total over all sets (each word counts once a set), and the paper's average of six where all are there."""
     sums = {"all": round(evaluation.accuracy, 3)}
     if set(FAST) <= set(evaluation.sets):
         six = Evaluation({name: evaluation.sets[name] for name in FAST})
@@ -135,7 +137,9 @@ def log_text(path: Path, evaluation: Evaluation, parameters: float) -> str:
     if total.heads:
         lines.append("total: " + "\t".join(f"{name}: {value:0.3f}" for name, value in evaluation.heads.items()))
     spent = 1000 * total.seconds / max(total.words, 1)
-    lines.append(f"total_accuracy: {total.accuracy:0.3f}\taveraged_infer_time: {spent:0.3f}\t# parameters: {parameters:0.3f}")
+    lines.append(
+        f"total_accuracy: {total.accuracy:0.3f}\taveraged_infer_time: {spent:0.3f}\t# parameters: {parameters:0.3f}"
+    )
     return "\n".join([*lines, ""])
 
 
@@ -162,7 +166,9 @@ def evaluate_one(
     if folder is not None:
         append(folder / "log_all_evaluation.txt", text)
         if options.json:
-            write_json(Path(options.json), {"checkpoint": str(path), "sets": rows(evaluation), "totals": totals(evaluation)})
+            write_json(
+                Path(options.json), {"checkpoint": str(path), "sets": rows(evaluation), "totals": totals(evaluation)}
+            )
     print(text, end="")
     print(rows(evaluation))
     protocol = "exact match of the filtered label" if options.family == "T" else "lower case, letters and digits only"

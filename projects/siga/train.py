@@ -72,7 +72,8 @@ class Run:
                     states.save_state(state, self.folder, options, self.dist)
                     print(f"asked to stop: state saved after step {state.step}; go on with --resume auto")
                     return 0
-        print(f"done: {options.total_steps} steps; best accuracy {state.extra['best_accuracy']:.3f}; files in {self.folder}")
+        best = f"best accuracy {state.extra['best_accuracy']:.3f}" if self.sets else "nothing evaluated (--eval_data)"
+        print(f"done: {options.total_steps} steps; {best}; files in {self.folder}")
         return 0
 
     def note(self, step: int, parts: dict[str, torch.Tensor], group: Sequence) -> None:
@@ -134,8 +135,14 @@ class Run:
         options, extra = self.options, self.state.extra
         if options.family == "T":
             text = logs.evaluation_t(
-                step + 1, options.total_steps, self.stepper.optimizer.param_groups[0]["lr"],
-                extra["loss_sum"] / max(extra["loss_count"], 1), time.time() - self.started, extra["best_accuracy"], evaluation)
+                step + 1,
+                options.total_steps,
+                self.stepper.optimizer.param_groups[0]["lr"],
+                extra["loss_sum"] / max(extra["loss_count"], 1),
+                time.time() - self.started,
+                extra["best_accuracy"],
+                evaluation,
+            )
             logs.append(self.folder / "log_train.txt", text)
             self.scalars.scalar("accuracy", evaluation.accuracy, step)
             print(text, end="")
@@ -143,7 +150,9 @@ class Run:
             ratio_iteration = step // options.data_ratio
             text = logs.evaluation_rs(ratio_iteration, evaluation)
             logs.append(self.folder / "result" / "log_all_evaluation.txt", text)
-            self.scalars.scalars("total_accuracy", {"Share_pred": evaluation.accuracy, "language": 0.0, "final": 0.0}, step)
+            self.scalars.scalars(
+                "total_accuracy", {"Share_pred": evaluation.accuracy, "language": 0.0, "final": 0.0}, step
+            )
         self.scalars.flush()
         self.metrics.write(step=step + 1, event="evaluation", **as_row(evaluation))
 
@@ -197,7 +206,9 @@ def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, object]:
     with dist.failing_together():
         notes.append(states.resume(state, model, folder, options, dist))
     notes.append(precision_note(options.amp, options.compile, options.tf32, dist.device))
-    notes.append(f"{dist.world_size} process(es), {options.total_steps} steps, {per_epoch} batches an epoch, {trained:,} trained")
+    notes.append(
+        f"{dist.world_size} process(es), {options.total_steps} steps, {per_epoch} batches an epoch, {trained:,} trained"
+    )
     print("\n".join([about, *notes]))
     if dist.is_main:
         logs.start(folder, options.family, command_line(), about, "\n".join([repr(model), *notes]), options, trained)

@@ -63,7 +63,8 @@ class SetResult:
 
 @dataclass
 class Evaluation:
-    """All sets of one evaluation, in order; totals weigh sets by their words (overlapping sets count twice, as published).
+    """All sets of one evaluation, in order; totals weigh sets by their words (overlapping sets count twice, as
+    published).
 
     `samples`: (truth, prediction, confidence) of a few words.
     """
@@ -109,7 +110,8 @@ def decode(codec: Codec, logits: torch.Tensor) -> list[Decoded]:
 
 
 def exact(prediction: str, truth: str, family: str) -> tuple[bool, float]:
-    """(read exactly, 1-NED). R and S compare lower-case letters and digits only, 1-NED 0 for an empty side; T compares all."""
+    """(read exactly, 1-NED). R and S compare lower-case letters and digits only, 1-NED 0 for an empty side; T
+    compares all."""
     score = score_word(prediction, truth, str if family == "T" else PROTOCOL_36.normalise)
     return score.correct, score.similarity
 
@@ -158,7 +160,8 @@ def _count_heads(result: SetResult, lists: Mapping[str, list[Decoded]], labels: 
 
 
 def _share_loss(codec: Codec, logits: torch.Tensor, labels: list[str]) -> float:
-    """T's validation loss of a batch: cross entropy of the greedy Share logits, padding ignored; over-long words left out."""
+    """T's validation loss of a batch: cross entropy of the greedy Share logits, padding ignored; over-long words left
+    out."""
     longest = logits.shape[1] - 1
     kept = [row for row, label in enumerate(labels) if len(label) <= longest and set(label) <= set(codec.charset)]
     if not kept:

@@ -27,7 +27,7 @@ from common.train.checkpoint import save_atomic, keep_last
 folder, step = sys.argv[1], int(sys.argv[2])
 while True:
     step += 1
-    save_atomic(f"{folder}/training_state-{step:09d}.pth", {"step": step, "weights": torch.full((60_000,), float(step))})
+    save_atomic(f"{folder}/training_state-{step:09d}.pth", {"step": step, "weights": torch.zeros(60_000) + step})
     print(step, flush=True)
     keep_last(folder, "training_state-*.pth", 2)
 """
@@ -37,8 +37,12 @@ def moments(kills: int, tmp_path: Path) -> None:
     """Kill a writer at random moments: what was finished is there, whole, and the newest; leftovers do not count."""
     draws, done = random.Random(5), 0
     for _ in range(kills):
-        process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), str(done)], stdout=subprocess.PIPE, text=True,
-                                   env={**os.environ, "OMP_NUM_THREADS": "1"})
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path), str(done)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
         said = int(process.stdout.readline())
         time.sleep(draws.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)

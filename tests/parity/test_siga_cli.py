@@ -20,7 +20,10 @@ DIFFERENCES = {
     ("--train_data", "required"): "checked with words of our own; the parser is shared with test.py",
     ("--valid_data", "required"): "training without evaluation is allowed",
     ("--TransformerModel", "choices"): "mgp_str_* are MGP-STR's and belong to projects/mgpstr",
-    ("--saved_model", "default"): "S's default names a file that is not published and hid the initialisation (test: ours is R's)",
+    (
+        "--saved_model",
+        "default",
+    ): "S's default names a file that is not published and hid the initialisation (test: ours is R's)",
     ("--eval_data", "default"): "S's default was a folder beside the script",
     ("--train_data", "default"): "S's default was a folder beside the script",
 }
@@ -30,7 +33,9 @@ def cases(goldens) -> list:
     found = []
     for path in harness.case_files(goldens, "siga", "cli*.json"):
         for script, rows in json.loads(path.read_text()).items():
-            found += [pytest.param(script, row, id=f"{path.stem}-{script.split(' ')[0]}-{row['flags'][0]}") for row in rows]
+            found += [
+                pytest.param(script, row, id=f"{path.stem}-{script.split(' ')[0]}-{row['flags'][0]}") for row in rows
+            ]
     return found
 
 

@@ -19,18 +19,24 @@ FAMILY = {"R": "TRBA", "S": "TSBA", "T": "SIGA_T"}
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     cases = []
     for path in harness.case_files(metafunc.config.getoption("--goldens"), "siga", "schedules*.json"):
-        cases += [pytest.param(name, case, id=f"{path.stem}-{name}") for name, case in json.loads(path.read_text()).items()]
+        cases += [
+            pytest.param(name, case, id=f"{path.stem}-{name}") for name, case in json.loads(path.read_text()).items()
+        ]
     metafunc.parametrize(("name", "case"), cases)
 
 
 def schedule_of(name: str, case: dict):
-    """The training script's schedule for a case: R one-cycle, S cosine table, T cosine, by the letter before the underscore."""
+    """The training script's schedule for a case: R one-cycle, S cosine table, T cosine, by the letter before the
+    underscore."""
     family = name[0]
     if family == "S":
         per_epoch = case.get("steps_per_epoch") or case["table_length"] // case["epochs"]
         return warm_cosine(case["base"], case["epochs"] * per_epoch, case["warmup_epochs"] * per_epoch, case["final"])
-    options = parse(["--model_name", FAMILY[family], "--scheduler"] if family == "T" else ["--model_name", FAMILY[family]],
-                    prog="test", description="")
+    options = parse(
+        ["--model_name", FAMILY[family], "--scheduler"] if family == "T" else ["--model_name", FAMILY[family]],
+        prog="test",
+        description="",
+    )
     options.lr = case.get("max_lr", case.get("base"))
     options.total_steps = case.get("total_steps") or case.get("table_length") or case["T_max"]
     return make_schedule(options)
@@ -46,7 +52,10 @@ def test_table_is_one_step_ahead(name: str, case: dict) -> None:
     """S: the published table's value n is what step n + 1 uses."""
     schedule = schedule_of(name, case)
     for index, expected in case.get("table", {}).items():
-        assert schedule(int(index) + 1) == pytest.approx(expected, abs=ABSOLUTE, rel=0) or int(index) + 1 >= case["table_length"]
+        assert (
+            schedule(int(index) + 1) == pytest.approx(expected, abs=ABSOLUTE, rel=0)
+            or int(index) + 1 >= case["table_length"]
+        )
 
 
 def test_script_uses_the_published_table(name: str, case: dict) -> None:

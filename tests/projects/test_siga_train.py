@@ -190,8 +190,8 @@ def test_published_command_of_t(corpus: Path, tmp_path: Path, monkeypatch) -> No
     words = (
         f"--train_data {corpus}/training --valid_data {corpus}/evaluation --select_data MJ-ST --batch_ratio 0.5-0.5 "
         "--Transformer char-str --TransformerModel=char_str_small --imgH 32 --imgW 64 --batch_max_length 5 "
-        "--manualSeed=226 --workers=0 --isrand_aug --scheduler --batch_size=4 --rgb --saved_path ./ --exp_name char_str_patch4_3_32_128 "
-        "--valInterval 2 --num_iter 2 --lr 1 --device cpu"
+        "--manualSeed=226 --workers=0 --isrand_aug --scheduler --batch_size=4 --rgb --saved_path ./ "
+        "--exp_name char_str_patch4_3_32_128 --valInterval 2 --num_iter 2 --lr 1 --device cpu"
     )
     assert train.main(words.split()) == 0
     run = tmp_path / "char_str_patch4_3_32_128-Seed226"
