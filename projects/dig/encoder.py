@@ -15,12 +15,15 @@ from projects.dig.attention import attend
 
 @dataclass(frozen=True)
 class EncoderSize:
-    """Width, blocks and heads of a variant, and the side of its square patches in pixels."""
+    """Width, blocks and heads of a variant, the side of its square patches in pixels, the pixel projector's hidden
+    width.
+    """
 
     dim: int
     heads: int
     depth: int = 12
     patch: int = 4
+    pixel_hidden: int = 512
 
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of patches in an image of (height, width)."""
@@ -32,7 +35,7 @@ SIZES = {
     "small": EncoderSize(384, 6),
     "base": EncoderSize(512, 8),
     # ours, for CPUs and smoke tests: 64 tokens instead of 256, about 0.8 M parameters
-    "micro": EncoderSize(128, 4, depth=4, patch=8),
+    "micro": EncoderSize(128, 4, depth=4, patch=8, pixel_hidden=128),
 }
 
 

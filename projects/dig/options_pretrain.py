@@ -62,7 +62,7 @@ def multi_machine_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--remote_folders",
         default="openimagev5text_nolabel__googlecc",
-        help="LMDB folders below --dataset_dir, separated by two underscores; used where --image_alone_path is not given",
+        help="LMDB folders below --dataset_dir, separated by __; used where --image_alone_path is not given",
     )
     return parser
 

@@ -68,7 +68,7 @@ class MoCoViT(nn.Module):
             self.patch_extractor = patch_head(patchnet_name, width, size.heads, grid, windows)
             self.momentum_patch_extractor = frozen_copy(self.patch_extractor)
         if contrast and pixel:
-            self.pix_projector = projection_mlp(width, 512, 512, width)
+            self.pix_projector = projection_mlp(width, size.pixel_hidden, size.pixel_hidden, width)
             self.pix_projector_m = frozen_copy(self.pix_projector)
         if pixel:
             self.pix_decoder = pixel_decoder(width, 3 * size.patch**2)

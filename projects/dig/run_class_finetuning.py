@@ -17,13 +17,13 @@ from common.errors import UserError, command
 from common.models.weights import load_strict
 from common.train.checkpoint import load
 from common.train.distributed import Dist
+from common.train.epoch_resume import numbered_checkpoints, resume
+from common.train.session import session
 from projects.dig import data, evaluation, text
 from projects.dig.finetune_engine import FineTuning, augmentation, build_ema, build_model, build_options
 from projects.dig.groups import freeze_encoder, parameter_groups
 from projects.dig.options_finetune import parse
 from projects.dig.pretrain_engine import parameter_count
-from projects.dig.resume import numbered_checkpoints, resume
-from projects.dig.session import session
 from projects.dig.trainer import Stopped, Trainer
 from projects.dig.weights import load_pretrained, state_of, summary
 

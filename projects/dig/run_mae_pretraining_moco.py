@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from common.augment.views import ContrastiveView
 from common.errors import command
 from common.train.distributed import Dist
+from common.train.epoch_resume import resume
+from common.train.session import session
 from projects.dig.data import PairDataset
 from projects.dig.groups import parameter_groups
 from projects.dig.options_pretrain import parse
@@ -26,8 +28,6 @@ from projects.dig.pretrain_engine import (
     train_one_epoch,
     uses_all_parameters,
 )
-from projects.dig.resume import resume
-from projects.dig.session import session
 from projects.dig.trainer import Stopped, Trainer
 
 
