@@ -139,7 +139,7 @@ def read_batch(
         lists = {name: decode(codec, logits[T_LOGITS.get(name, glyph)]) for name in T_HEADS}
         share = lists["final"]
         _count_heads(result, lists, batch.labels)
-        result.loss += _share_loss(codec, logits["share"], batch.labels)
+        result.loss += share_loss(codec, logits["share"], batch.labels)
         result.batches += 1
     result.seconds += time.perf_counter() - started
     for reading, label in zip(share, batch.labels):
@@ -159,7 +159,7 @@ def _count_heads(result: SetResult, lists: Mapping[str, list[Decoded]], labels: 
             result.heads[name] = result.heads.get(name, 0) + (reading.text == label)
 
 
-def _share_loss(codec: Codec, logits: torch.Tensor, labels: list[str]) -> float:
+def share_loss(codec: Codec, logits: torch.Tensor, labels: list[str]) -> float:
     """T's validation loss of a batch: cross entropy of the greedy Share logits, padding ignored; over-long words left
     out."""
     longest = logits.shape[1] - 1

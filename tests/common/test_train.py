@@ -26,7 +26,8 @@ from common.train.state import TrainingState
     ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Launch(3, 8, 1, "torchrun")),
     ({"SLURM_PROCID": "5", "SLURM_NTASKS": "6", "SLURM_LOCALID": "2"}, Launch(5, 6, 2, "slurm")),
     ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, Launch()),
-    ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}, Launch(1, 2, 1, "mpi")),
+    ({f"OMPI_COMM_WORLD_{name}": value for name, value in (("RANK", "1"), ("SIZE", "2"), ("LOCAL_RANK", "1"))},
+     Launch(1, 2, 1, "mpi")),
 ])
 def test_launch(env: dict, expected: Launch) -> None:
     assert detect_launch(env) == expected

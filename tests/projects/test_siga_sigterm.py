@@ -1,0 +1,41 @@
+"""SIGTERM to two processes in the middle of an epoch, and a disk without room."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from common.train import run as train_run
+from common.train.checkpoint import load
+from projects.siga import train
+from tests.projects.siga_corpus import ROOT, command, environment, write_corpus
+
+
+def test_two_ranks_save_once_and_leave_with_status_0(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    words = command(corpus, tmp_path, "TRBA_small", "--num_iter", 5000, "--val_interval", 5000, "--batch_size", 2)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29741",
+         str(ROOT / "projects/siga/train.py"), *words], env=environment(), stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("[   2/5000]"):
+            break
+    # torchrun passes the signal on to its workers, and is itself said to have been stopped.
+    started = time.time()
+    process.send_signal(signal.SIGTERM)
+    rest = process.stdout.read()
+    process.wait(60)
+    assert time.time() - started < 30
+    assert rest.count("asked to stop: state saved after step") == 1
+    states = list((tmp_path / "saved_models" / "run").glob("training_state-*.pth"))
+    assert len(states) == 1 and load(states[0])["step"] >= 2 and len(load(states[0])["rng"]) == 2
+
+
+def test_no_room_is_said_before_the_first_batch(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(train_run, "free_bytes", lambda folder: 1000)
+    assert train.main(command(write_corpus(tmp_path / "corpus"), tmp_path)) == 2
+    line = capsys.readouterr().err.strip()
+    assert "no room for a checkpoint" in line and "1,000 are free" in line and "\n" not in line
