@@ -38,13 +38,16 @@ DIFFUSION_KEYS = {
     "use_ema": _SWITCH,
 }
 OURS = {
-    "font_path": (str, None), "cache_latents": _SWITCH, "exact_crop": _SWITCH, "clean_glyph": _SWITCH, "compile": _SWITCH,
+    "font_path": (str, None),
+    **dict.fromkeys(("cache_latents", "exact_crop", "clean_glyph", "compile"), _SWITCH),
     "log_every": _WHOLE,
-}  # fmt: skip
+}
 """Additional keys, all with defaults that leave the published behaviour as it is."""
 OUR_DEFAULTS = {
-    "font_path": None, "cache_latents": False, "exact_crop": False, "clean_glyph": False, "compile": False, "log_every": 1,
-}  # fmt: skip
+    "font_path": None,
+    **dict.fromkeys(("cache_latents", "exact_crop", "clean_glyph", "compile"), False),
+    "log_every": 1,
+}
 OPTIONAL = ("guidance_scale", "language", "select_data_lenth", "local_rank")
 
 

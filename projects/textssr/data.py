@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import lmdb
@@ -16,6 +17,7 @@ import torch
 from torch.utils.data import Dataset
 
 from common.data.decode import BadImage, decode_rgb
+from common.data.lmdb import open_environment
 from common.errors import UserError
 from projects.textssr.glyphs import GlyphRenderer, glyph_image
 from projects.textssr.regions import BadRegion, Box, content_box, crop_image, mask_rectangle, region_mask, square_crop
@@ -33,8 +35,11 @@ class Word:
 
 @dataclass
 class Sample:
-    """A prepared region. `image`, `masked` `[3, R, R]` in [-1, 1]; `mask` `[1, R, R]`, 1 = keep; `planes` `[L, S, S]` and
-    `glyph` `[3, R, R]` in [0, 1]; `box` is the crop in the picture."""
+    """A prepared region; `box` is the crop in the picture.
+
+    `image`, `masked` `[3, R, R]` in [-1, 1]; `mask` `[1, R, R]`, 1 = keep; `planes` `[L, S, S]` and `glyph` `[3, R, R]`
+    in [0, 1].
+    """
 
     image: torch.Tensor
     mask: torch.Tensor
@@ -68,30 +73,28 @@ def read_words(path: Path, language: str | None = None) -> list[Word]:
     return words
 
 
+@lru_cache(maxsize=256)
+def _environment(path: Path, process: int, device: int, inode: int) -> lmdb.Environment:
+    return open_environment(path)
+
+
 class SceneLmdb:
     """One AnyWord LMDB: `image-<id>` bytes and `annotations-<id>` JSON; opened lazily, once per process."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._handle: tuple[int, lmdb.Environment] | None = None
-
-    def __getstate__(self) -> dict:
-        return {"path": self.path, "_handle": None}
 
     @property
     def environment(self) -> lmdb.Environment:
-        if self._handle is None or self._handle[0] != os.getpid():
-            try:
-                opened = lmdb.open(
-                    str(self.path), readonly=True, lock=False, readahead=False, meminit=False, max_readers=32
-                )
-            except lmdb.Error as error:
-                raise UserError(f"{self.path}: cannot be opened as LMDB ({error}); is the copy complete?") from None
-            self._handle = (os.getpid(), opened)
-        return self._handle[1]
+        """The handle of this process; LMDB allows one a file, so all readers of a file share it."""
+        try:
+            place = (self.path / "data.mdb").stat()
+        except OSError as error:
+            raise UserError(f"{self.path}: no readable data.mdb ({error.strerror}): was it moved?") from None
+        return _environment(self.path, os.getpid(), place.st_dev, place.st_ino)
 
     def index(self) -> list[tuple[str, int]]:
-        """(id, number of annotation) of every annotation, in key order; pictures without an annotation key are left out."""
+        """(id, number of annotation) of every annotation in key order; pictures without annotations are left out."""
         found = []
         with self.environment.begin() as transaction:
             cursor = transaction.cursor()
@@ -122,7 +125,7 @@ class SceneLmdb:
 
 
 def find_scene_lmdbs(root: str | Path) -> list[Path]:
-    """Folders below `root` that hold a data.mdb and no further folders, sorted. Raises UserError where there is none."""
+    """Folders below `root` that hold a data.mdb and no further folders, sorted. Raises UserError for none."""
     root = Path(root)
     found = sorted(
         path.parent for path in root.rglob("data.mdb") if not any(child.is_dir() for child in path.parent.iterdir())
@@ -176,8 +179,8 @@ class RegionMaker:
 class Regions(Dataset):
     """Samples of a list of words; one that cannot be used is None, counted in `rejected` by reason.
 
-    The crop's place comes from (`seed`, `epoch`, index), or, with `published_order`, from one generator seeded once: then
-    reading items in order gives the published crops.
+    The crop's place comes from (`seed`, `epoch`, index), or, with `published_order`, from one generator seeded once:
+    then reading items in order gives the published crops.
     """
 
     def __init__(self, maker: RegionMaker, seed: int, *, published_order: bool = False) -> None:

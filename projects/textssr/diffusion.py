@@ -18,7 +18,7 @@ Draw = Callable[[str, Tensor], Tensor]
 
 
 def normal(generator: torch.Generator | None = None) -> Draw:
-    """Standard normal draws, from `generator` where one is given (it stays on its own device), else from the global one."""
+    """Standard normal draws, from `generator` where given (it stays on its own device), else from the global one."""
 
     def draw(name: str, like: Tensor) -> Tensor:
         device = generator.device if generator is not None else like.device
@@ -47,7 +47,7 @@ class Condition:
 
 @dataclass
 class Posterior:
-    """Mean and log-variance `[B, 4, h, w]` of an encoded picture: what may be cached, since a sample costs only a draw."""
+    """Mean and log-variance `[B, 4, h, w]` of an encoded picture: worth caching, a sample costs only a draw."""
 
     mean: Tensor
     logvar: Tensor
@@ -99,7 +99,10 @@ def diffusion_loss(
     draw: Draw,
     timesteps: Tensor | None = None,
 ) -> StepOutput:
-    """Mean squared error over the whole crop. Draws, in order: eps_pixel, noise, eps_masked, eps_glyph, then the timesteps."""
+    """Mean squared error over the whole crop.
+
+    Draws, in order: eps_pixel, noise, eps_masked, eps_glyph, then the timesteps.
+    """
     latents = image.sample(draw, "eps_pixel", scale)
     noise = draw("noise", latents)
     masked_latents = masked.sample(draw, "eps_masked", scale)

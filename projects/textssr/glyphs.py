@@ -43,7 +43,7 @@ class GlyphRenderer:
         return "".join(sorted({character for text in texts for character in text if ord(character) not in known}))
 
     def planes(self, text: str) -> np.ndarray:
-        """`[max_len, S, S]` uint8: character i alone in plane i with grey 5 i (the ramp is the order); the rest is white.
+        """`[max_len, S, S]` uint8: character i alone in plane i with grey 5 i (the ramp is the order); else white.
 
         Longer texts lose what follows the last plane.
         """
@@ -84,7 +84,7 @@ class GlyphRenderer:
 
 
 def text_size(font: ImageFont.FreeTypeFont, text: str) -> tuple[int, int]:
-    """(width, height) as Pillow's `getsize` gave it: the height counts from the ascender line, the width between the ink's edges."""
+    """(width, height) as Pillow's `getsize` gave it: from the ascender line down, and between the ink's edges."""
     box = font.getbbox(text)
     return box[2] - box[0], box[3]
 

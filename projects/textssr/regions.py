@@ -1,4 +1,4 @@
-"""The text region: the square crop around a polygon, its mask, and the rectangle the word is drawn into (TextSSR, section 3)."""
+"""The text region (TextSSR, section 3): the square crop around a polygon, its mask, the rectangle of the word."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Rectangle:
 
 
 def minimum_rectangle(points: np.ndarray) -> Rectangle:
-    """`points` `[N, 2]` (x, y) -> their rectangle. OpenCV 5 turned its angles by 90 degrees; both are brought to (0, 90]."""
+    """`points` `[N, 2]` (x, y) -> their rectangle. OpenCV 5 turned its angles by 90 degrees; both end in (0, 90]."""
     if len(points) == 0:
         raise BadRegion("the mask of the region is empty")
     centre, (width, height), angle = cv2.minAreaRect(points.astype(np.float32))
@@ -72,8 +72,8 @@ def content_box(image: np.ndarray) -> Box:
 def square_crop(content: Box, polygon: np.ndarray, rng: random.Random, *, exact: bool = False) -> Box:
     """A square around the polygon `[N, 2]`, placed at random so that it holds it, inside `content`.
 
-    Draws x, then y; an axis shorter than the square is taken whole and makes no draw. The published upper end of the draw
-    is one pixel too far; `exact` corrects it. Raises BadRegion for a polygon outside the content or without extent.
+    Draws x, then y; an axis shorter than the square is taken whole and makes no draw. The published upper end of the
+    draw is one pixel too far; `exact` corrects it. Raises BadRegion for a polygon outside or without extent.
     """
     left, top, right, bottom = content
     points = np.asarray(polygon, dtype=np.float64).astype(np.int64)

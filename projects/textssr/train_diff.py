@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Train the character-aware diffusion model (step 1 from Stable Diffusion 2.1, step 2 from step 1).
 
-accelerate launch --num_processes 8 projects/textssr/train_diff.py --config projects/textssr/configs/train_diff_step1_cfg.py
+accelerate launch --num_processes 8 projects/textssr/train_diff.py \
+    --config projects/textssr/configs/train_diff_step1_cfg.py
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def build_dataset(config: SimpleNamespace) -> LmdbRegions:
     dataset = LmdbRegions(config.lmdb_path, maker, config.seed)
     missing = renderer.missing(dataset.texts())
     if missing:
-        raise UserError(f"{font}: font_path: no glyph for {missing[:40]!r} of {config.lmdb_path}; give a font that has them")
+        raise UserError(f"{font}: font_path: no glyph for {missing[:40]!r} of {config.lmdb_path}; give another font")
     return dataset
 
 

@@ -51,11 +51,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("--config: missing; give for instance projects/textssr/configs/train_vae_cfg.py")
     config = read_config(options.config, VAE_KEYS)
     vae = load_vae(Path(config.pretrained_model_name_or_path) / "vae", "pretrained_model_name_or_path")
-    dataset = LmdbRegions(config.lmdb_path, RegionMaker(config.resolution, None, exact_crop=config.exact_crop), config.seed)
+    maker = RegionMaker(config.resolution, None, exact_crop=config.exact_crop)
+    dataset = LmdbRegions(config.lmdb_path, maker, config.seed)
     accelerator = start(config)
-    trainer = Trainer(
-        config, accelerator, vae, dataset, stack, folder="vae", tracker="vae-fine-tune", drop_last=True
-    )
+    trainer = Trainer(config, accelerator, vae, dataset, stack, folder="vae", tracker="vae-fine-tune", drop_last=True)
 
     def loss_of(batch: dict[str, torch.Tensor], _: torch.Generator) -> torch.Tensor:
         pixels = batch["pixel_values"]

@@ -87,7 +87,7 @@ def build_optimizer(config: SimpleNamespace, model: nn.Module, processes: int) -
         try:
             from bitsandbytes.optim import AdamW8bit as cls
         except ImportError:
-            raise UserError("use_8bit_adam: bitsandbytes is not installed; `pip install bitsandbytes` or set False") from None
+            raise UserError("use_8bit_adam: bitsandbytes is not installed; install it or set False") from None
     return cls(
         model.parameters(),
         lr=config.learning_rate * factor,
@@ -250,7 +250,8 @@ class Trainer:
         self.resume()
         main = self.accelerator.is_main_process
         self.metrics = MetricsLog(self.out / "metrics.jsonl" if main else None, self.update or None)
-        bar = tqdm(total=self.total, initial=self.update, desc="Steps", disable=not self.accelerator.is_local_main_process)
+        quiet = not self.accelerator.is_local_main_process
+        bar = tqdm(total=self.total, initial=self.update, desc="Steps", disable=quiet)
         self.model.train()
         with StopRequest() as stop:
             while self.update < self.total:
@@ -336,7 +337,7 @@ class Trainer:
 
 
 class Window:
-    """Mean loss of the micro-steps of one update over all processes; `spare` stands in for a batch without usable words."""
+    """Mean loss of an update's micro-steps over all processes; `spare` stands in for a batch without usable words."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator, self.losses, self.spare = accelerator, [], None

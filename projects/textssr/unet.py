@@ -1,4 +1,4 @@
-"""The character-aware UNet (TextSSR, ICCV 2025, section 3): stock diffusers, 13 input channels, a glyph ViT for the context.
+"""The character-aware UNet (TextSSR, ICCV 2025, section 3): stock diffusers, 13 input channels, a glyph ViT as context.
 
 Input channels: 0-3 noisy latent, 4-7 latent of the masked image, 8-11 latent of the word glyph, 12 mask (1 = keep). The
 cross-attention context is 65 tokens of 25 character planes instead of a text encoder's.
@@ -23,7 +23,7 @@ PLANES, PLANE_SIZE, CONTEXT = 25, 64, 1024
 
 
 class GlyphEncoder(VisionTransformer):
-    """Character planes `[B, 25, 64, 64]` in [0, 1] -> tokens `[B, 65, width]`: the class token, then 8x8 patches row by row."""
+    """Character planes `[B, 25, 64, 64]` in [0, 1] -> tokens `[B, 65, width]`: the class token, then 8x8 patches."""
 
     def __init__(self, width: int = CONTEXT, depth: int = 6, heads: int = 8) -> None:
         super().__init__(
@@ -38,9 +38,9 @@ class GlyphEncoder(VisionTransformer):
 class TextUNet(UNet2DConditionModel):
     """`UNet2DConditionModel` that takes 13 channels and turns character planes into its context.
 
-    The saved configuration stays the stock one (`_class_name` UNet2DConditionModel, `in_channels` 4), so published folders
-    load and ours load in the original. The glyph encoder's depth follows `cross_attention_dim` only where it is not the
-    published 1024 (one head per 128 channels).
+    The saved configuration stays the stock one (`_class_name` UNet2DConditionModel, `in_channels` 4), so published
+    folders load and ours load in the original. The glyph encoder's width follows `cross_attention_dim`, with one head
+    per 128 channels; published is 1024.
     """
 
     @functools.wraps(UNet2DConditionModel.__init__)
@@ -65,10 +65,10 @@ class TextUNet(UNet2DConditionModel):
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> tuple[TextUNet, list[str]]:
-        """A UNet from `config.json` and weights of a diffusers folder; returns it with the names that keep a fresh start.
+        """A UNet from `config.json` and weights of a diffusers folder, and the names that keep a fresh start.
 
         A stock Stable Diffusion folder lacks `ttf_net.*` and has a 4-channel `conv_in.weight`: those keep their random
-        start. Nothing else may be missing. Raises UserError for a folder without config or weights, or of another shape.
+        start. Nothing else may be missing. Raises UserError for a folder without config or weights, or another shape.
         """
         folder = Path(folder)
         if not (folder / cls.config_name).is_file():
@@ -77,7 +77,7 @@ class TextUNet(UNet2DConditionModel):
         known = inspect.signature(UNet2DConditionModel.__init__).parameters
         unet = cls(**{name: value for name, value in config.items() if name in known})
         own = unet.state_dict()
-        state = {name: tensor for name, tensor in read_weights(folder).items()}
+        state = read_weights(folder)
         mismatched = [name for name in state if name in own and state[name].shape != own[name].shape]
         fresh = [name for name in own if name not in state or name in mismatched]
         foreign = [name for name in state if name not in own]
@@ -89,7 +89,7 @@ class TextUNet(UNet2DConditionModel):
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a diffusers model folder: safetensors, else a weights-only `.bin`. Raises UserError if there are none."""
+    """The tensors of a diffusers model folder: safetensors, else a weights-only `.bin`. Raises UserError for none."""
     path = folder / "diffusion_pytorch_model.safetensors"
     if path.is_file():
         return load_file(path)
@@ -102,5 +102,5 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def predictor_input(latents: Tensor, masked: Tensor, glyph: Tensor, mask: Tensor) -> Tensor:
-    """Concatenate to `[B, 13, h, w]`: three latents `[B, 4, h, w]` and the mask `[B, 1, h, w]`, in the published order."""
+    """Concatenate to `[B, 13, h, w]`: three latents `[B, 4, h, w]`, the mask `[B, 1, h, w]`, in published order."""
     return torch.cat([latents, masked, glyph, mask], dim=1)

@@ -1,0 +1,114 @@
+"""Inputs of TextSSR's golden cases, made from the recipes in their meta; nothing here knows a case by name."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from pathlib import Path
+from types import ModuleType
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from projects.textssr.unet import TextUNet
+from tests.conftest import ROOT
+from tests.parity import harness
+
+FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+IMAGES = re.compile(r"images\('([^']+)',\s*\(([\d,+i]+)\)((?:,\s*-?[\d.]+)*)\)")
+
+
+def kind(path: Path) -> str:
+    """What a golden file holds, from its meta."""
+    meta = harness.load(path).meta
+    signs = {
+        "unet": "tokens", "vae": "vae_loss", "scheduler": "init_noise_sigma", "step": "grad_norm_before_clip",
+        "inference": "draws", "pipeline": "draw_glyph", "datasets": "json_loader", "full_size": "unet_sd21_textssr",
+    }  # fmt: skip
+    return next((name for name, sign in signs.items() if sign in meta), "other")
+
+
+def parametrize(metafunc: pytest.Metafunc, fixtures: dict[str, tuple[str, str]]) -> None:
+    """Give each fixture of `fixtures` (name -> (kind, file pattern)) every case of its kind."""
+    goldens = metafunc.config.getoption("--goldens")
+    for fixture, (wanted, pattern) in fixtures.items():
+        if fixture in metafunc.fixturenames:
+            files = [p for p in harness.case_files(goldens, "textssr", pattern) if not p.name.endswith("manifest.json")]
+            paths = [path for path in files if kind(path) == wanted]
+            metafunc.parametrize(fixture, paths, ids=lambda path: path.stem, indirect=True, scope="module")
+
+
+def picture(filler: ModuleType, recipe: str) -> np.ndarray:
+    """The first `images('name',(shape)[,low,high])` of a recipe."""
+    name, shape, bounds = IMAGES.search(recipe).groups()
+    limits = [float(part) for part in bounds.split(",") if part.strip()]
+    return filler.images(name, tuple(int(part) for part in shape.split(",")), *limits)
+
+
+def batch(filler: ModuleType, recipe: str, count: int = 2) -> Tensor:
+    """A batch: one recipe for all items, or one with `/i` in the name for each."""
+    if IMAGES.search(recipe).group(1).endswith("/i"):
+        parts = [picture(filler, recipe.replace("/i'", f"/{i}'")) for i in range(count)]
+        return torch.from_numpy(np.stack(parts))
+    return torch.from_numpy(picture(filler, recipe))
+
+
+def planes(filler: ModuleType, recipe: str, count: int = 2) -> Tensor:
+    """`ones (…,25,64,64); … planes 0..(4+3i-1) = images('…/i',(4+3i,64,64),0,1)`."""
+    total, side = (int(part) for part in re.search(r"ones \((?:\d+,)?(\d+),(\d+),\d+\)", recipe).groups())
+    name = IMAGES.search(recipe).group(1).removesuffix("/i")
+    first, step = (int(part) for part in re.search(r"\((\d+)\+(\d+)i,", recipe).groups())
+    made = torch.ones(count, total, side, side)
+    for i in range(count):
+        inked = first + step * i
+        made[i, :inked] = torch.from_numpy(filler.images(f"{name}/{i}", (inked, side, side), 0, 1))
+    return made
+
+
+def masks(recipe: str, side: int, count: int = 2) -> Tensor:
+    """`ones; rows a..b, columns (c+di)..e are 0`, or with plain columns `c..e`."""
+    top, bottom = (int(part) for part in re.search(r"rows (\d+)\.\.(\d+)", recipe).groups())
+    left, step, right = re.search(r"columns \(?(\d+)(?:\+(\d+)i\))?\.\.(\d+)", recipe).groups()
+    made = torch.ones(count, 1, side, side)
+    for i in range(count):
+        made[i, :, top : bottom + 1, int(left) + int(step or 0) * i : int(right) + 1] = 0
+    return made
+
+
+def normals(recipe: str, name: str) -> Tensor:
+    """Standard normal values that belong to `name`, by `RandomState(crc32('prefix/<k>')).standard_normal((shape))`."""
+    prefix = re.search(r"crc32\('([^<]+)<k>'\)", recipe).group(1)
+    shape = tuple(int(part) for part in re.search(r"standard_normal\(\(([\d,]+)\)\)", recipe).group(1).split(","))
+    random = np.random.RandomState(zlib.crc32((prefix + name).encode()))
+    return torch.from_numpy(random.standard_normal(shape).astype(np.float32))
+
+
+def shared(goldens: Path, name: str) -> harness.Case:
+    """A case that others refer to: of the folder under test, or of the committed ones."""
+    path = goldens / "textssr" / f"{name}.npz"
+    return harness.load(path if path.is_file() else ROOT / "tests/goldens/textssr" / path.name)
+
+
+def tiny_unet(goldens: Path) -> TextUNet:
+    unet = TextUNet(**shared(goldens, "unet_tiny").meta["constructor"])
+    harness.fill(goldens).fill_module(unet)
+    return unet
+
+
+def tiny_vae(goldens: Path) -> AutoencoderKL:
+    vae = AutoencoderKL(**shared(goldens, "vae_tiny").meta["constructor"])
+    harness.fill(goldens).fill_module(vae)
+    return vae.eval()
+
+
+def check_gradients(module: torch.nn.Module, expected: dict[str, float]) -> None:
+    """L2 norms within 0.1 %; those that are zero up to rounding need only stay so."""
+    actual = {name: float(p.grad.double().norm()) for name, p in module.named_parameters() if p.grad is not None}
+    assert set(actual) == set(expected)
+    floor = 1e-6 * max(expected.values())
+    for name, value in expected.items():
+        assert actual[name] == pytest.approx(value, rel=1e-3, abs=floor), name
