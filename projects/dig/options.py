@@ -8,13 +8,6 @@ import math
 from common.errors import UserError
 from common.train.distributed import add_launch_arguments
 from common.train.optim import OPTIMIZERS
-from common.train.published_flags import (  # noqa: F401  (the scripts' options come from here)
-    add_no_effect,
-    new_parser,
-    note_no_effect,
-    settle_device,
-)
-from common.train.run import settle_amp  # noqa: F401
 
 PLACEHOLDER = "/datasets01/imagenet_full_size/061417/train"  # the published default of --data_path, a leftover
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import UserError
+from common.train.published_flags import add_no_effect, new_parser, note_no_effect, settle_device
 from projects.dig import options as shared
 from projects.dig import text
 from projects.dig.decoder import SIZES as DECODERS
@@ -32,7 +33,7 @@ SETS = [
 
 def parser() -> argparse.ArgumentParser:
     """All flags of the script."""
-    parser = shared.new_parser("run_class_finetuning.py", "Fine-tune, train or evaluate a DiG recogniser.")
+    parser = new_parser("run_class_finetuning.py", "Fine-tune, train or evaluate a DiG recogniser.")
     add_model(parser)
     add_weights(parser)
     add_data(parser)
@@ -40,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     add_legacy(parser)
     shared.add_optimisation(parser, lr=1e-3, min_lr=1e-6, warmup_epochs=5)
     shared.add_run(parser, workers=5)
-    shared.add_no_effect(parser, NO_EFFECT)
+    add_no_effect(parser, NO_EFFECT)
     parser.add_argument("--use_cls", action="store_false", dest="use_mean_pooling", help="no effect")
     return parser
 
@@ -125,8 +126,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse and check. Raises `UserError` for combinations that cannot run."""
     options = parser().parse_args(argv)
     check(options)
-    shared.note_no_effect(options, NO_EFFECT)
-    shared.settle_device(options, argv)
+    note_no_effect(options, NO_EFFECT)
+    settle_device(options, argv)
     if options.epochs > 100 and options.save_ckpt_freq < 20:
         options.save_ckpt_freq = 20  # as published: long runs keep fewer checkpoints
     return options

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 from common.errors import UserError
+from common.train.published_flags import add_no_effect, new_parser, note_no_effect, settle_device
 from projects.dig import options as shared
 from projects.dig.encoder import SIZES
 from projects.dig.pooling import NAMES
@@ -48,12 +49,12 @@ def switch(text: str) -> bool:
 
 def parser() -> argparse.ArgumentParser:
     """All flags of the script."""
-    return _filled(shared.new_parser("run_mae_pretraining_moco.py", DESCRIPTION))
+    return _filled(new_parser("run_mae_pretraining_moco.py", DESCRIPTION))
 
 
 def multi_machine_parser() -> argparse.ArgumentParser:
     """The flags of `run_mae_pretraining_moco_multiMachine.py`: those of the script and what names its node."""
-    parser = _filled(shared.new_parser("run_mae_pretraining_moco_multiMachine.py", DESCRIPTION))
+    parser = _filled(new_parser("run_mae_pretraining_moco_multiMachine.py", DESCRIPTION))
     parser.set_defaults(opt_betas=[0.9, 0.999])
     group = parser.add_argument_group("nodes")
     group.add_argument("--init_method", default="tcp://127.0.0.1:23456", help="tcp://HOST:PORT of the first node")
@@ -73,7 +74,7 @@ def _filled(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add_data(parser)
     shared.add_optimisation(parser, lr=1.5e-4, min_lr=1e-5, warmup_epochs=40)
     shared.add_run(parser, workers=10)
-    shared.add_no_effect(parser, NO_EFFECT)
+    add_no_effect(parser, NO_EFFECT)
     return parser
 
 
@@ -124,8 +125,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse and check. Raises `UserError` for combinations that cannot run."""
     options = parser().parse_args(argv)
     check(options)
-    shared.note_no_effect(options, NO_EFFECT)
-    shared.settle_device(options, argv)
+    note_no_effect(options, NO_EFFECT)
+    settle_device(options, argv)
     return options
 
 
