@@ -107,6 +107,11 @@ class EpochTrainer:
         return content["model"]
 
     @property
+    def clip_norm(self) -> float | None:
+        """Largest 2-norm of the gradient; none or 0: it is not clipped."""
+        return self.options.clip_grad
+
+    @property
     def bare(self) -> nn.Module:
         """The model without wrappers."""
         return unwrap(self.model)
@@ -175,8 +180,8 @@ class EpochTrainer:
         self.amp.scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in parameters])
-        if self.options.clip_grad:
-            nn.utils.clip_grads_with_norm_(parameters, self.options.clip_grad, norm)
+        if self.clip_norm:
+            nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
         if not self.amp.scaler.is_enabled():
             check_finite(norm, step=self.step, what="gradient norm", folder=self.out)
         self.amp.step(self.optimizer)

@@ -1,4 +1,4 @@
-"""ABINet (Fang et al., CVPR 2021): a vision reader, a bidirectional language model on its output, a gate between them."""
+"""ABINet (Fang et al., CVPR 2021): a vision reader, a bidirectional language model on its output, a gate."""
 
 from __future__ import annotations
 

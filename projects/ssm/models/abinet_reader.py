@@ -46,7 +46,8 @@ class ABINet(nn.Module):
         super().__init__()
         if v_attention not in ("position", "attention") or v_attention_mode != "nearest" or l_use_self_attn:
             raise ValueError(
-                "ABINet: v_attention must be 'position' or 'attention', v_attention_mode 'nearest', l_use_self_attn false"
+                "ABINet: v_attention must be 'position' or 'attention', v_attention_mode 'nearest', "
+                "l_use_self_attn false"
             )
         self.max_label_length, self.pad_id = max_label_length, charset_size + 2
         self.iter_size, self.l_detach = iter_size, l_detach

@@ -1,4 +1,4 @@
-"""PARSeq: permuted autoregressive sequence models (Bautista and Atienza, ECCV 2022), as the SSM authors fine-tune it."""
+"""PARSeq: permuted autoregressive sequence models (Bautista and Atienza, ECCV 2022), as fine-tuned by SSM."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class PARSeq(nn.Module):
     """Reads `[B, 3, H, W]` crops, normalised to [-1, 1]. Classes: 0 ends a word, then the charset (C + 1 in all).
 
     Args:
-        perm_num, perm_forward, perm_mirrored: orders per training step, the identity among them, each with its reversal.
+        perm_num, perm_forward, perm_mirrored: orders per training step, the identity among them, with reversals.
         decode_ar: greedy decoding token by token, else all positions at once.
         refine_iters: passes in which every position is read again given all the others.
     """
@@ -131,7 +131,7 @@ class PARSeq(nn.Module):
         return self.drop(self.pos_queries[:, start:stop].expand(batch, -1, -1))
 
     def loss(self, images: Tensor, targets: Tensor, orders: Tensor | None = None) -> Tensor:
-        """Mean cross-entropy over permuted orders of `targets` `[B, L]` (BOS, characters, EOS, PAD; paper, section 3.2).
+        """Mean cross-entropy over permuted orders of `targets` `[B, L]` (BOS, characters, EOS, PAD; section 3.2).
 
         `orders` `[K, L]` are permutations of the positions; drawn where absent. Only the first two orders learn EOS.
         """

@@ -149,9 +149,7 @@ class ClusterSeq(TransOCR):
 
     def __init__(self, charset_size: int, *args, enc_embed_dim: int = 384, dec_embed_dim: int = 384, **options) -> None:
         if enc_embed_dim != dec_embed_dim:
-            raise ValueError(
-                f"ClusterSeq: enc_embed_dim {enc_embed_dim} must equal dec_embed_dim {dec_embed_dim}"
-            )
+            raise ValueError(f"ClusterSeq: enc_embed_dim {enc_embed_dim} must equal dec_embed_dim {dec_embed_dim}")
         super().__init__(charset_size, *args, enc_embed_dim=enc_embed_dim, dec_embed_dim=dec_embed_dim, **options)
 
 

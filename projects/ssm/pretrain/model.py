@@ -194,13 +194,15 @@ def fixed(table: Tensor) -> nn.Parameter:
 _SMALL = {"embed_dim": 384, "depth": 12, "num_heads": 6, "decoder_dim": 256, "decoder_heads": 8}
 _SIZES = {
     "small_dec256d4b": {**_SMALL, "decoder_depth": 4},
-    "tiny_dec128d4b": {"embed_dim": 192, "depth": 12, "num_heads": 3, "decoder_dim": 128, "decoder_depth": 4, "decoder_heads": 4},
+    "tiny_dec128d4b": {"embed_dim": 192, "depth": 12, "num_heads": 3, "decoder_dim": 128,
+                      "decoder_depth": 4, "decoder_heads": 4},
     **{f"small_dec256d{depth}b": {**_SMALL, "decoder_depth": depth} for depth in (1, 2, 6, 8)},
     # despite its name the published "dec384" is 256 wide and 8 deep
     "small_dec384d4b": {**_SMALL, "decoder_depth": 8},
     # ours, for CPUs: 8x8 patches, about 1.1 M parameters in the encoder
     "micro_patch8": {
-        "embed_dim": 128, "depth": 6, "num_heads": 4, "decoder_dim": 64, "decoder_depth": 2, "decoder_heads": 2, "mlp_dim": 256,
+        "embed_dim": 128, "depth": 6, "num_heads": 4, "decoder_dim": 64, "decoder_depth": 2,
+        "decoder_heads": 2, "mlp_dim": 256,
     },
 }  # fmt: skip
 VARIANTS: dict[str, str] = {
