@@ -2,11 +2,10 @@
 
 With x' = LN(x): m = softmax over tokens of W2 (W1 *g x') in R^{T x N}, f = Wf *g x', y = LN(m f), where *g is a 1x1
 convolution in 8 groups and nothing lies between W1 and W2. All of that but the softmax is linear, so `aggregate` does
-the same in another
-order: W2 W1 is multiplied out once a batch, the token normalisation (whose statistics all granularities share) is
-taken once, its gain goes into W2 W1 and Wf, its bias drops out of the softmax and passes through m (whose rows sum to
-1), and Wf works on the T results instead of the N tokens. One matrix product serves the addresses of all
-granularities.
+the same in another order: W2 W1 is multiplied out once a batch; the token normalisation, whose statistics all
+granularities share, is taken once; its gain goes into W2 W1 and Wf; its bias drops out of the softmax and passes
+through m, whose rows sum to 1; and Wf works on the T results instead of the N tokens. One matrix product serves the
+addresses of all granularities.
 """
 
 from __future__ import annotations

@@ -1,0 +1,44 @@
+"""Words with character boxes in the usual layout, and the shortest commands of MGP-STR's scripts on them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from common.data.lmdb import LmdbWriter
+from tests.projects.siga_corpus import WORDS, crop
+
+MICRO = ["--Transformer", "mgp-str", "--TransformerModel", "mgp_str_micro_patch8_3_32_128"]
+CHARACTERS = ["--Transformer", "char-str", "--TransformerModel", "char_str_micro_patch8_3_32_128"]
+ACDS = ["--Transformer", "ACDS-STR-Micro"]
+
+
+def boxes_of(word: str) -> list[list]:
+    """A box for each character of `crop(word)`, a picture of 48x24 pixels."""
+    return [[3 + 11 * i, 4, 13 + 11 * i, 20, character] for i, character in enumerate(word)]
+
+
+def write_boxed(folder: Path, words: list[str]) -> Path:
+    """One LMDB with boxes."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with LmdbWriter(folder) as writer:
+        for index, word in enumerate(words):
+            writer.add(crop(word, index), word, boxes=json.dumps(boxes_of(word)).encode())
+    return folder
+
+
+def write_corpus(root: Path) -> Path:
+    """training/{MJ,ST} of 10 words each, validation of 4, evaluation/{SVT,CUTE80} of 4."""
+    for name in ("training/MJ", "training/ST"):
+        write_boxed(root / name, WORDS)
+    for name in ("validation", "evaluation/SVT", "evaluation/CUTE80"):
+        write_boxed(root / name, WORDS[:4])
+    return root
+
+
+def command(corpus: Path, out: Path, *more: object, model: list[str] = CHARACTERS) -> list[str]:
+    """Arguments of a four-step run on the CPU."""
+    folders = {"train_data": corpus / "training", "valid_data": corpus / "validation", "saved_path": out}
+    sizes = {"batch_size": 4, "num_iter": 4, "valInterval": 4, "workers": 0, "print_interval": 1}
+    fixed = {"device": "cpu", "exp_name": "run", **folders, **sizes}
+    return [*model, *(f"--{name}={value}" for name, value in fixed.items()), *map(str, more)]
