@@ -33,6 +33,7 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "data synth": Command("render the embedded corpus of word crops", "common.data.synth"),
+    "data scenes": Command("render scenes with word polygons", "common.data.synth.scenes"),
     "data convert": Command("turn a public data set into a word LMDB", "common.data.convert", "data_convert"),
     "data augment-sheet": Command("draw what an augmentation recipe does", "common.augment.sheet"),
     "doctor": Command("check the word LMDBs below a folder, repair into a new one", "common.data.doctor"),

@@ -42,10 +42,10 @@ def paint(
         reach = 3 if stroke < 28 else 5
         around = cv2.dilate(alpha, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach)))
         edge = 255.0 - text_luma if rng.random() < 0.5 else back.luma * 0.5 + (0 if text_luma > back.luma else 127)
-        image = _over(image, around, planes(random_colour(rng, float(np.clip(edge, 0, 255)))))
+        image = blend(image, around, planes(random_colour(rng, float(np.clip(edge, 0, 255)))))
     if draws[2] < profile.fill_share:
         colour = _fill(rng, colour, height, width)
-    return _over(image, alpha, colour), back.kind
+    return blend(image, alpha, colour), back.kind
 
 
 def _lumas(rng: np.random.Generator, contrast: tuple[float, float]) -> tuple[float, float]:
@@ -56,7 +56,8 @@ def _lumas(rng: np.random.Generator, contrast: tuple[float, float]) -> tuple[flo
     return pair if rng.random() < 0.55 else pair[::-1]
 
 
-def _over(image: np.ndarray, alpha: np.ndarray, colour: np.ndarray) -> np.ndarray:
+def blend(image: np.ndarray, alpha: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    """`colour` [3, 1, 1] or [3, h, w] over `image` float32 [3, h, w], as far as `alpha` uint8 [h, w] covers it."""
     mixed = colour - image
     mixed *= alpha.astype(np.float32) * np.float32(1 / 255)
     mixed += image
@@ -70,7 +71,7 @@ def _shadow(rng: np.random.Generator, image: np.ndarray, alpha: np.ndarray, stro
         moved = cv2.GaussianBlur(moved, (0, 0), float(rng.uniform(0.5, 0.04 * stroke + 0.8)))
     shade = rng.uniform(0, 60) if luma > 100 or rng.random() < 0.5 else rng.uniform(160, 250)
     moved = cv2.convertScaleAbs(moved, alpha=float(rng.uniform(0.35, 0.8)))
-    return _over(image, moved, np.float32(shade))
+    return blend(image, moved, np.float32(shade))
 
 
 def _fill(rng: np.random.Generator, colour: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -74,6 +74,15 @@ class Renderer:
                 return index
         raise UserError(f"--fonts: no font can draw {text!r}: add a font with these characters")
 
+    def _cache(self, index: int, size: int) -> GlyphCache:
+        if (index, size) not in self._caches:
+            self._caches[index, size] = GlyphCache(self.faces[index], size)
+        return self._caches[index, size]
+
+    def cache_for(self, text: str, rng: np.random.Generator, size: int) -> GlyphCache:
+        """Glyphs of `size` pixels per em of a face, drawn at random, that suits `text`."""
+        return self._cache(self._face_for(text, rng), size)
+
     def render(self, text: str, rng: np.random.Generator) -> RenderedWord:
         """Draw `text`. The same generator state gives the same word."""
         profile = self.profile
@@ -81,9 +90,7 @@ class Renderer:
         low, high = profile.height
         text_height = float(np.exp(rng.uniform(np.log(low), np.log(high))))
         size = next((size for size in SIZES if size * 0.66 >= text_height), SIZES[-1])
-        cache = self._caches.get((index, size))
-        if cache is None:
-            cache = self._caches[index, size] = GlyphCache(self.faces[index], size)
+        cache = self._cache(index, size)
         spacing = float(rng.standard_normal()) * profile.spacing * size
         # Letters of a script join; others may stand wide apart but should not run into each other.
         spacing = 0.0 if self.faces[index].kind == "script" else max(spacing * 1.5, -0.02 * size)
