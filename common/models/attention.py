@@ -23,7 +23,9 @@ class BidirectionalLSTM(nn.Module):
         self.linear = nn.Linear(2 * hidden_size, out_size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear(self.rnn(x)[0])
+        # The zero start is spelled out with the batch's own size: an exported graph would keep the example's.
+        zero = x.new_zeros(2, x.shape[0], self.rnn.hidden_size)
+        return self.linear(self.rnn(x, (zero, zero))[0])
 
 
 class Decoded(NamedTuple):
@@ -47,7 +49,7 @@ class State(NamedTuple):
 
 def zero_state(like: torch.Tensor, size: int) -> State:
     """The all-zero start for a batch as large as `like`'s, on its device and in its type."""
-    return State(like.new_zeros(len(like), size), like.new_zeros(len(like), size))
+    return State(like.new_zeros(like.shape[0], size), like.new_zeros(like.shape[0], size))
 
 
 def lstm_update(gates: torch.Tensor, state: State) -> State:
@@ -162,7 +164,7 @@ class AttentionDecoder(nn.Module):
         state = zero_state(features, self.hidden_size)
         asides = [None] * steps if aside is None else aside.unbind(1)
         tokens = gates.unbind(1) if text is not None else None
-        token = gates[start].expand(len(features), -1) if text is None else None
+        token = gates[start].expand(features.shape[0], -1) if text is None else None
         outputs, attentions, hidden, logits = [], [], [], []
         for t in range(steps if text is None else text.shape[1]):
             output, attention, state = cell.step(memory, state, token if tokens is None else tokens[t], asides[t])
@@ -216,7 +218,7 @@ class SequenceDecoder(nn.Module):
         if text is not None:
             return self._teacher_forced(sequence, text)
         table = self.token_gates()
-        token, state = table[start].expand(len(sequence), -1), zero_state(sequence, self.hidden_size)
+        token, state = table[start].expand(sequence.shape[0], -1), zero_state(sequence, self.hidden_size)
         logits, hidden = [], []
         for item in sequence.unbind(1):
             scores, state = self.step(item, state, token)

@@ -77,7 +77,8 @@ class LocalizationNetwork(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         hidden = self.localization_fc1(self.conv(images).flatten(1))
-        return self.localization_fc2(hidden).unflatten(1, (-1, 2))
+        points = self.localization_fc2(hidden)
+        return points.reshape(points.shape[0], -1, 2)  # not unflatten: exported graphs keep its batch size
 
 
 class GridGenerator(nn.Module):
@@ -104,7 +105,7 @@ class GridGenerator(nn.Module):
     def forward(self, fiducials: torch.Tensor) -> torch.Tensor:
         # Two products, as published: folding the constants into one moves the grid by about 1e-5, and noise shows it.
         coefficients = self.inv_delta_C[:, : fiducials.shape[1]] @ fiducials
-        return (self.P_hat @ coefficients).unflatten(1, self.size)
+        return (self.P_hat @ coefficients).reshape(fiducials.shape[0], *self.size, 2)
 
 
 class Tps(nn.Module):

@@ -56,7 +56,7 @@ class PlainViT(VisionTransformer):
         """Images [B, C, H, W] -> tokens [B, N(+1), D]: patches row by row, class token first, positions added."""
         tokens = self.patch_embed(images)
         if self.cls_token is not None:
-            tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+            tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return tokens + self.pos_embed
 
     def block_outputs(self, images: torch.Tensor) -> Iterator[torch.Tensor]:

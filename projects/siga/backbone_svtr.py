@@ -39,7 +39,8 @@ class Mixer(nn.Module):
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        shape = (x.shape[0], x.shape[1], 3, self.heads, x.shape[2] // self.heads)
+        query, key, value = self.qkv(x).reshape(shape).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(
             query, key, value, attn_mask=None if self.mask is None else self.mask.to(query.dtype)
         )
@@ -130,7 +131,7 @@ class SvtrFeatures(nn.Module):
         self.norm = nn.LayerNorm(dims[2], eps=1e-6)
 
     def _map(self, tokens: torch.Tensor) -> torch.Tensor:
-        return tokens.transpose(1, 2).unflatten(2, (-1, self.width))
+        return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], -1, self.width)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         half, quarter = self.patch_embed(images)

@@ -40,6 +40,11 @@ class MlaHead(nn.Module):
         return torch.cat([self.head2(second), self.head3(third)], dim=1)
 
 
+def token_map(tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Tokens [B, 1 + h w, D] without the class token as a map [B, D, h, w]."""
+    return tokens[:, 1:].transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], *grid)
+
+
 class SegHead(ColumnTail, nn.Module):
     """`segmentation`: columns for the sequence decoders, character maps at two scales, the text mask, pooled glyphs.
 
@@ -68,7 +73,7 @@ class SegHead(ColumnTail, nn.Module):
 
     def last_map(self, tokens: torch.Tensor) -> torch.Tensor:
         """The last block's tokens [B, 1 + N, D], normalised, without the class token, as a map [B, D, h, w]."""
-        return self.token_norm_1(tokens)[:, 1:].transpose(1, 2).unflatten(2, self.grid)
+        return token_map(self.token_norm_1(tokens), self.grid)
 
     def columns(self, last: torch.Tensor) -> torch.Tensor:
         """[B, D, h, w] -> the visual sequence V [B, w, columns]."""
@@ -118,8 +123,7 @@ class CharStr(PlainViT):
         inner, grid = [], self.patch_embed.grid_size
         for index, tokens in enumerate(self.block_outputs(images)):
             if index in self.taps:
-                mapped = self.norm_seg[self.taps.index(index)](tokens)[:, 1:]
-                inner.append(mapped.transpose(1, 2).unflatten(2, grid))
+                inner.append(token_map(self.norm_seg[self.taps.index(index)](tokens), grid))
         return self.segmentation.last_map(tokens), inner
 
     def heads(self) -> Heads:

@@ -85,13 +85,13 @@ def read_share(
     asides = [cell.glyph_parts(glyph).unbind(1) for cell, glyph in zip(cells, glyphs)]
     tables = [fuser.token_gates(None) for fuser in heads.iterable]
     states = [zero_state(contextual, fuser.hidden_size) for fuser in heads.iterable]
-    tokens = [table[start].expand(len(contextual), -1) for table in tables]
+    tokens = [table[start].expand(contextual.shape[0], -1) for table in tables]
     share_table = heads.generator.token_gates()
     share_token, share_state = (
-        share_table[start].expand(len(contextual), -1),
+        share_table[start].expand(contextual.shape[0], -1),
         zero_state(contextual, heads.generator.hidden_size),
     )
-    ended = torch.zeros(len(contextual), dtype=torch.bool, device=contextual.device)
+    ended = torch.zeros(contextual.shape[0], dtype=torch.bool, device=contextual.device)
     logits, attention = [], []
     for t in range(len(asides[0])):
         gated, weights = [], []

@@ -248,3 +248,16 @@ def test_merging_numbered_folders(tmp_path) -> None:
     assert len(masks) == 6 and [value for _, value in masks.items("mask")] == [bytes([i]) for i in range(6)]
     assert not (target / "0").exists()
     assert merge.main(["--mask_path", str(tmp_path / "Mask")]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_exported_graph_reads_the_same_at_any_batch_size(name) -> None:
+    pytest.importorskip("onnxruntime")
+    from common.infer.export import check, drawn_words, export
+    from common.infer.recognizer import Recognizer
+    from projects.siga.reader import SigaReader, build_row, codec_of
+
+    model = build_row(name, batch_max_length=4).eval()
+    recognizer = Recognizer(SigaReader(model, codec_of(name, None, 4), torch.device("cpu")))
+    assert check(recognizer, export(recognizer), drawn_words(recognizer)) < 1e-3
