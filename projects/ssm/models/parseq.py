@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import permutations
 from math import factorial
 
@@ -248,6 +249,14 @@ class Permutations:
             # the second order is the reverse one; it asks for EOS first
             stacked[1, 1:] = characters + 1 - torch.arange(characters + 1)
         return stacked.to(device)
+
+    def state_dict(self) -> str:
+        """Where the generator of short words stands, as text."""
+        return json.dumps(self.random.bit_generator.state)
+
+    def load_state_dict(self, state: str) -> None:
+        """Go on from there."""
+        self.random.bit_generator.state = json.loads(state)
 
 
 def short_pool(characters: int, mirrored: bool) -> Tensor:

@@ -1,0 +1,146 @@
+"""The configuration of fine-tuning: what Hydra composed, checked and settled for this machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from common.errors import UserError
+from projects.ssm.models.build import CLASSES
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
+BUNDLES = ("SceneTextDataModule", "ChineseSceneTextDataModule")
+
+
+def class_name(target: str, known: tuple[str, ...], key: str) -> str:
+    """The class that a `_target_` names: ours, or the published path that ends the same (`strhub.….TransOCR`)."""
+    name = str(target).rpartition(".")[2]
+    if name not in known:
+        raise UserError(f"{key}._target_: {target}: unknown; the classes are {', '.join(known)}")
+    return name
+
+
+def settle(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values, ready to build from.
+
+    The data folder becomes absolute, a character list is read from its file, `gpus` becomes `devices`, and an absent
+    GPU becomes the processor, with a line that says so. Raises `UserError` for values that cannot be.
+    """
+    OmegaConf.set_struct(config, False)
+    read_charset(config)
+    plain = OmegaConf.to_container(config, resolve=True)
+    model, data, trainer = plain["model"], plain["data"], plain["trainer"]
+    for section in (model, data, trainer):
+        section.pop("_convert_", None)
+    model["class"] = class_name(model["_target_"], tuple(CLASSES), "model")
+    data["class"] = class_name(data["_target_"], BUNDLES, "data")
+    class_name(trainer.pop("_target_", "Trainer"), ("Trainer",), "trainer")
+    check(model, data)
+    data["root_dir"] = str(Path(data["root_dir"]).absolute())
+    settle_trainer(trainer)
+    return plain
+
+
+def read_charset(config: DictConfig) -> None:
+    """`model.charset_file`: one character a line, where the character list is too long for a configuration."""
+    file = config.model.get("charset_file")
+    if not file:
+        return
+    try:
+        lines = Path(file).read_text("utf-8").splitlines()
+    except OSError as error:
+        raise UserError(
+            f"model.charset_file: {file} cannot be read ({error.strerror}); give a file with one character a line"
+        ) from None
+    config.model.charset_train = "".join(dict.fromkeys(line for line in lines if len(line) == 1))
+
+
+def check(model: dict[str, Any], data: dict[str, Any]) -> None:
+    """Refuse values of the wrong kind, and combinations that cannot train."""
+    for key in ("lr", "weight_decay", "warmup_pct"):
+        try:
+            model[key] = float(model[key])
+        except (TypeError, ValueError):
+            raise UserError(f"model.{key}: {model[key]!r} is not a number") from None
+    for name, value in (("model.batch_size", model["batch_size"]), ("data.num_workers", data["num_workers"])):
+        if not isinstance(value, int) or value < (name == "model.batch_size"):
+            raise UserError(f"{name}: {value!r} must be a whole number of at least {int(name == 'model.batch_size')}")
+    for key in ("augment", "remove_whitespace", "normalize_unicode"):
+        if not isinstance(data[key], bool):
+            raise UserError(f"data.{key}: {data[key]!r} must be true or false")
+    size = model["img_size"]
+    if not (isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)):
+        raise UserError(f"model.img_size: {size!r} must be [height,width]")
+    for key in ("charset_train", "charset_test"):
+        if not isinstance(model[key], str) or not model[key]:
+            raise UserError(f"model.{key}: it must be a string of characters; choose one with charset=94_full")
+    if model.get("perm_mirrored") and model["class"] == "PARSeq" and model["perm_num"] % 2:
+        raise UserError(f"model.perm_num: {model['perm_num']} must be even while model.perm_mirrored is true")
+
+
+def settle_trainer(trainer: dict[str, Any]) -> None:
+    """The published rules of precision and devices, and what this machine has of them."""
+    if "gpus" in trainer:
+        trainer["devices"] = trainer.pop("gpus")
+    if trainer.get("accelerator") == "gpu" and not torch.cuda.is_available():
+        print("trainer.accelerator: no GPU can be used here; training on the processor, one process")
+        trainer["accelerator"], trainer["devices"] = "cpu", 1
+    if trainer.get("accelerator") == "auto":
+        trainer["accelerator"] = "gpu" if torch.cuda.is_available() else "cpu"
+    devices = trainer.get("devices", 1)
+    if trainer["accelerator"] == "gpu":
+        trainer.setdefault("precision", "16-mixed")
+    if isinstance(devices, int) and devices > 1 and "strategy" not in trainer:
+        trainer["strategy"] = "ddp_find_unused_parameters_false"
+        for key in ("val_check_interval", "max_steps"):
+            if isinstance(trainer.get(key), int) and trainer[key] > 0:
+                trainer[key] = max(trainer[key] // devices, 1)
+
+
+def explained(task: Callable) -> Callable:
+    """Turn Hydra's errors (unknown experiment, group choice, key, malformed override) into one line."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    @wraps(task)
+    def wrapped(*args, **kwargs):
+        try:
+            return task(*args, **kwargs)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(one_line(str(error))) from None
+
+    return wrapped
+
+
+def one_line(message: str) -> str:
+    """The first facts of Hydra's message, with the near names where it lists the possible ones."""
+    from difflib import get_close_matches
+
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    told = lines[0] if lines else "unknown error"
+    asked = re.search(r"Could not find '(?:\w+/)*([^']+)'|Could not load '(?:\w+/)*([^']+)'", message)
+    if asked:
+        wanted = next(word for word in asked.groups() if word)
+        names = [path.stem for path in CONFIGS.rglob("*.yaml")]
+        near = get_close_matches(wanted, names, n=4, cutoff=0.3)
+        return f"{told}; near names: {', '.join(near) or 'none'}"
+    key = re.search(r"Key '([^']+)' is not in struct|Could not override '([^']+)'", message)
+    if key:
+        word = next(word for word in key.groups() if word)
+        near = get_close_matches(word.rpartition(".")[2], known_keys(), n=4, cutoff=0.5)
+        return f"{word}: no such key; near names: {', '.join(near) or 'none'}; a new key needs + in front"
+    return " ".join(lines)[:300]
+
+
+def known_keys() -> list[str]:
+    """All keys of the configuration files."""
+    keys: set[str] = set()
+    for path in CONFIGS.rglob("*.yaml"):
+        keys |= set(re.findall(r"^\s*(\w+):", path.read_text("utf-8"), re.M))
+    return sorted(keys)

@@ -1,0 +1,138 @@
+"""Fine-tuning data: where the sets are, how labels are prepared, and the batches (spec section 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from common.data.bad import FILE_NAME, BadSamples
+from common.data.loader import Batch, SeededSampler, word_loader
+from common.data.words import WordDataset, discover
+from common.errors import UserError
+from common.text.normalise import Normaliser
+from projects.ssm.finetune.augment import SceneTextRandAugment
+
+TRAIN_ROOTS = {"Union": "Union/train_union", "icdar24": "icdar24/train", "iam": "iam/iam_train", "cvl": "cvl/cvl_train"}
+VALIDATION_ROOTS = {
+    "Union": "Union/val_union",
+    "icdar24": "icdar24/val",
+    "iam": "iam/iam_test",
+    "cvl": "cvl/cvl_test",
+}
+CHINESE = {"scene_train": "scene", "web_train": "web", "document_train": "document"}
+
+
+def rotated(image: np.ndarray, rng: np.random.Generator, mask=None, *, degrees: int = 0) -> np.ndarray:
+    """Turned counter-clockwise by `degrees` on a canvas that holds all of it."""
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).rotate(degrees, expand=True))
+
+
+def label_rules(charset: str, max_length: int, whitespace: bool = True, ascii_fold: bool = True) -> dict[str, Any]:
+    """Rules of `WordDataset`: prepare, drop what is too long, adapt to the charset, drop what is empty then."""
+    normaliser = Normaliser(charset, whitespace=whitespace, ascii_fold=ascii_fold, adapt=True)
+    return {"max_length": max_length, "keep": normaliser, "measure": normaliser.prepare, "drop_empty": True}
+
+
+def open_words(root: Path, image_size: tuple[int, int], rules: dict[str, Any], augment=None) -> WordDataset:
+    """All LMDBs below `root`. Raises `UserError` that names the folder when it is missing or nothing is usable."""
+    if not root.is_dir():
+        raise UserError(f"data.root_dir: {root} does not exist; give the folder that holds train, val and test")
+    try:
+        return WordDataset(discover(root), image_size=image_size, augment=augment, **rules)
+    except UserError as error:
+        hint = "; for labels that are not Latin set data.normalize_unicode=false"
+        raise UserError(f"{error}{hint if 'no usable sample' in str(error) else ''}") from None
+
+
+class SceneTextDataModule:
+    """Training, validation and test sets below one root, in the published tree or in ours.
+
+    Published: train/<train_dir>, val, test/<name>, and the special places of Union, icdar24, iam and cvl. Where there
+    is no `train` folder, ours: training, validation, evaluation/<name>.
+    """
+
+    def __init__(self, options: dict[str, Any], seed: int = 0) -> None:
+        self.options, self.seed = options, seed
+        self.root = Path(options["root_dir"])
+        self.image_size = tuple(options["img_size"])
+
+    def train_root(self) -> Path:
+        """Folder of the training LMDBs."""
+        name = str(self.options["train_dir"])
+        root = self.root / TRAIN_ROOTS.get(name, f"train/{name}")
+        if not root.is_dir() and not (self.root / "train").is_dir() and (self.root / "training").is_dir():
+            own = self.root / "training" / name
+            return own if own.is_dir() else self.root / "training"
+        return root
+
+    def validation_root(self) -> Path:
+        """Folder of the validation LMDBs; Union's own, where it exists, else val."""
+        root = self.root / VALIDATION_ROOTS.get(str(self.options["train_dir"]), "val")
+        if root.is_dir():
+            return root
+        return self.root / ("val" if (self.root / "val").is_dir() else "validation")
+
+    def rules(self, charset: str) -> dict[str, Any]:
+        """The label rules of these options for a charset."""
+        o = self.options
+        return label_rules(charset, o["max_label_length"], o["remove_whitespace"], o["normalize_unicode"])
+
+    def train_dataset(self) -> WordDataset:
+        """Words to train on, augmented if the options say so."""
+        augment = SceneTextRandAugment() if self.options["augment"] else None
+        return open_words(self.train_root(), self.image_size, self.rules(self.options["charset_train"]), augment)
+
+    def validation_dataset(self) -> WordDataset:
+        """Words to validate on; labels are those of `charset_test`."""
+        return open_words(self.validation_root(), self.image_size, self.rules(self.options["charset_test"]))
+
+    def loaders(self, place: Callable[[], tuple[int, int]], rank: int, world: int, out: Path) -> tuple:
+        """Training batches that begin at `place()` (epoch, batch), and validation batches."""
+        o = self.options
+        train, validation = self.train_dataset(), self.validation_dataset()
+        print(f"training: {len(train)} words of {self.train_root()}; validation: {len(validation)} words")
+        sampler = SeededSampler(len(train), o["batch_size"], self.seed, rank, world)
+        bad = BadSamples(len(train) + len(train.index_bad), file=out / FILE_NAME if rank == 0 else None)
+        words = word_loader(train, sampler, o["num_workers"], bad=bad)
+        plain = SeededSampler(len(validation), o["batch_size"], 0, rank, world, shuffle=False, even=False)
+        return Batches(words, place), Batches(word_loader(validation, plain, o["num_workers"]), lambda: (0, 0))
+
+
+class ChineseSceneTextDataModule(SceneTextDataModule):
+    """The Chinese benchmark's tree: {scene,web,document}/<train_dir> and {scene,web,document}_val beside it."""
+
+    def train_root(self) -> Path:
+        name = str(self.options["train_dir"])
+        return self.root / CHINESE.get(name, name) / name
+
+    def validation_root(self) -> Path:
+        kind = CHINESE.get(str(self.options["train_dir"]), str(self.options["train_dir"]))
+        return self.root / kind / f"{kind}_val"
+
+
+BUNDLES = {cls.__name__: cls for cls in (SceneTextDataModule, ChineseSceneTextDataModule)}
+
+
+class Batches:
+    """A sized iterable over a loader, each pass beginning where `place()` says."""
+
+    def __init__(self, loader, place: Callable[[], tuple[int, int]]) -> None:
+        self.loader, self.place = loader, place
+
+    def __len__(self) -> int:
+        return len(self.loader.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        sampler = self.loader.sampler
+        sampler.epoch, sampler.position = self.place()
+        yield from self.loader
+
+
+def rotation(degrees: int) -> Callable | None:
+    """The augmenter that turns test images, None for 0."""
+    return partial(rotated, degrees=degrees) if degrees else None

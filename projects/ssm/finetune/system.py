@@ -1,0 +1,224 @@
+"""A recogniser under Lightning's Trainer: loss, validation figures, optimizer. Checkpoints keep the published names."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.data.loader import Batch
+from common.metrics.papers import ssm_metrics
+from common.models.images import to_float_nchw
+from common.train.meters import MetricsLog
+from common.train.optim import check_finite, parameter_groups
+from common.train.seed import rng_state, set_rng_state
+from projects.ssm.models.build import build_recogniser, codec_for
+from projects.ssm.models.crnn import CTCRecogniser
+
+HALF = (0.5, 0.5, 0.5)
+SEPARATE_SHARE = 8 / 18  # of ABINet's steps, in which its language model reads the truth
+
+
+def peak_rate(lr: float, batch_size: int, devices: int, accumulate: int = 1) -> float:
+    """Largest learning rate: accumulation times sqrt(devices) times batch / 256 times the configured one."""
+    return accumulate * math.sqrt(devices) * batch_size / 256 * lr
+
+
+def swa_factor(warmup_pct: float, start: float, div: float = 25.0, final_div: float = 1e4) -> float:
+    """Share of the peak that the one-cycle schedule has at `start` of the run, counted in 1000 steps as published."""
+    step, begin = int(1000 * start) - 1, int(1000 * warmup_pct) - 1
+    last = 1 / (div * final_div)
+    return last + (1 - last) / 2 * (math.cos(math.pi * (step - begin) / (999 - begin)) + 1)
+
+
+def one_cycle(optimizer: torch.optim.Optimizer, peaks: list[float], steps: int, warmup: float):
+    """Two cosine arcs per step: peak/25 up to the peak at `warmup` of the steps, down to peak/25/1e4."""
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, peaks, total_steps=steps, pct_start=warmup, cycle_momentum=False
+    )
+
+
+class System(pl.LightningModule):
+    """Lightning's side of one recogniser.
+
+    Args:
+        options: the configuration's `model` section with `class`, the recogniser's name.
+        out: folder of `metrics.jsonl`; None writes none.
+    """
+
+    def __init__(self, options: dict[str, Any], out: Path | None = None) -> None:
+        super().__init__()
+        self.options, self.out = options, out
+        self.charset, self.charset_test = options["charset_train"], options["charset_test"]
+        self.model = build_recogniser(options["class"], self.charset, options)
+        self.codec = codec_for(self.model, self.charset)
+        self.is_ctc = isinstance(self.model, CTCRecogniser)
+        self.is_abinet = options["class"] == "ABINet"
+        self.log_file, self.generators = MetricsLog(None), None
+        self.read: list[tuple[str, str, float]] = []
+        self.loss_sum, self.since = [0.0, 0], (0, time.perf_counter())
+
+    # names as published: the recogniser's own, without this wrapper
+    def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
+        return self.model.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
+        return self.model.load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        batch.images = batch.images.to(device, non_blocking=True)
+        return batch
+
+    def targets(self, labels: list[str]) -> tuple[Tensor, ...]:
+        """Ids `[B, L]`, for CTC with lengths `[B]`, on this device."""
+        ids, lengths = self.codec.encode(labels)
+        ids, lengths = torch.from_numpy(ids).to(self.device), torch.from_numpy(lengths).to(self.device)
+        return (ids, lengths) if self.is_ctc else (ids,)
+
+    def forward(self, images: Tensor, max_length: int | None = None) -> Tensor:
+        """uint8 `[B, H, W, 3]` -> logits `[B, T, C + 1]`."""
+        return self.model(to_float_nchw(images, HALF, HALF), max_length)
+
+    def stage(self) -> str:
+        """ABINet's stage: the language model reads the truth in the first 8/18 of the steps."""
+        return "separate" if self.global_step < SEPARATE_SHARE * self.trainer.estimated_stepping_batches else "joint"
+
+    def batch_loss(self, batch: Batch) -> Tensor:
+        """The training loss of a batch."""
+        images, targets = to_float_nchw(batch.images, HALF, HALF), self.targets(batch.labels)
+        if not self.is_abinet:
+            return self.model.loss(images, *targets)
+        wanted = self.model.full_targets(targets[0])
+        lm_only = self.options.get("lm_only", False)
+        separate = lm_only or self.stage() == "separate"
+        heads = self.model.separate(images, wanted) if separate else self.model.iterate(images)
+        parts = self.model.loss_parts(heads, wanted)
+        self.log_dict({f"loss_{name}": part.detach() for name, part in parts.items()})
+        if lm_only:
+            return parts["language"]
+        return sum(self.model.weights[name] * part for name, part in parts.items())
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self.batch_loss(batch)
+        check_finite(loss, step=self.global_step, batch_ids=batch.indices, folder=self.out)
+        self.log("loss", loss)
+        if self.global_step % 20 == 0 and self.trainer.is_global_zero:
+            self.note(loss)
+        return loss
+
+    def note(self, loss: Tensor) -> None:
+        """A line of the console and of metrics.jsonl."""
+        (step, since), now = self.since, time.perf_counter()
+        images = (self.global_step - step) * self.options["batch_size"] * self.trainer.world_size
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        speed = images / max(now - since, 1e-9)
+        self.since = (self.global_step, now)
+        self.log_file.write(
+            step=self.global_step, epoch=self.current_epoch, loss=loss.detach(), lr=rate, images_per_second=speed
+        )
+        if self.global_step % 100 == 0:
+            total = self.trainer.estimated_stepping_batches
+            print(f"[{self.global_step}/{total}] loss {float(loss):.4f}  lr {rate:.3g}  {speed:.0f} img/s", flush=True)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        known = [label if set(label) <= set(self.charset) else "" for label in batch.labels]
+        targets = self.targets(known)
+        if self.is_ctc:
+            logits = self(batch.images)
+            loss = self.model.loss(to_float_nchw(batch.images, HALF, HALF), *targets)
+            count = int(targets[1].sum())
+        else:
+            wanted = targets[0][:, 1:]
+            logits = self(batch.images, wanted.shape[1] - 1)
+            pad = self.model.pad_id
+            loss = F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), ignore_index=pad)
+            count = int((wanted != pad).sum())
+        self.loss_sum = [self.loss_sum[0] + float(loss) * count, self.loss_sum[1] + count]
+        probabilities, ids = logits.float().softmax(-1).max(-1)
+        decoded = self.codec.decode(ids.cpu().numpy(), probabilities.cpu().numpy())
+        self.read += [(word.text, label, word.confidence) for word, label in zip(decoded, batch.labels)]
+
+    def on_validation_epoch_end(self) -> None:
+        texts, labels, confidences = zip(*self.read) if self.read else ((), (), ())
+        sums = torch.zeros(5, dtype=torch.float64)
+        if labels:
+            figures = ssm_metrics(texts, labels, confidences, self.charset_test)
+            n = figures.samples
+            sums = torch.tensor([n, figures.accuracy * n, figures.one_minus_ned * n, *self.loss_sum]).double()
+        if self.trainer.world_size > 1:
+            sums = self.all_gather(sums.to(self.device)).sum(0).cpu()
+        self.read, self.loss_sum = [], [0.0, 0]
+        n = max(float(sums[0]), 1.0)
+        found = {"val_accuracy": sums[1] / n, "val_NED": sums[2] / n, "val_loss": sums[3] / max(float(sums[4]), 1.0)}
+        found = {name: value.float() for name, value in found.items()}
+        self.log_dict({**found, "hp_metric": found["val_accuracy"] / 100}, sync_dist=False)
+        if self.trainer.is_global_zero and not self.trainer.sanity_checking:
+            self.log_file.write(step=self.global_step, epoch=self.current_epoch, **found)
+            shown = "  ".join(f"{name} {float(value):.4f}" for name, value in found.items())
+            print(f"[{self.global_step}/{self.trainer.estimated_stepping_batches}] {shown}", flush=True)
+
+    def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
+        """Groups by weight decay, and for ABINet by part, the language model with its own learning rate."""
+        decay, named = self.options["weight_decay"], list(self.model.named_parameters())
+        skip = self.model.no_weight_decay() if hasattr(self.model, "no_weight_decay") else set()
+        if not self.is_abinet:
+            if not decay:
+                return [{"params": [p for _, p in named if p.requires_grad], "lr": rate}]
+            return [{**group, "lr": rate} for group in parameter_groups(named, decay, skip=skip)]
+        language_rate = rate * float(self.options.get("l_lr", self.options["lr"])) / self.options["lr"]
+        groups = []
+        for part in ("vision", "alignment", "language"):
+            chosen = [(name, p) for name, p in named if name.startswith(f"model.{part}.")]
+            own = language_rate if part == "language" else rate
+            groups += [{**group, "lr": own, "part": part} for group in parameter_groups(chosen, decay, skip=skip)]
+        return groups
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        o = self.options
+        accumulate = self.trainer.accumulate_grad_batches
+        rate = peak_rate(o["lr"], o["batch_size"], self.trainer.world_size, accumulate)
+        groups = self.parameter_groups(rate)
+        optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=o["weight_decay"])
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = one_cycle(optimizer, [group["lr"] for group in groups], steps, o["warmup_pct"])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if self.is_abinet and not self.options.get("lm_only") and self.stage() == "joint":
+            for optimizer in self.trainer.optimizers:
+                first = optimizer.param_groups[0]
+                for group in optimizer.param_groups:
+                    group.update({name: first[name] for name in ("initial_lr", "max_lr", "min_lr")})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["hyper_parameters"] = {**self.options}
+        state = rng_state()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            states: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(states, state)
+        else:
+            states = [state]
+        permutations = getattr(self.model, "permutations", None)
+        checkpoint["generators"] = {
+            "states": states,
+            "permutations": None if permutations is None else permutations.state_dict(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.generators = checkpoint.get("generators")
+
+    def on_train_start(self) -> None:
+        resumed = self.global_step or None
+        if self.out is not None and self.trainer.is_global_zero:
+            self.log_file = MetricsLog(self.out / "metrics.jsonl", resumed)
+        self.since = (self.global_step, time.perf_counter())
+        if self.generators and len(self.generators["states"]) == self.trainer.world_size:
+            set_rng_state(self.generators["states"][self.trainer.global_rank])
+            if self.generators["permutations"] is not None:
+                self.model.permutations.load_state_dict(self.generators["permutations"])
