@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from common.augment.operation import Operation, only_level, to_uint8
+from common.augment.operation import Operation, only_level, product, to_uint8
 from common.augment.rng import Rng, integers, pick
 
 _UNIT = np.arange(256) / 255.0
@@ -149,7 +149,7 @@ def _zoom_rows(height: int, high: int) -> np.ndarray | None:
     top = (high - height) // 2
     box = (0, top * height / high, height, (top + height) * height / high)
     identity = Image.fromarray(np.eye(height, dtype=np.float32))
-    return np.asarray(identity.resize((height, height), Image.Resampling.BICUBIC, box=box))
+    return np.array(identity.resize((height, height), Image.Resampling.BICUBIC, box=box))
 
 
 def zoom_blur(image: np.ndarray, stop: float, step: float) -> np.ndarray:
@@ -171,7 +171,7 @@ def zoom_blur(image: np.ndarray, stop: float, step: float) -> np.ndarray:
         if rows is None:
             total += parts
         else:
-            part = (rows @ parts.reshape(height, -1)).reshape(image.shape)
+            part = product(rows, parts.reshape(height, -1)).reshape(image.shape)
             total += np.clip(part, 0, 255 * len(boxes), out=part)
     total /= count
     # The small addend undoes residue just below an integer, before the truncation.

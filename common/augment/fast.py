@@ -131,9 +131,10 @@ def _draw_fog(rng: Rng, level: tuple[float, float], image: np.ndarray) -> tuple:
 
 
 def zoom_blur(image: np.ndarray, stop: float, step: float) -> np.ndarray:
-    """Mean of the image and its zooms, bilinear, about the middle."""
+    """Mean of the image and at most eight of its zooms, bilinear, about the middle."""
     height, width = image.shape[:2]
     factors = np.arange(1, stop, step)
+    factors = np.linspace(1, factors[-1], min(len(factors), 8))
     total = image.astype(np.uint16) * 2
     for factor in factors[1:]:
         margin_x, margin_y = width * (1 - 1 / factor) / 2, height * (1 - 1 / factor) / 2

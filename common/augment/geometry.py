@@ -11,7 +11,7 @@ from PIL import Image
 from common.augment import spline
 from common.augment.operation import Operation
 from common.augment.rng import Rng
-from common.augment.warp import SIDE, on_mask
+from common.augment.warp import SIDE, on_mask, resize_bicubic
 
 
 def rotate(image: np.ndarray, angle: float, expand: bool = True) -> np.ndarray:
@@ -19,9 +19,9 @@ def rotate(image: np.ndarray, angle: float, expand: bool = True) -> np.ndarray:
     back.
     """
     height, width = image.shape[:2]
-    square = Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    square = Image.fromarray(resize_bicubic(image, SIDE, SIDE))
     turned = square.rotate(angle, resample=Image.Resampling.BICUBIC, expand=expand)
-    return np.asarray(turned.resize((width, height), Image.Resampling.BICUBIC))
+    return resize_bicubic(np.asarray(turned), width, height)
 
 
 def perspective(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
+import torch
 
 from common.augment.rng import Rng, integers
 
@@ -72,6 +73,13 @@ def no_draw(rng: Rng, level: object, image: np.ndarray) -> tuple:
 def only_level(rng: Rng, level: object, image: np.ndarray) -> tuple:
     """Parameters of an operation whose strength is its level."""
     return (level,)
+
+
+def product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Matrix product of two float matrices (or matrix and vector) by PyTorch, whose loader workers keep to one thread
+    each; numpy's own would start as many as there are cores in every worker.
+    """
+    return torch.matmul(torch.from_numpy(left), torch.from_numpy(right)).numpy()
 
 
 def spread(plane: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 
 from common.augment.photometric import ColorJitter, grey
 from common.augment.rng import Rng, distinct, integers
-from common.augment.warp import resize_bicubic
+from common.data.decode import resize_bicubic
 
 _RAMP = np.arange(256, dtype=np.float32)
 JITTER = ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
@@ -145,8 +145,7 @@ class ContrastiveView:
         number = min(integers(rng, 2, 6), len(self.changes))
         for index in distinct(rng, len(self.changes), number):
             image = self.changes[index](image, rng)
-        height, width = self.size
-        image = resize_bicubic(image, width, height)
+        image = resize_bicubic(image, self.size)
         if rng.uniform(0, 1) < 0.8:
             image = JITTER(image, rng)
         if rng.uniform(0, 1) < 0.2:

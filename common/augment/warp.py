@@ -9,16 +9,31 @@ import numpy as np
 from PIL import Image
 
 from common.augment import spline
-from common.augment.operation import Operation
+from common.augment.operation import Operation, product
 from common.augment.rng import Rng
 
 SIDE = 224
 """Side of the square on which Curve and Rotate work, pixels."""
 
 
+@lru_cache(maxsize=256)
+def _row_weights(height: int, rows: int) -> np.ndarray:
+    """Pillow's bicubic weights, float32 [rows, height]."""
+    identity = Image.fromarray(np.eye(height, dtype=np.float32))
+    return np.array(identity.resize((height, rows), Image.Resampling.BICUBIC))
+
+
 def resize_bicubic(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """PIL's bicubic (with antialiasing) resize of uint8 HxW or HxWx3."""
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+    """Pillow's bicubic (with antialiasing) resize of uint8 HxW or HxWx3, its vertical pass as one product.
+
+    About one value in ten thousand differs from Pillow's fixed-point sum, by one level.
+    """
+    rows = image.shape[0]
+    across = np.asarray(Image.fromarray(image).resize((width, rows), Image.Resampling.BICUBIC))
+    total = product(_row_weights(rows, height), across.reshape(rows, -1).astype(np.float32))
+    total += np.float32(0.5)
+    np.clip(total, 0, 255, out=total)
+    return total.astype(np.uint8).reshape(height, width, *image.shape[2:])
 
 
 def on_mask(transform):

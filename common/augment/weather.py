@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from common.augment import frost
 from common.augment.blur import motion_blur
-from common.augment.operation import Operation, spread, to_uint8
+from common.augment.operation import Operation, product, spread, to_uint8
 from common.augment.rng import Rng, integers, uniforms
 
 _UNIT = np.arange(256) / 255.0
@@ -29,7 +29,7 @@ def plasma(rng: Rng, decay: float, side: int = PLASMA_SIDE) -> np.ndarray:
     """
     # The cloud is linear in its noise, so the coarse levels, where calls cost more than arithmetic, are one product.
     draws = 2 * uniforms(rng, (COARSE**2 - 1,)) - 1
-    field = (_coarse(decay) @ draws).reshape(COARSE, COARSE).astype(draws.dtype)
+    field = product(_coarse(decay), draws.astype(np.float64)).reshape(COARSE, COARSE).astype(draws.dtype)
     wobble = 100.0 / decay ** math.log2(COARSE)
     while len(field) < side:
         drawn = uniforms(rng, (3, *field.shape))

@@ -15,7 +15,7 @@ from common.bench.rows import Row
 from common.bench.units import jpeg_crop
 from common.data.decode import decode_rgb, resize_bicubic
 
-IMAGES = 600
+IMAGES = 1000
 _SIZE = (32, 128)
 
 
