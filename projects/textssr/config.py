@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,12 +52,13 @@ OUR_DEFAULTS = {
 OPTIONAL = ("guidance_scale", "language", "select_data_lenth", "local_rank")
 
 
-def read_config(path: str | Path, known: dict[str, tuple]) -> SimpleNamespace:
+def read_config(path: str | Path, known: dict[str, tuple], changes: Sequence[str] = ()) -> SimpleNamespace:
     """The assignments of a configuration file as attributes, with the defaults of our additional keys filled in.
 
     Args:
         path: a `.py` file of `name = literal` lines.
         known: published keys and the types each may have (`VAE_KEYS`, `DIFFUSION_KEYS`).
+        changes: `key=value` texts that go before the file's values (the flag `--set`).
 
     Raises:
         UserError: no file, a line that is not such an assignment, an unknown or missing key, a value of a wrong type.
@@ -72,15 +74,14 @@ def read_config(path: str | Path, known: dict[str, tuple]) -> SimpleNamespace:
         raise UserError(f"{path}: not a configuration file ({error}); write lines of the form name = value") from None
     values = dict(OUR_DEFAULTS)
     types = {**known, **OURS}
-    for node in tree.body:
-        name, value = _assignment(path, node)
+    for name, value, where in [_assignment(path, node) for node in tree.body] + [_change(text) for text in changes]:
         if name not in types:
             near = difflib.get_close_matches(name, types, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"{path}: line {node.lineno}: unknown key {name}{hint}")
+            raise UserError(f"{where}: unknown key {name}{hint}")
         if not _fits(value, types[name]):
             wanted = " or ".join("None" if kind is None else kind.__name__ for kind in types[name])
-            raise UserError(f"{path}: {name}: {value!r} is not of type {wanted}")
+            raise UserError(f"{where}: {name}: {value!r} is not of type {wanted}")
         values[name] = value
     missing = [name for name in known if name not in values and name not in OPTIONAL]
     if missing:
@@ -88,15 +89,29 @@ def read_config(path: str | Path, known: dict[str, tuple]) -> SimpleNamespace:
     return SimpleNamespace(**values)
 
 
-def _assignment(path: Path, node: ast.stmt) -> tuple[str, object]:
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-        raise UserError(f"{path}: line {node.lineno}: a bare string; write comments with #")
+def _assignment(path: Path, node: ast.stmt) -> tuple[str, object, str]:
+    """(key, value, place) of one line."""
+    where = f"{path}: line {node.lineno}"
     if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+        name = node.targets[0].id
         try:
-            return node.targets[0].id, ast.literal_eval(node.value)
+            return name, ast.literal_eval(node.value), where
         except ValueError:
-            raise UserError(f"{path}: {node.targets[0].id}: write a plain value, not an expression") from None
-    raise UserError(f"{path}: line {node.lineno}: only lines of the form name = value are read (nothing is executed)")
+            raise UserError(f"{where}: {name}: write a plain value, not an expression") from None
+    raise UserError(
+        f"{where}: only lines of the form name = value are read (nothing is executed); comments begin with #"
+    )
+
+
+def _change(text: str) -> tuple[str, object, str]:
+    """(key, value, place) of a `key=value`; what is no Python literal is a text."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--set {text}: give key=value")
+    try:
+        return name, ast.literal_eval(value), "--set"
+    except (ValueError, SyntaxError):
+        return name, value, "--set"
 
 
 def _fits(value: object, kinds: tuple) -> bool:

@@ -39,10 +39,9 @@ class Condition:
     planes: Tensor
     mask: Tensor
 
-    @property
-    def small_mask(self) -> Tensor:
-        """The mask at latent size: the pixel at (8 i, 8 j)."""
-        return F.interpolate(self.mask, scale_factor=1 / 8, mode="nearest")
+    def small_mask(self, latents: Tensor) -> Tensor:
+        """The mask `[B, 1, h, w]` at the size of `latents`: with SD's factor 8, the pixel at (8 i, 8 j)."""
+        return F.interpolate(self.mask, latents.shape[-2:], mode="nearest").to(latents.dtype)
 
 
 @dataclass
@@ -111,7 +110,7 @@ def diffusion_loss(
         steps = scheduler.config.num_train_timesteps
         timesteps = torch.randint(0, steps, (len(latents),), device=latents.device)
     noisy = scheduler.add_noise(latents, noise, timesteps)
-    sample = predictor_input(noisy, masked_latents, glyph_latents, condition.small_mask.to(latents.dtype))
+    sample = predictor_input(noisy, masked_latents, glyph_latents, condition.small_mask(latents))
     prediction = unet(sample, timesteps, condition.planes).sample
     target = target_of(scheduler, latents, noise, timesteps)
     return StepOutput(F.mse_loss(prediction.float(), target.float()), sample, prediction, target)
@@ -136,7 +135,7 @@ def paint(
     glyph = encode(vae, condition.glyph).sample(draw, "glyph", scale)
     masked = encode(vae, condition.masked).sample(draw, "masked", scale)
     latents = draw("init", masked) * scheduler.init_noise_sigma
-    mask = condition.small_mask.to(latents.dtype)
+    mask = condition.small_mask(latents)
     context = unet.ttf_net(condition.planes)  # the planes do not change from step to step
     for timestep in progress(scheduler.timesteps):
         sample = predictor_input(scheduler.scale_model_input(latents, timestep), masked, glyph, mask)

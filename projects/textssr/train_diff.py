@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(argv)
     if options.config is None:
         raise UserError("--config: missing; give for instance projects/textssr/configs/train_diff_step1_cfg.py")
-    config = read_config(options.config, DIFFUSION_KEYS)
+    config = read_config(options.config, DIFFUSION_KEYS, options.set)
     scheduler, vae = load_scheduler(config.scheduler_path), load_vae(config.pretrained_vae, "pretrained_vae")
     unet, fresh = TextUNet.from_folder(config.pretrained_unet)
     dataset = build_dataset(config)

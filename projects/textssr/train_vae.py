@@ -24,9 +24,10 @@ from projects.textssr.training import Stopped, Trainer, start
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The published flag."""
+    """The published flag, and one of ours."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=None, help="a configuration file; see projects/textssr/configs")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="go before the file's values (ours)")
     return parser.parse_args(argv)
 
 
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(argv)
     if options.config is None:
         raise UserError("--config: missing; give for instance projects/textssr/configs/train_vae_cfg.py")
-    config = read_config(options.config, VAE_KEYS)
+    config = read_config(options.config, VAE_KEYS, options.set)
     vae = load_vae(Path(config.pretrained_model_name_or_path) / "vae", "pretrained_model_name_or_path")
     maker = RegionMaker(config.resolution, None, exact_crop=config.exact_crop)
     dataset = LmdbRegions(config.lmdb_path, maker, config.seed)
