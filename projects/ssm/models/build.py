@@ -41,3 +41,8 @@ def build_recogniser(name: str, charset: str, arguments: Mapping) -> nn.Module:
 def codec_for(model: nn.Module, charset: str) -> EosBosPadCodec | CtcCodec:
     """The codec that goes with a recogniser."""
     return CtcCodec(charset) if isinstance(model, CTCRecogniser) else EosBosPadCodec(charset)
+
+
+def build_row(name: str, charset: str, **arguments) -> nn.Module:
+    """A registry row's recogniser."""
+    return build_recogniser(name, charset, arguments)

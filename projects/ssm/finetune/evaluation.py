@@ -1,0 +1,65 @@
+"""Reading test sets: predictions of one LMDB folder and its figures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from common.data.loader import SeededSampler, word_loader
+from common.errors import UserError
+from common.files import write_text
+from common.metrics.papers import SetMetrics, ssm_metrics
+from projects.ssm.finetune.data import label_rules, open_words, rotation
+from projects.ssm.finetune.reader import SSMReader
+
+
+@dataclass
+class SetReading:
+    """One set: figures, and (label, adapted or raw prediction, confidence) of every word."""
+
+    figures: SetMetrics
+    words: list[tuple[str, str, float]] = field(default_factory=list)
+
+
+def test_root(root: Path, name: str) -> Path | None:
+    """Folder of a test set: test/<name> as published, evaluation/<name> in our tree, None where neither is."""
+    own = {"IIIT5k": "IIIT5k_3000"}
+    for folder in (f"test/{name}", f"evaluation/{name}", f"evaluation/{own.get(name, name)}"):
+        if (root / folder).is_dir():
+            return root / folder
+    return None
+
+
+@torch.inference_mode()
+def read_set(
+    reader: SSMReader,
+    folder: Path,
+    charset: str,
+    *,
+    max_length: int = 25,
+    batch_size: int = 512,
+    workers: int = 4,
+    degrees: int = 0,
+) -> SetReading:
+    """Read all words below `folder`; labels pass the adapter of `charset`, long and empty ones are left out."""
+    dataset = open_words(folder, reader.image_size, label_rules(charset, max_length), rotation(degrees))
+    sampler = SeededSampler(len(dataset), batch_size, shuffle=False)
+    words = []
+    for batch in word_loader(dataset, sampler, workers):
+        found = reader.read(batch.images.to(reader.device))
+        words += [(label, one.text, one.confidence) for label, one in zip(batch.labels, found)]
+    if not words:
+        raise UserError(f"{folder}: no word could be read")
+    labels, texts, confidences = zip(*words)
+    return SetReading(ssm_metrics(texts, labels, confidences, charset), words)
+
+
+def write_json(path: Path, readings: dict[str, SetReading]) -> None:
+    """Figures and words of every set, beside the table."""
+    content = {
+        name: {"figures": reading.figures._asdict(), "words": reading.words} for name, reading in readings.items()
+    }
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=1))
