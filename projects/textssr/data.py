@@ -205,6 +205,15 @@ class Regions(Dataset):
             self.rejected[str(problem)] += 1
             return None
 
+    def with_source(self, index: int, text: str | None = None) -> tuple[Sample | None, tuple[np.ndarray, list] | None]:
+        """The sample, asking for `text` where one is given, and the (picture, polygon) that it was made from."""
+        try:
+            picture, polygon, own = self.picture(index)
+            return self.maker.make(picture, polygon, text or own, self.rng(index)), (picture, polygon)
+        except (BadImage, BadRegion) as problem:
+            self.rejected[str(problem)] += 1
+            return None, None
+
 
 class JsonRegions(Regions):
     """The words of one or more AnyWord JSON files."""
@@ -217,6 +226,10 @@ class JsonRegions(Regions):
 
     def __len__(self) -> int:
         return len(self.words)
+
+    def texts(self) -> list[str]:
+        """Every text, for the check of the font."""
+        return [word.text for word in self.words]
 
     def picture(self, index: int) -> tuple[np.ndarray, list, str]:
         word = self.words[index]

@@ -25,16 +25,9 @@ from projects.textssr.data import LmdbRegions, RegionMaker, collate
 from projects.textssr.diffusion import Condition, diffusion_loss, encode, normal
 from projects.textssr.fonts import default_font
 from projects.textssr.glyphs import GlyphRenderer
-from projects.textssr.train_vae import load_vae, parse
-from projects.textssr.training import Stopped, Trainer, logger, start
+from projects.textssr.train_vae import parse
+from projects.textssr.training import Stopped, Trainer, load_scheduler, load_vae, logger, start
 from projects.textssr.unet import TextUNet
-
-
-def load_scheduler(folder: str | Path) -> DDPMScheduler:
-    """A DDPM scheduler from any scheduler folder. Raises UserError."""
-    if not (Path(folder) / "scheduler_config.json").is_file():
-        raise UserError(f"{folder}: scheduler_path: no scheduler_config.json; give a diffusers scheduler folder")
-    return DDPMScheduler.from_pretrained(folder, local_files_only=True)
 
 
 def build_dataset(config: SimpleNamespace) -> LmdbRegions:

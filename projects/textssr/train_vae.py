@@ -14,13 +14,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
 from common.errors import UserError, command
 from projects.textssr.config import VAE_KEYS, read_config
 from projects.textssr.data import LmdbRegions, RegionMaker
-from projects.textssr.training import Stopped, Trainer, start
+from projects.textssr.training import Stopped, Trainer, load_vae, start
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -35,13 +34,6 @@ def stack(crops: list[torch.Tensor | None]) -> dict[str, torch.Tensor] | None:
     """Crops -> a batch; those that could not be used are left out."""
     kept = [crop for crop in crops if crop is not None]
     return {"pixel_values": torch.stack(kept)} if kept else None
-
-
-def load_vae(folder: str | Path, key: str) -> AutoencoderKL:
-    """A VAE of a diffusers folder. Raises UserError that names the configuration key."""
-    if not (Path(folder) / "config.json").is_file():
-        raise UserError(f"{folder}: {key}: no config.json; give a diffusers VAE folder")
-    return AutoencoderKL.from_pretrained(folder, local_files_only=True)
 
 
 @command

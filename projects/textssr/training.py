@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.logging import get_logger
 from accelerate.utils import ProjectConfiguration, set_seed
-from diffusers import ModelMixin
+from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin
 from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -35,6 +35,20 @@ from projects.textssr.unet import read_weights
 logger = get_logger(__name__)
 STATE = "strlab_state.pth"
 UNFINISHED = ".unfinished-"
+
+
+def load_vae(folder: str | Path, key: str) -> AutoencoderKL:
+    """A VAE of a diffusers folder. Raises UserError that names the configuration key."""
+    if not (Path(folder) / "config.json").is_file():
+        raise UserError(f"{folder}: {key}: no config.json; give a diffusers VAE folder")
+    return AutoencoderKL.from_pretrained(folder, local_files_only=True)
+
+
+def load_scheduler(folder: str | Path) -> DDPMScheduler:
+    """A DDPM scheduler from any scheduler folder. Raises UserError."""
+    if not (Path(folder) / "scheduler_config.json").is_file():
+        raise UserError(f"{folder}: scheduler_path: no scheduler_config.json; give a diffusers scheduler folder")
+    return DDPMScheduler.from_pretrained(folder, local_files_only=True)
 
 
 class Stopped(Exception):

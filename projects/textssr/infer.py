@@ -1,0 +1,163 @@
+#!/usr/bin/env python
+"""Paint words into the regions of scenes. The defaults are the values that are fixed in the published script.
+
+python projects/textssr/infer.py --data ./benchmark/ic13/test.json --output ./output/ic13
+
+OUTPUT gets `local/<n>.png` (the whole crop), `region/<n>.png` (the word's bounding box in it), `full/<n>.png` (the
+picture with the word pasted back; not in the published script) and `labels.json` {"<n>.png": text}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import cv2
+import numpy as np
+from tqdm.auto import tqdm
+
+from common.errors import UserError, command
+from common.files import write_bytes, write_text
+from common.infer.recognizer import pick_device
+from projects.textssr.data import JsonRegions, LmdbRegions, RegionMaker, Regions, Sample
+from projects.textssr.fonts import default_font
+from projects.textssr.glyphs import GlyphRenderer
+from projects.textssr.painting import PRECISIONS, Generator, batch_draws, paste_back, region_of, sample_draws
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that name models, font and the way of sampling; `synthesize.py` takes them too."""
+    models = parser.add_argument_group("models")
+    models.add_argument("--vae", type=Path, default=Path("./model/vae_ft/checkpoint-150000/vae"))
+    models.add_argument("--unet", type=Path, default=Path("./model/step2/checkpoint-25000/unet"))
+    models.add_argument("--scheduler", type=Path, default=Path("./model/stable-diffusion-v2-1/scheduler"))
+    models.add_argument("--font", type=Path, default=None, help="font of the glyph conditions (default: DejaVu Sans)")
+    models.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (the published script: cuda)")
+    models.add_argument("--precision", choices=sorted(PRECISIONS), default="fp32")
+    sampling = parser.add_argument_group("sampling")
+    sampling.add_argument("--steps", type=int, default=20, help="denoising steps")
+    sampling.add_argument("--batch-size", type=int, default=32)
+    sampling.add_argument("--resolution", type=int, default=256)
+    sampling.add_argument("--ttf-size", type=int, default=64)
+    sampling.add_argument("--max-len", type=int, default=25)
+    sampling.add_argument("--seed", type=int, default=42, help="of the crops")
+    sampling.add_argument("--exact-crop", action="store_true", help="mend the published off-by-one of the crop's place")
+    sampling.add_argument("--clean-glyph", action="store_true", help="whole strokes in the word glyph (tiny models)")
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The flags; the published script has none."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--data", type=Path, default=Path("./benchmark/ic13/test.json"), help="JSON file or LMDB folder"
+    )
+    parser.add_argument("--output", type=Path, default=Path("./output/ic13"))
+    parser.add_argument("--language", default=None, help="only words of this language")
+    parser.add_argument("--text", default=None, help="paint this into every region instead of its own text")
+    parser.add_argument("--limit", type=int, default=None, help="stop after so many words")
+    parser.add_argument("--noise-seed", type=int, default=20, help="of the start noise, the same for every batch")
+    parser.add_argument("--per-sample-seeds", action="store_true", help="other noise for each word, batches or not")
+    parser.add_argument("--wrap", action="store_true", help="let overflowing values wrap as the published script does")
+    parser.add_argument("--no-full", action="store_true", help="write no full pictures")
+    add_model_flags(parser)
+    return parser.parse_args(argv)
+
+
+def build_maker(options: argparse.Namespace) -> RegionMaker:
+    """What turns annotations into conditions, with the flags' font."""
+    renderer = GlyphRenderer(options.font or default_font(), options.ttf_size, options.max_len)
+    return RegionMaker(
+        options.resolution, renderer, exact_crop=options.exact_crop, clean_glyph=options.clean_glyph
+    )  # fmt: skip
+
+
+def open_regions(options: argparse.Namespace) -> Regions:
+    """The words of `--data`. Raises UserError for data or characters that cannot be used."""
+    maker = build_maker(options)
+    if options.data.is_dir():
+        regions = LmdbRegions(options.data, maker, options.seed, published_order=True)
+    else:
+        regions = JsonRegions([options.data], maker, options.seed, language=options.language, published_order=True)
+    missing = maker.renderer.missing([options.text] if options.text else regions.texts())
+    if missing:
+        raise UserError(f"{maker.renderer.path}: no glyph for {missing[:40]!r}: give another --font")
+    return regions
+
+
+def open_generator(options: argparse.Namespace) -> Generator:
+    """The models of the flags."""
+    if options.steps < 1 or options.batch_size < 1:
+        raise UserError("--steps, --batch-size: give 1 or more")
+    device = pick_device(options.device)
+    return Generator.open(
+        options.vae, options.unet, options.scheduler, device, steps=options.steps, precision=options.precision
+    )
+
+
+def save_png(path: Path, picture: np.ndarray) -> None:
+    """RGB uint8 `[h, w, 3]` to a file."""
+    write_bytes(path, cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))[1].tobytes())
+
+
+class Writer:
+    """Numbers the results and writes their pictures; `labels.json` comes last."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.labels = options, {}
+        for name in ("local", "region") if options.no_full else ("local", "region", "full"):
+            (options.output / name).mkdir(parents=True, exist_ok=True)
+
+    def add(self, crop: np.ndarray, sample: Sample, picture: np.ndarray, polygon: list) -> None:
+        """One result with the picture that it came from."""
+        name, out = f"{len(self.labels)}.png", self.options.output
+        save_png(out / "local" / name, crop)
+        save_png(out / "region" / name, region_of(crop, sample.mask))
+        if not self.options.no_full:
+            save_png(out / "full" / name, paste_back(picture, crop, sample.box, polygon))
+        self.labels[name] = sample.text
+
+    def close(self) -> None:
+        """Write the labels in the published form."""
+        write_text(self.options.output / "labels.json", json.dumps(self.labels, indent=4, ensure_ascii=False))
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read, paint, write."""
+    options = parse(argv)
+    regions = open_regions(options)
+    generator = open_generator(options)
+    writer, count = Writer(options), min(len(regions), options.limit or len(regions))
+    bar = tqdm(total=count, desc="Words")
+    for start in range(0, count, options.batch_size):
+        kept = []
+        for index in range(start, min(start + options.batch_size, count)):
+            sample, source = regions.with_source(index, options.text)
+            if sample is not None:
+                kept.append((index, sample, source))
+        if kept:
+            seeds = [options.noise_seed + 1_000_003 * index for index, *_ in kept]
+            draw = batch_draws(options.noise_seed, options.seed + start)
+            crops = generator.paint(
+                [sample for _, sample, _ in kept],
+                sample_draws(seeds) if options.per_sample_seeds else draw,
+                clamp=not options.wrap,
+            )
+            for crop, (_, sample, (picture, polygon)) in zip(crops, kept):
+                writer.add(crop, sample, picture, polygon)
+        bar.update(min(options.batch_size, count - start))
+    bar.close()
+    writer.close()
+    left_out = "; ".join(f"{reason} ({number})" for reason, number in regions.rejected.items())
+    print(f"{options.output}: {len(writer.labels)} words painted" + (f"; left out: {left_out}" if left_out else ""))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
