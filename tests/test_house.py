@@ -18,8 +18,8 @@ MAY_IMPORT = {
     "metrics": {"metrics", "text"},
     "models": {"models", "text"},
     "losses": {"losses", "text"},
-    "augment": {"augment"},
-    "data": {"data", "text", "augment"},
+    "augment": {"augment", "data"},  # its pixels: decode and resize
+    "data": {"data", "text"},
     "train": {"train", "data", "text", "models", "losses", "metrics", "augment"},
     "infer": {"infer", "train", "data", "text", "models", "metrics", "augment"},
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,9 +12,8 @@ from torch import nn
 from common.data.loader import Batch
 from common.models.images import to_float_nchw
 from common.train import schedule as schedules
-from common.train.distributed import Dist
-from common.train.optim import Precision, build_optimizer, check_finite
-from common.train.signals import StopRequest
+from common.train.optim import build_optimizer
+from common.train.stepper import StepperBase
 from projects.mgpstr.label_codes import LabelCodes
 
 
@@ -62,25 +60,11 @@ def make_schedule(options: argparse.Namespace) -> schedules.Schedule:
 
 
 @dataclass
-class Stepper:
-    """Forward, backward, clip, step.
-
-    Attributes:
-        module: `LossModule`, perhaps under DistributedDataParallel.
-        folder: where the sample numbers of a batch with a non-finite loss are written.
-        stop: asked in the same collective as the finiteness of the loss; `stopping` is the answer.
-    """
+class Stepper(StepperBase):
+    """Forward, backward, clip, step. `module`: `LossModule`, perhaps under DistributedDataParallel."""
 
     module: nn.Module
     codes: LabelCodes
-    optimizer: torch.optim.Optimizer
-    schedule: schedules.Schedule
-    precision: Precision
-    options: argparse.Namespace
-    dist: Dist
-    folder: Path
-    stop: StopRequest
-    stopping: bool = False
 
     def __call__(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
         """Step number `step` on one batch; returns `loss` and its parts, detached.
@@ -91,12 +75,11 @@ class Stepper:
         schedules.set_learning_rate(self.optimizer, self.schedule(step))
         losses = self.forward(batch)
         total = sum(losses.values())
-        self.ask(total, batch, step)
+        self.guard(total, step, batch.indices)
         self.optimizer.zero_grad(set_to_none=True)
         self.precision.backward(total)
         norm = self.precision.clip(self.optimizer, self.options.grad_clip)
-        if norm is not None and self.precision.amp != "fp16":
-            check_finite(norm, step=step, what="gradient norm", batch_ids=batch.indices, folder=self.folder)
+        self.guard_gradient(norm, step, batch.indices)
         self.precision.step(self.optimizer)
         return {"loss": total.detach(), **{f"loss/{name}": loss.detach() for name, loss in losses.items()}}
 
@@ -107,11 +90,3 @@ class Stepper:
         masks = None if batch.masks is None else batch.masks.to(device, non_blocking=True)
         with self.precision.autocast():
             return self.module(batch.images.to(device, non_blocking=True), targets, masks)
-
-    def ask(self, total: torch.Tensor, batch: Batch, step: int) -> None:
-        """All ranks learn whether a loss is not finite, and whether one of them was asked to stop."""
-        finite = bool(torch.isfinite(total.detach()))
-        broken, self.stopping = self.dist.any_of(not finite, self.stop.requested)
-        if broken:
-            check_finite(total, step=step, batch_ids=batch.indices, folder=self.folder)
-            raise SystemExit(2)

@@ -218,7 +218,7 @@ def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, WordLoader]:
     if dist.is_main:
         start_logs(folder, kept, [about, *notes], trained)
     stepper = Stepper(
-        module.train(), codes, optimizer, make_schedule(options), precision, options, dist, folder, StopRequest()
+        optimizer, make_schedule(options), precision, options, dist, folder, StopRequest(), module.train(), codes
     )
     metrics = MetricsLog(folder / "metrics.jsonl" if dist.is_main else None, state.step or None)
     return Run(options, dist, folder, model, stepper, state, validation, metrics), loader

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,9 +12,9 @@ from torch import nn
 from common.data.loader import Batch
 from common.models.images import masks_to_float
 from common.train import schedule as schedules
-from common.train.distributed import Dist, unwrap
-from common.train.optim import Precision, accumulating, build_optimizer, check_finite
-from common.train.signals import StopRequest
+from common.train.distributed import unwrap
+from common.train.optim import accumulating, build_optimizer
+from common.train.stepper import StepperBase
 from projects.siga.building import Codec
 from projects.siga.losses import SigaLosses
 from projects.siga.options import fractions
@@ -64,25 +63,13 @@ def warm_cosine(lr: float, total: int, warmup: int, final: float = 1e-7) -> sche
 
 
 @dataclass
-class Stepper:
-    """Forward, backward, clip, step.
-
-    Attributes:
-        model: on its device, perhaps wrapped; `bare` is the module inside, which has the losses.
-        folder: where the numbers of a batch with a non-finite loss are written.
-        stop: asked together with the finiteness of the loss, in one collective.
+class Stepper(StepperBase):
+    """Forward, backward, clip, step. `model` is on its device, perhaps wrapped; `bare` is the module inside, which has
+    the losses.
     """
 
     model: nn.Module
     codec: Codec
-    optimizer: torch.optim.Optimizer
-    schedule: schedules.Schedule
-    precision: Precision
-    options: argparse.Namespace
-    dist: Dist
-    folder: Path
-    stop: StopRequest
-    stopping: bool = False
 
     @property
     def bare(self) -> nn.Module:
@@ -100,12 +87,10 @@ class Stepper:
         for number, batch in enumerate(batches, start=1):
             with accumulating(self.model, last=number == len(batches)):
                 losses = self.forward(batch, step)
-                self._guard(losses.total, step, batch)
+                self.guard(losses.total, step, batch.indices)
                 self.precision.backward(losses.total / len(batches))
         norm = self.precision.clip(self.optimizer, self.options.grad_clip)
-        if norm is not None and self.precision.amp != "fp16":
-            ids = torch.cat([batch.indices for batch in batches])
-            check_finite(norm, step=step, what="gradient norm", batch_ids=ids, folder=self.folder)
+        self.guard_gradient(norm, step, torch.cat([batch.indices for batch in batches]))
         self.precision.step(self.optimizer)
         return {"loss": losses.total.detach(), **{name: part.detach() for name, part in losses.parts.items()}}
 
@@ -120,11 +105,3 @@ class Stepper:
         with self.precision.autocast():
             output = self.model(images, text[:, :-1], masks)
         return self.bare.losses(output, text, lengths, step, step // self.options.data_ratio)
-
-    def _guard(self, loss: torch.Tensor, step: int, batch: Batch) -> None:
-        """Stop on all ranks before the backward pass if a loss is not finite on one of them."""
-        bad, self.stopping = self.dist.any_of(not bool(torch.isfinite(loss.detach())), self.stop.requested)
-        if not bad:
-            return
-        check_finite(loss, step=step, batch_ids=batch.indices, folder=self.folder)
-        raise SystemExit(2)  # another rank's loss: that rank says which

@@ -197,8 +197,8 @@ def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, object]:
     wrapped = wrap(model, dist, find_unused=True, sync_batch_norm=sync)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     stepper = Stepper(
-        torch.compile(wrapped) if options.compile else wrapped, codec, make_optimizer(wrapped, options),
-        make_schedule(options), Precision(options.amp, dist.device), options, dist, folder, StopRequest())
+        make_optimizer(wrapped, options), make_schedule(options), Precision(options.amp, dist.device), options, dist,
+        folder, StopRequest(), torch.compile(wrapped) if options.compile else wrapped, codec)
     state = TrainingState(
         stepper.model, stepper.optimizer, {"sampler": loader.sampler, "scaler": stepper.precision},
         {key: value for key, value in vars(options).items() if key not in ("variant", "given")},
