@@ -1,7 +1,15 @@
-"""Public data sets -> word LMDBs. `strlab data convert KIND …`; projects add kinds of their own."""
+"""Public data sets -> LMDBs. `strlab data convert KIND …`; projects add kinds of their own."""
 
 from __future__ import annotations
 
-from common.data.convert.gt import add_parser
+import argparse
+
+from common.data.convert import anyword, gt
 
 __all__ = ["add_parser"]
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the library's kinds."""
+    gt.add_parser(subparsers)
+    anyword.add_parser(subparsers)

@@ -1,0 +1,138 @@
+"""An AnyWord JSON file (data_root, data_list) -> a scene LMDB: `image-%09d` as the file is, `annotations-%09d` as JSON.
+
+Kept are words with a polygon and a text that pass the filters; a picture without any is left out. What was left out is
+counted and said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from common.data.decode import BadImage, decode_rgb
+from common.data.lmdb import LmdbWriter
+from common.errors import UserError
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which words and pictures are kept. `min_side`: shorter side of the polygon's rectangle in pixels."""
+
+    keep_invalid: bool = False
+    max_watermark: float = 1.0
+    min_length: int = 1
+    max_length: int = 25
+    min_side: float = 0.0
+    min_area: float = 0.0
+    language: str | None = None
+
+    def reason(self, word: dict) -> str | None:
+        """Why a word is not kept, None for one that is."""
+        polygon, text = word.get("polygon"), word.get("text")
+        points = np.asarray(polygon if isinstance(polygon, list) else [], dtype=np.float64)
+        if points.ndim != 2 or len(points) < 3 or points.shape[1] != 2 or not np.isfinite(points).all():
+            return "no polygon"
+        if not isinstance(text, str) or not text:
+            return "no text"
+        if not self.keep_invalid and word.get("valid") is False:
+            return "marked invalid"
+        if not self.min_length <= len(text) <= self.max_length:
+            return f"text not of {self.min_length} to {self.max_length} characters"
+        if self.language is not None and word.get("language", self.language) != self.language:
+            return f"language not {self.language}"
+        corners = points.astype(np.float32)
+        if min(cv2.minAreaRect(corners)[1]) < self.min_side or cv2.contourArea(corners) < self.min_area:
+            return "polygon too small"
+        return None
+
+
+def convert_anyword(
+    source: str | Path, out: str | Path, filters: Filters | None = None, say: Callable[[str], None] = print
+) -> Counter:
+    """Write the LMDB folder `out`, which must not exist; counts of pictures, words and reasons of what was left out.
+
+    Raises `UserError` for a file of another form, an unwritable place, or when nothing could be used.
+    """
+    source, counts = Path(source), Counter()
+    root, items = _read(source)
+    with LmdbWriter(out) as writer:
+        for item in items:
+            words = _kept(item, filters or Filters(), counts)
+            if not words:
+                counts["pictures without a word"] += 1
+                continue
+            try:
+                data = (root / str(item["img_name"])).read_bytes()
+                decode_rgb(data)
+            except (OSError, KeyError, BadImage):
+                counts["unreadable pictures"] += 1
+                continue
+            writer.add(data, None, annotations=json.dumps(words, ensure_ascii=False).encode())
+            counts["words"] += len(words)
+        counts["pictures"] = writer.count
+        if not writer.count:
+            reasons = "; ".join(f"{name} ({number})" for name, number in counts.items() if number)
+            raise UserError(f"{source}: nothing can be used: {reasons or 'data_list is empty'}: check data_root")
+    say(f"Created dataset with {counts['pictures']} pictures and {counts['words']} words")
+    left = "; ".join(f"{name} ({counts[name]})" for name in sorted(counts) if name not in ("pictures", "words"))
+    if left:
+        say(f"Left out: {left}")
+    return counts
+
+
+def _read(source: Path) -> tuple[Path, list[dict]]:
+    """The picture folder (relative ones from the working folder, or else from the file's) and the list."""
+    try:
+        content = json.loads(source.read_text(encoding="utf-8"))
+        root, items = Path(content["data_root"]), content["data_list"]
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read ({error.strerror}): give an AnyWord JSON file") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{source}: no AnyWord JSON ({type(error).__name__}: {error})") from None
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise UserError(f"{source}: data_list: a list of objects is needed")
+    beside = source.parent / root
+    return (root if root.is_dir() or not beside.is_dir() else beside), items
+
+
+def _kept(item: dict, filters: Filters, counts: Counter) -> list[dict]:
+    """The usable words of one picture in the stored form, with whole coordinates."""
+    if float(item.get("wm_score") or 0.0) > filters.max_watermark:
+        counts["pictures with a watermark"] += 1
+        return []
+    words = []
+    for word in item.get("annotations") or []:
+        reason = filters.reason(word)
+        if reason is not None:
+            counts[f"words: {reason}"] += 1
+            continue
+        kept = {"polygon": [[int(x), int(y)] for x, y in word["polygon"]], "text": word["text"]}
+        words.append(kept | ({"language": word["language"]} if "language" in word else {}))
+    return words
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add `strlab data convert anyword`."""
+    parser = subparsers.add_parser("anyword", help="an AnyWord JSON file into a scene LMDB", description=__doc__)
+    parser.add_argument("json", type=Path, metavar="JSON", help="file with data_root and data_list")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the LMDB folder to make; must not exist")
+    parser.add_argument("--keep-invalid", action="store_true", help="keep words marked `valid: false`")
+    parser.add_argument("--max-watermark", type=float, default=1.0, help="largest wm_score of a picture")
+    parser.add_argument("--min-length", type=int, default=1, help="shortest text")
+    parser.add_argument("--max-length", type=int, default=25, help="longest text")
+    parser.add_argument("--min-side", type=float, default=0.0, help="pixels of the shorter side of the polygon")
+    parser.add_argument("--min-area", type=float, default=0.0, help="pixels inside the polygon")
+    parser.add_argument("--language", default=None, help="only words of this language, or of none")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    names = ("keep_invalid", "max_watermark", "min_length", "max_length", "min_side", "min_area", "language")
+    convert_anyword(args.json, args.out, Filters(**{name: getattr(args, name) for name in names}))
