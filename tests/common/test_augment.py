@@ -15,6 +15,7 @@ from common.augment.operation import PRESETS
 from common.augment.randaugment import GROUPS, OPERATIONS
 from common.augment.rng import asymmetric, normals, symmetric
 from common.augment.sheet import crops
+from common.cli import main
 from common.errors import UserError
 
 IMAGE = crops(2)[1]
@@ -220,3 +221,12 @@ def test_global_generators_stay() -> None:
         augment(IMAGE, np.random.default_rng(0))
     assert torch.equal(torch_before, torch.get_rng_state())
     assert np.array_equal(numpy_before, np.random.get_state()[1])
+
+
+def test_sheets(tmp_path) -> None:
+    for arguments in (["--recipe", "abinet", "--columns", "2"], ["--each", "--recipe", "straug"]):
+        out = tmp_path / "sheet.png"
+        assert main(["data", "augment-sheet", str(out), *arguments]) == 0
+        with Image.open(out) as sheet:
+            assert sheet.width > 300
+    assert main(["data", "augment-sheet", str(out), "--images", str(tmp_path / "none")]) == 2
