@@ -26,29 +26,43 @@ from projects.mgpstr.box_masks import Box, check_boxes
 STRINGS = {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
 PASSED = {"PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"}
 
+MARK = object()
+
 
 class Refused(ValueError):
     """A pickle that is no plain table of strings."""
+
+
+def last_mark(stack: list[object]) -> int:
+    """Place of the last mark. Raises ValueError where there is none."""
+    return len(stack) - 1 - stack[::-1].index(MARK)
+
+
+def popped(stack: list[object], start: int) -> list[object]:
+    """Take everything from `start` on off the stack; returns it without marks."""
+    items = [item for item in stack[start:] if item is not MARK]
+    del stack[start:]
+    return items
 
 
 def string_table(data: bytes) -> dict[str, str]:
     """Read a pickled dict of strings to strings without unpickling it. Raises `Refused` for anything else."""
     stack: list[object] = []
     memo: list[object] = []
-    mark = object()
-    try:
+        try:
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name in STRINGS:
                 stack.append(argument)
             elif opcode.name == "EMPTY_DICT":
                 stack.append({})
             elif opcode.name == "MARK":
-                stack.append(mark)
+                stack.append(MARK)
+            elif opcode.name == "DICT":
+                pairs = popped(stack, last_mark(stack))
+                stack.append(dict(zip(pairs[0::2], pairs[1::2], strict=True)))
             elif opcode.name in ("SETITEM", "SETITEMS"):
-                start = len(stack) - 2 if opcode.name == "SETITEM" else len(stack) - 1 - stack[::-1].index(mark)
-                items = [item for item in stack[start:] if item is not mark]
-                del stack[start:]
-                stack[-1].update(zip(items[0::2], items[1::2], strict=True))
+                pairs = popped(stack, len(stack) - 2 if opcode.name == "SETITEM" else last_mark(stack))
+                stack[-1].update(zip(pairs[0::2], pairs[1::2], strict=True))
             elif opcode.name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
                 memo.append(stack[-1])
             elif opcode.name in ("GET", "BINGET", "LONG_BINGET"):

@@ -1,0 +1,232 @@
+"""MGP-STR's scripts: files in the published form, exact resume, two processes, ACDS's boxes, test, demo, tools."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from common.data.lmdb import LmdbWriter, WordLmdb
+from common.train.checkpoint import load
+from projects.mgpstr import create_lmdb_dataset, demo, test_final, train_final_dist
+from projects.mgpstr.data_convert import Refused, boxes_of, convert_acds, string_table
+from tests.projects import mgpstr_corpus
+from tests.projects.mgpstr_corpus import ACDS, CHARACTERS, MICRO, command, write_corpus
+from tests.projects.siga_corpus import ROOT, crop, environment
+
+STATE = "training_state-{:09d}.pth"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("mgpstr"))
+
+
+@pytest.fixture(scope="module")
+def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted run of four steps with all its states."""
+    out = tmp_path_factory.mktemp("whole")
+    more = ("--isrand_aug", "--scheduler", "--save_interval=2", "--keep_states=0", "--checkpoint_interval=2")
+    assert train_final_dist.main(command(corpus, out, *more)) == 0
+    return out / "run-Seed1111"
+
+
+def leaves(thing: object) -> list[object]:
+    """All values in nested containers, tensors as bytes."""
+    if isinstance(thing, torch.Tensor):
+        return [thing.numpy().tobytes()]
+    if isinstance(thing, dict):
+        return [leaf for key in sorted(thing, key=str) for leaf in (key, *leaves(thing[key]))]
+    return [leaf for one in thing for leaf in leaves(one)] if isinstance(thing, (list, tuple)) else [thing]
+
+
+def assert_same_state(first: Path, second: Path) -> None:
+    left, right = load(first), load(second)
+    for key in ("model", "optimizer", "parts", "rng", "step"):
+        assert leaves(left[key]) == leaves(right[key]), key
+
+
+def test_files_in_the_published_form(whole: Path) -> None:
+    state = load(whole / "iter_2.pth")
+    assert all(name.startswith("module.mgp_str.") for name in state) and "module.mgp_str.char_head.weight" in state
+    assert set(load(whole / "best_accuracy.pth")) == set(state)
+    card = json.loads((whole / "best_accuracy.pth.json").read_text())
+    assert card["model"] == "mgpstr/char_str_micro_patch8_3_32_128"
+    options = (whole / "opt.txt").read_text()
+    assert options.startswith("------------ Options -------------\n") and "batch_size: 4\n" in options
+    assert options.endswith("Trainable network params num : 1,240,908")
+    log = (whole / "log_train.txt").read_text().splitlines()
+    assert log[1].startswith("[1/4] LR: 1.00000, Train loss: ") and ", Valid loss: " in log[1]
+    assert log[2].startswith("char_accuracy    : ") and ", fused_accuracy   : " in log[2]
+    assert log[3].startswith("Best_accuracy    : ")
+    assert log[5] == f"{'Ground Truth':25s} | {'Prediction':25s} | Confidence Score & T/F"
+    assert "opt.select_data: ['MJ', 'ST']" in (whole / "log_dataset.txt").read_text()
+
+
+def test_resume_is_exact(whole: Path, corpus: Path, tmp_path: Path) -> None:
+    """Two steps and two after a resume equal four: weights, Adadelta's state, sampler, generators."""
+    words = command(corpus, tmp_path, "--isrand_aug", "--scheduler", f"--resume={whole / STATE.format(2)}")
+    assert train_final_dist.main(words) == 0
+    assert_same_state(whole / STATE.format(4), tmp_path / "run-Seed1111" / STATE.format(4))
+
+
+def test_saved_model_goes_on_at_its_number(whole: Path, corpus: Path, tmp_path: Path, capsys) -> None:
+    words = command(corpus, tmp_path, f"--saved_model={whole / 'iter_2.pth'}", "--num_iter=3")
+    assert train_final_dist.main(words) == 0
+    assert "at step 2" in capsys.readouterr().out
+    assert load(tmp_path / "run-Seed1111" / STATE.format(3))["step"] == 3
+
+
+def test_two_processes(corpus: Path, tmp_path: Path) -> None:
+    """Both launchers; a resumed run equals the uninterrupted one; other ranks print nothing."""
+    runs = []
+    for how, more in (("run", ()), ("launch", (f"--resume={tmp_path / 'run' / 'run-Seed1111' / STATE.format(2)}",))):
+        script = str(ROOT / "projects/mgpstr/train_final_dist.py")
+        words = command(corpus, tmp_path / how, "--save_interval=2", "--keep_states=0", "--batch_size=2", *more)
+        starter = ["-m", f"torch.distributed.{how}", "--nproc_per_node=2", f"--master_port={29780 + len(runs)}"]
+        done = subprocess.run(
+            [sys.executable, *starter, script, *words],
+            env=environment(), capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count("Best_accuracy") == done.stdout.count("fused_accuracy")
+        assert done.stdout.count("2 process(es)") == 1
+        runs.append(tmp_path / how / "run-Seed1111" / STATE.format(4))
+    assert_same_state(*runs)
+
+
+def test_all_three_heads_and_acds_train(corpus: Path, tmp_path: Path) -> None:
+    """Two steps each; ACDS on box masks with the augmentations that move nothing."""
+    assert train_final_dist.main(command(corpus, tmp_path / "a", "--num_iter=1", "--PAD", model=MICRO)) == 0
+    more = ("--is_mask_supervision", "--isrand_aug", "--num_iter=2", "--freeze")
+    assert train_final_dist.main(command(corpus, tmp_path / "b", *more, model=ACDS)) == 0
+    rows = [json.loads(line) for line in (tmp_path / "b/run-Seed1111/metrics.jsonl").read_text().splitlines()]
+    assert {"loss", "loss/char", "loss/mask", "lr", "images_per_second"} <= set(rows[0])
+
+
+def test_adam_and_bf16(corpus: Path, tmp_path: Path) -> None:
+    more = ("--adam", "--lr=0.001", "--amp=bf16", "--lr_warmup=1", "--scheduler", "--lr_period=3", "--num_iter=2")
+    assert train_final_dist.main(command(corpus, tmp_path, *more)) == 0
+
+
+def test_non_finite_loss_stops_before_the_step(corpus: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    from projects.mgpstr.engine import LossModule
+
+    plain = LossModule.forward
+    monkeypatch.setattr(
+        LossModule, "forward", lambda self, *a: {k: v * float("nan") for k, v in plain(self, *a).items()}
+    )
+    assert train_final_dist.main(command(corpus, tmp_path)) == 2
+    assert "step 0: loss is nan, nothing was stepped" in capsys.readouterr().err
+    assert list((tmp_path / "run-Seed1111").glob("non_finite_0.json"))
+
+
+def test_test_final(whole: Path, corpus: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = [*CHARACTERS, "--data_filtering_off", "--rgb", "--workers=0", "--device=cpu"]
+    base.append(f"--eval_data={corpus / 'evaluation'}")
+    best = f"--model_dir={whole / 'best_accuracy.pth'}"
+    assert test_final.main([*base, "--benchmark_all_eval", "--fast_acc", best]) == 0
+    printed = capsys.readouterr().out
+    assert "not there and left out: IC13_857" in printed and "fused_total_Acc:" in printed
+    [folder] = (tmp_path / "result").iterdir()
+    assert folder.name.endswith("run-Seed1111_best_accuracy.pth")
+    names = {"best_accuracy.pth", "log_all_evaluation.txt", "evaluation.json", "errors.tsv"}
+    assert {path.name for path in folder.iterdir()} == names
+    assert json.loads((folder / "evaluation.json").read_text())["sets"]["SVT"]["words"] == 4
+    assert test_final.main([*base, f"--model_dir={whole}", "--range=3-9", "--calculate_infer_time", "--flops"]) == 0
+    printed = capsys.readouterr().out
+    assert "iter_4.pth" in printed and "iter_2.pth" not in printed and "GFLOP" in printed
+    assert test_final.main([*base, f"--model_dir={whole}"]) == 0
+    assert "fused_acc  model" in capsys.readouterr().out
+
+
+def test_lists_of_images(whole: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.png").write_bytes(crop("cat", 0))
+    (tmp_path / "words.txt").write_text("cat a.png\nDog missing.png\n")
+    words = [*CHARACTERS, "--eval_img", "--eval_data=.", "--device=cpu", f"--model_dir={whole / 'iter_2.pth'}"]
+    assert test_final.main(words) == 0
+    assert "missing.png: left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", ["heads", "acds"])
+def test_demo(method: str, corpus: Path, tmp_path: Path, capsys) -> None:
+    model, more = (MICRO, ()) if method == "heads" else (ACDS, ("--is_mask_supervision",))
+    assert train_final_dist.main(command(corpus, tmp_path, "--num_iter=1", *more, model=model)) == 0
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for word in ("cat", "map"):
+        (pictures / f"{word}.png").write_bytes(crop(word, 0))
+    (pictures / "broken.jpg").write_bytes(b"no image")
+    capsys.readouterr()
+    checkpoint = tmp_path / "run-Seed1111" / "best_accuracy.pth"
+    assert demo.main([*model, f"--model_dir={checkpoint}", f"--demo_imgs={pictures}", "--device=cpu"]) == 0
+    printed = capsys.readouterr().out
+    heads = ("char: ", "bpe: ", "wp: ", "fused: ") if method == "heads" else ("char: ", "fused: ")
+    assert all(printed.count(f"\n{head}") == 2 for head in heads) and "left out" in printed
+    sheets = list((pictures / "attens").iterdir())
+    assert len(sheets) == 2 and all(cv2.imread(str(sheet)) is not None for sheet in sheets)
+
+
+def test_create_lmdb_dataset(tmp_path: Path, capsys) -> None:
+    (tmp_path / "a.png").write_bytes(crop("cat", 0))
+    (tmp_path / "gt.txt").write_text("a.png\tcat\nmissing.png\tdog\n")
+    words = [f"--inputPath={tmp_path}", f"--gtFile={tmp_path / 'gt.txt'}", f"--outputPath={tmp_path / 'out'}"]
+    assert create_lmdb_dataset.main(words) == 0
+    assert "Created dataset with 1 samples" in capsys.readouterr().out
+    assert WordLmdb(tmp_path / "out").label(0) == "cat"
+    assert create_lmdb_dataset.main(words[:2]) == 2
+
+
+def pickled(word: str) -> bytes:
+    table = {str([box[:2], box[2:4]]): box[4] for box in mgpstr_corpus.boxes_of(word)} | {"word": word}
+    return pickle.dumps(table)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_published_labels_are_read_without_unpickling(protocol: int) -> None:
+    table = {"[[3, 2], [20, 30]]": "T", "[[24, 3], [45, 29]]": "T", "word": "TT"}
+    assert string_table(pickle.dumps(table, protocol)) == table
+    assert boxes_of(table) == ("TT", [(3, 2, 20, 30, "T"), (24, 3, 45, 29, "T")])
+
+
+def test_pickles_with_code_are_refused(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "ran",)
+
+    for thing in (Trap(), {"word": Trap()}, {"a": 1}, ["word"], {"[[0, 0], [1, 1]]": "a"}):
+        with pytest.raises(Refused):
+            boxes_of(string_table(pickle.dumps(thing)))
+    for data in (b"", b"\x80\x04", pickle.dumps({"word": "a"})[:-3]):
+        with pytest.raises(Refused):
+            string_table(data)
+    with pytest.raises(Refused, match="pair of points"):
+        boxes_of({"__import__('os').system('x')": "a", "word": "a"})
+    assert not (tmp_path / "ran").exists()
+
+
+def test_convert_acds(tmp_path: Path) -> None:
+    outside = pickle.dumps({"[[0, 0], [500, 10]]": "a", "word": "a"})
+    with LmdbWriter(tmp_path / "old") as writer:
+        for index, (word, label) in enumerate((("cat", pickled("cat")), ("a", outside), ("dog", b"dog"))):
+            writer.add_value("label", writer.add(crop(word, index), None), label)
+    written, bad = convert_acds(tmp_path / "old", tmp_path / "new")
+    assert written == 1 and [sample.number for sample in bad] == [2, 3]
+    assert "outside the picture's width" in bad[0].reason
+    new = WordLmdb(tmp_path / "new")
+    assert new.label(0) == "cat" and json.loads(new.value("boxes", 0)) == mgpstr_corpus.boxes_of("cat")
+
+
+def test_png_header_is_enough() -> None:
+    """`crop` makes what the tests say: 48x24 pixels."""
+    assert cv2.imdecode(np.frombuffer(io.BytesIO(crop("a", 0)).getvalue(), np.uint8), 1).shape == (24, 48, 3)
