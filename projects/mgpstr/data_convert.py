@@ -49,7 +49,7 @@ def string_table(data: bytes) -> dict[str, str]:
     """Read a pickled dict of strings to strings without unpickling it. Raises `Refused` for anything else."""
     stack: list[object] = []
     memo: list[object] = []
-        try:
+    try:
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name in STRINGS:
                 stack.append(argument)
