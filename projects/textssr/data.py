@@ -192,6 +192,10 @@ class Regions(Dataset):
         """(RGB uint8, polygon, text) of an item; a subclass reads it. Raises BadImage."""
         raise NotImplementedError
 
+    def source_name(self, index: int) -> str:
+        """The picture of an item, for records."""
+        raise NotImplementedError
+
     def rng(self, index: int) -> random.Random:
         return self.shared or random.Random(f"{self.seed}/{self.epoch}/{index}")
 
@@ -231,6 +235,9 @@ class JsonRegions(Regions):
         """Every text, for the check of the font."""
         return [word.text for word in self.words]
 
+    def source_name(self, index: int) -> str:
+        return self.words[index].picture
+
     def picture(self, index: int) -> tuple[np.ndarray, list, str]:
         word = self.words[index]
         try:
@@ -256,6 +263,10 @@ class LmdbRegions(Regions):
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def source_name(self, index: int) -> str:
+        number, identity, _ = self.entries[index]
+        return f"{self.environments[number].path}/image-{identity}"
 
     def texts(self) -> list[str]:
         """Every text, for the check of the font."""

@@ -4,7 +4,8 @@
 python projects/textssr/infer.py --data ./benchmark/ic13/test.json --output ./output/ic13
 
 OUTPUT gets `local/<n>.png` (the whole crop), `region/<n>.png` (the word's bounding box in it), `full/<n>.png` (the
-picture with the word pasted back; not in the published script) and `labels.json` {"<n>.png": text}.
+picture with the word pasted back), `source/<n>.png` and `truth/<n>.png` (what crop and region showed before) and
+`labels.json` {"<n>.png": text}. The published script writes local, region and the labels.
 """
 
 from __future__ import annotations
@@ -25,9 +26,12 @@ from common.errors import UserError, command
 from common.files import write_bytes, write_text
 from common.infer.recognizer import pick_device
 from projects.textssr.data import JsonRegions, LmdbRegions, RegionMaker, Regions, Sample
+from projects.textssr.diffusion import to_pixels
 from projects.textssr.fonts import default_font
 from projects.textssr.glyphs import GlyphRenderer
 from projects.textssr.painting import PRECISIONS, Generator, batch_draws, paste_back, region_of, sample_draws
+
+FOLDERS = ("local", "region", "full", "source", "truth")
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +69,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--noise-seed", type=int, default=20, help="of the start noise, the same for every batch")
     parser.add_argument("--per-sample-seeds", action="store_true", help="other noise for each word, batches or not")
     parser.add_argument("--wrap", action="store_true", help="let overflowing values wrap as the published script does")
-    parser.add_argument("--no-full", action="store_true", help="write no full pictures")
+    parser.add_argument("--no-full", action="store_true", help="write local and region only")
     add_model_flags(parser)
     return parser.parse_args(argv)
 
@@ -111,7 +115,7 @@ class Writer:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.labels = options, {}
-        for name in ("local", "region") if options.no_full else ("local", "region", "full"):
+        for name in FOLDERS[:2] if options.no_full else FOLDERS:
             (options.output / name).mkdir(parents=True, exist_ok=True)
 
     def add(self, crop: np.ndarray, sample: Sample, picture: np.ndarray, polygon: list) -> None:
@@ -120,7 +124,10 @@ class Writer:
         save_png(out / "local" / name, crop)
         save_png(out / "region" / name, region_of(crop, sample.mask))
         if not self.options.no_full:
+            source = to_pixels(sample.image).round().byte().permute(1, 2, 0).numpy()
             save_png(out / "full" / name, paste_back(picture, crop, sample.box, polygon))
+            save_png(out / "source" / name, source)
+            save_png(out / "truth" / name, region_of(source, sample.mask))
         self.labels[name] = sample.text
 
     def close(self) -> None:

@@ -1,0 +1,194 @@
+#!/usr/bin/env python
+"""How well painted words can be read, and how near they are to the pictures they replace.
+
+python projects/textssr/evaluate.py OUTPUT [OUTPUT …] --reader best.pth
+
+OUTPUT is a folder of `infer.py`. Written into it: `evaluation.json`, `predictions.csv`, `contact_sheet.png`; several
+folders are compared in one table. SeqAcc: exact string equality, nothing folded. word36: lower case, letters and digits
+only, as text recognition counts. NED: mean of 1 - distance / longer length. SSIM: the painted region against the real
+one (only where the region's own word was painted). FID and LPIPS need packages with weights, which are not fetched here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.util
+import io
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import cv2
+import numpy as np
+import torch
+from skimage.metrics import structural_similarity
+
+from common.errors import UserError, command
+from common.files import write_bytes, write_text
+from common.infer.recognizer import Prediction, open_recognizer
+from common.metrics.accuracy import Scores
+from projects.textssr.metrics import mean_similarity, sequence_accuracy
+
+PERCEPTUAL = {
+    "FID": ("pytorch_fid", "pt_inception-2015-12-05-6726825d.pth"),
+    "LPIPS": ("lpips", "alexnet-owt-7be5be79.pth"),
+}
+Read = Callable[[list[Path]], list[Prediction]]
+
+
+def read_labels(run: Path) -> dict[str, str]:
+    """`labels.json` of a run (`label.json` in one of the published baselines), in order. Raises UserError."""
+    for name in ("labels.json", "label.json"):
+        if (run / name).is_file():
+            return json.loads((run / name).read_text(encoding="utf-8"))
+    raise UserError(f"{run}: no labels.json: give a folder that infer.py has written")
+
+
+def reading_scores(run: Path, labels: dict[str, str], read: Read) -> tuple[dict, list[str]]:
+    """Figures of what the reader made of `region/`, in %, and its predictions."""
+    paths = [run / "region" / name for name in labels]
+    lost = [path for path in paths if not path.is_file()]
+    if lost:
+        raise UserError(f"{lost[0]}: missing; run infer.py again")
+    predictions = [prediction.text for prediction in read(paths)]
+    truth = list(labels.values())
+    scores = Scores()
+    scores.add(run.name, predictions, truth)
+    total = scores.weighted()
+    figures = {
+        "words": len(truth),
+        "SeqAcc": 100 * sequence_accuracy(predictions, truth),
+        "word36": total.accuracy["36"],
+        "NED": 100 * mean_similarity(predictions, truth),
+        "NED36": total.one_minus_ned["36"],
+    }
+    return figures, predictions
+
+
+def load(path: Path) -> np.ndarray:
+    """RGB uint8 of a file."""
+    return np.ascontiguousarray(cv2.imread(str(path), cv2.IMREAD_COLOR)[..., ::-1])
+
+
+def mean_ssim(run: Path, names: Sequence[str]) -> float | None:
+    """Mean structural similarity of `region/` and `truth/`; None where there is nothing to compare."""
+    values = []
+    for name in names:
+        if (run / "truth" / name).is_file():
+            made, real = load(run / "region" / name), load(run / "truth" / name)
+            window = min(7, *made.shape[:2])
+            window -= 1 - window % 2
+            if window >= 3 and made.shape == real.shape:
+                values.append(structural_similarity(made, real, channel_axis=2, win_size=window))
+    return float(np.mean(values)) if values else None
+
+
+def perceptual(run: Path) -> dict[str, float | str]:
+    """FID and LPIPS, or in words why they were not measured."""
+    found: dict[str, float | str] = {}
+    for name, (package, weights) in PERCEPTUAL.items():
+        if importlib.util.find_spec(package) is None:
+            found[name] = f"not measured: the package {package} is not installed"
+        elif not (Path(torch.hub.get_dir()) / "checkpoints" / weights).is_file():
+            found[name] = f"not measured: {weights} is not among the downloaded weights"
+        elif not (run / "truth").is_dir():
+            found[name] = "not measured: no truth/ folder"
+        else:
+            found[name] = _fid(run) if name == "FID" else _lpips(run)
+    return found
+
+
+def _fid(run: Path) -> float:
+    from pytorch_fid.fid_score import calculate_fid_given_paths
+
+    return float(calculate_fid_given_paths([str(run / "region"), str(run / "truth")], 1, "cpu", 2048, 0))
+
+
+def _lpips(run: Path) -> float:
+    import lpips
+
+    network, values = lpips.LPIPS(net="alex", verbose=False), []
+    for path in sorted((run / "region").iterdir()):
+        pair = [torch.from_numpy(load(p)).permute(2, 0, 1)[None] / 127.5 - 1 for p in (path, run / "truth" / path.name)]
+        values.append(float(network(*pair)))
+    return float(np.mean(values))
+
+
+def contact_sheet(run: Path, labels: dict[str, str], predictions: Sequence[str] | None, most: int = 48) -> np.ndarray:
+    """Real crop beside painted crop for the first words, with text and reading: uint8 `[h, w, 3]`."""
+    side, columns, line = 96, 6, 96 + 16
+    shown = list(labels.items())[:most]
+    rows = -(-len(shown) // columns)
+    sheet = np.full((rows * line, columns * (2 * side + 8), 3), 255, np.uint8)
+    for number, (name, text) in enumerate(shown):
+        top, left = number // columns * line, number % columns * (2 * side + 8)
+        for place, folder in enumerate(("source", "local")):
+            if (run / folder / name).is_file():
+                at = left + place * side
+                picture = cv2.resize(load(run / folder / name), (side, side), interpolation=cv2.INTER_AREA)
+                sheet[top : top + side, at : at + side] = picture
+        read = "" if predictions is None else f" > {predictions[number]}"
+        good = predictions is None or predictions[number].lower() == text.lower()
+        words = f"{text}{read}".encode("ascii", "replace").decode()
+        colour = (0, 110, 0) if good else (190, 0, 0)
+        cv2.putText(sheet, words, (left, top + side + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.36, colour, 1, cv2.LINE_AA)
+    return sheet
+
+
+def evaluate(run: Path, read: Read | None) -> dict:
+    """Measure one run, write its files, return its figures."""
+    labels = read_labels(run)
+    figures: dict = {"run": str(run), "words": len(labels)}
+    predictions = None
+    if read is not None:
+        scores, predictions = reading_scores(run, labels, read)
+        figures |= scores
+        text = io.StringIO()
+        table = csv.writer(text)
+        table.writerow(["file", "text", "prediction"])
+        table.writerows(zip(labels, labels.values(), predictions))
+        write_text(run / "predictions.csv", text.getvalue())
+    figures["SSIM"] = mean_ssim(run, list(labels))
+    figures |= perceptual(run)
+    sheet = contact_sheet(run, labels, predictions)
+    write_bytes(run / "contact_sheet.png", cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
+    write_text(run / "evaluation.json", json.dumps(figures, indent=1))
+    return figures
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The flags."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="OUTPUT", help="folders of infer.py")
+    parser.add_argument(
+        "--reader", type=Path, default=None, help="checkpoint of one of our readers; without: no reading"
+    )
+    parser.add_argument("--reader-model", default=None, help="its model, where no card stands beside it")
+    parser.add_argument("--device", default="auto")
+    return parser.parse_args(argv)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure all runs and print one table."""
+    options = parse(argv)
+    reader = None
+    if options.reader is not None:
+        reader = open_recognizer(options.reader, options.reader_model, options.device)
+    results = [evaluate(run, reader) for run in options.runs]
+    names = ["words", "SeqAcc", "word36", "NED", "NED36", "SSIM", *PERCEPTUAL]
+    for result in results:
+        parts = [f"{name} {_shown(result[name])}" for name in names if result.get(name) is not None]
+        print(f"{result['run']}: {', '.join(parts)}")
+
+
+def _shown(value: float | int | str) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
