@@ -53,7 +53,12 @@ def build_siga(
     if settings.family == "T":
         return CharStrModel(settings, num_class or 38, batch_max_length, input_channel=input_channel)
     model = TwoUnitModel(
-        settings, num_class or 37, batch_max_length, input_channel=input_channel, rectify_masks=rectify_masks
+        settings,
+        num_class or 37,
+        batch_max_length,
+        input_channel=input_channel,
+        rectify_masks=rectify_masks,
+        identity_tps=not settings.published,
     )
     if freeze_tps is not None:
         model.freeze_tps(freeze_tps)
