@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,7 +25,7 @@ def attend(
             it is a little faster, and good for reading.
         allowed: bool, broadcast to `[B, heads, L, K]`; False hides a key.
     """
-    if not (exact and query.device.type == "cpu"):
+    if not (exact and query.device.type == "cpu" and query.dtype == torch.float32):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout)
     scores = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)
     if allowed is not None:

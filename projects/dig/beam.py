@@ -12,15 +12,15 @@ from torch.nn import functional as F
 from projects.dig.recogniser import RecModel
 
 
-def start(model: RecModel, images: Tensor, width: int):
+def start(model: RecModel, memory: Tensor, width: int):
     """The decoding over each image's memory repeated `width` times (rows image-major), and the first tokens."""
-    memory = model.memory(images).repeat_interleave(width, dim=0)
-    begin = torch.full((len(memory),), model.classes, device=images.device)
+    memory = memory.repeat_interleave(width, dim=0)
+    begin = torch.full((len(memory),), model.classes, device=memory.device)
     return model.decoding(memory), begin
 
 
 @torch.no_grad()
-def beam_search(model: RecModel, images: Tensor, width: int) -> tuple[Tensor, Tensor]:
+def beam_search(model: RecModel, memory: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """The `width` most probable prefixes are kept at every step; the most probable sequence found is returned.
 
     No length normalisation, as published. A hypothesis that has ended stays in the beam with its score.
@@ -28,14 +28,14 @@ def beam_search(model: RecModel, images: Tensor, width: int) -> tuple[Tensor, Te
     Returns:
         ids int64 `[B, max_len]` (end tokens after the end) and their log-probability `[B]`.
     """
-    batch, end, classes = len(images), model.end, model.classes
-    decoding, tokens = start(model, images, width)
-    first_row = torch.arange(batch, device=images.device)[:, None] * width
-    scores = images.new_full((batch, width), -torch.inf)
+    batch, end, classes = len(memory), model.end, model.classes
+    decoding, tokens = start(model, memory, width)
+    first_row = torch.arange(batch, device=memory.device)[:, None] * width
+    scores = memory.new_full((batch, width), -torch.inf)
     scores[:, 0] = 0
     history = tokens.new_zeros(batch * width, 0)
     ended = torch.zeros_like(tokens, dtype=torch.bool)
-    frozen = images.new_full((classes,), -torch.inf)
+    frozen = memory.new_full((classes,), -torch.inf)
     frozen[end] = 0
     for position in range(model.max_len):
         log_p = decoding.step(tokens, position).float().log_softmax(-1)
@@ -65,16 +65,16 @@ class Trace:
 
 
 @torch.no_grad()
-def published_beam_search(model: RecModel, images: Tensor, width: int) -> Tensor:
+def published_beam_search(model: RecModel, memory: Tensor, width: int) -> Tensor:
     """The search of the published code: ids `[B, max_len]`; `--legacy-beam-search` and the measured numbers use it.
 
     Its fault: after a step the token histories are not re-ordered by predecessor, so a hypothesis goes on with the
     history that happens to stand in its row. Width 1 is greedy decoding.
     """
-    batch, classes = len(images), model.classes
-    decoding, tokens = start(model, images, width)
-    first_row = torch.arange(batch, device=images.device)[:, None] * width
-    scores = images.new_full((batch, width), -torch.inf)
+    batch, classes = len(memory), model.classes
+    decoding, tokens = start(model, memory, width)
+    first_row = torch.arange(batch, device=memory.device)[:, None] * width
+    scores = memory.new_full((batch, width), -torch.inf)
     scores[:, 0] = 0
     trace = Trace()
     for position in range(model.max_len):

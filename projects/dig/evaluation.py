@@ -122,37 +122,38 @@ class Evaluator:
     @torch.no_grad()
     def _read(self, model: Recogniser, batch: Batch, words: Words) -> None:
         images = data.normalise(batch.images.to(self.dist.device, non_blocking=True))
-        ids, confidences = self._decode(model, images)
+        memory = model.memory(images)
+        ids, confidences = self._decode(model, memory)
         words.indices += batch.indices.tolist()
         words.predictions += [row.text for row in self.codec.decode(ids.cpu().numpy())]
         words.labels += batch.labels
         words.confidences += confidences.tolist()
-        words.losses += self._losses(model, images, batch.labels)
+        words.losses += self._losses(model, memory, batch.labels)
 
-    def _decode(self, model: Recogniser, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _decode(self, model: Recogniser, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Ids `[B, max_len]` and confidences `[B]`, by the search that the flags ask for."""
         width = self.options.beam_width
         if width and self.options.legacy_beam_search:
-            ids = published_beam_search(model, images, width)
+            ids = published_beam_search(model, memory, width)
             return ids, torch.ones(len(ids))
         if width:
-            ids, scores = beam_search(model, images, width)
+            ids, scores = beam_search(model, memory, width)
             return ids, scores.exp()
-        reading = model.read(images)
+        reading = model.read_memory(memory)
         best = reading.scores.max(-1).values
         # the product up to and including the end; steps not taken have no probability
         ended = (reading.ids == model.end).cumsum(1)
         counted = (ended == 0) | ((ended == 1) & (reading.ids == model.end))
         return reading.ids, torch.where(counted & (best > 0), best, 1).prod(1)
 
-    def _losses(self, model: Recogniser, images: Tensor, labels: list[str]) -> list[float]:
+    def _losses(self, model: Recogniser, memory: Tensor, labels: list[str]) -> list[float]:
         """Cross-entropy of each word that fits the decoder under teacher forcing (the published number is not one)."""
         longest = data.longest_word(self.codec.max_length)
         fitting = [row for row, label in enumerate(labels) if len(label) <= longest]
         if not fitting:
             return []
-        targets, lengths = data.targets(self.codec, [labels[row] for row in fitting], images.device)
-        log_p = model(images[fitting], targets, lengths).scores.float().log_softmax(-1)
+        targets, lengths = data.targets(self.codec, [labels[row] for row in fitting], memory.device)
+        log_p = model.teach(memory[fitting], targets, lengths).scores.float().log_softmax(-1)
         nll = -log_p.gather(2, targets[..., None])[..., 0]
         return (nll * valid(targets, lengths)).sum(1).tolist()
 

@@ -47,6 +47,9 @@ class Recogniser(nn.Module):
     def memory(self, images: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def teach(self, memory: Tensor, targets: Tensor, lengths: Tensor, attention: bool = False) -> Reading:
+        raise NotImplementedError
+
     def decoding(self, memory: Tensor, attention: bool = False, growing: bool = False):
         """A decoding in progress over `memory`, with `step` and `maps`; `growing` for export, see `KeyValueCache`."""
         raise NotImplementedError
@@ -59,8 +62,13 @@ class Recogniser(nn.Module):
         With `early_stop` decoding ends when every row has made its end token; the steps not taken have the end token
         as id and zero probabilities. Without it all `max_len` steps are made, as published.
         """
-        decoding = self.decoding(self.memory(images), attention)
-        begin = torch.full((len(images),), self.classes, device=images.device)
+        return self.read_memory(self.memory(images), early_stop=early_stop, attention=attention)
+
+    @torch.no_grad()
+    def read_memory(self, memory: Tensor, *, early_stop: bool = True, attention: bool = False) -> Reading:
+        """As `read`, from what `memory` made of the images."""
+        decoding = self.decoding(memory, attention)
+        begin = torch.full((len(memory),), self.classes, device=memory.device)
         ids, logits = greedy_decode(decoding.step, begin, self.max_len, self.end if early_stop else None)
         missing = self.max_len - ids.shape[1]
         probabilities = F.pad(logits.float().softmax(-1), (0, 0, 0, missing))
@@ -106,7 +114,11 @@ class RecModel(Recogniser):
     def forward(self, images: Tensor, targets: Tensor, lengths: Tensor, attention: bool = False) -> Reading:
         """Teacher forcing: `targets` `[B, L]` (ids + EOS, padded), `lengths` `[B]` = word length + 1; logits `[B, L,
         C]`."""
-        logits, maps = self.decoder(self.memory(images), self.inputs(targets), lengths, attention)
+        return self.teach(self.memory(images), targets, lengths, attention)
+
+    def teach(self, memory: Tensor, targets: Tensor, lengths: Tensor, attention: bool = False) -> Reading:
+        """As `forward`, from what `memory` made of the images."""
+        logits, maps = self.decoder(memory, self.inputs(targets), lengths, attention)
         return Reading(logits, maps=maps)
 
     def decoding(self, memory: Tensor, attention: bool = False, growing: bool = False) -> transformer.Decoding:
@@ -127,7 +139,11 @@ class AttnRecModel(Recogniser):
 
     def forward(self, images: Tensor, targets: Tensor, lengths: Tensor, attention: bool = False) -> Reading:
         """As `RecModel.forward`; rows of `logits` after the longest word are zeros."""
-        logits, maps = self.decoder(self.memory(images), self.inputs(targets), lengths)
+        return self.teach(self.memory(images), targets, lengths, attention)
+
+    def teach(self, memory: Tensor, targets: Tensor, lengths: Tensor, attention: bool = False) -> Reading:
+        """As `forward`, from what `memory` made of the images."""
+        logits, maps = self.decoder(memory, self.inputs(targets), lengths)
         return Reading(logits, maps=maps if attention else None)
 
     def decoding(self, memory: Tensor, attention: bool = False, growing: bool = False) -> RecurrentDecoding:

@@ -249,12 +249,12 @@ def test_recogniser_beam(recogniser_case, filler) -> None:
     from projects.dig.text import codec_of_classes
 
     model.eval()
-    batch, codec = images(filler, case.meta["image"]), codec_of_classes(model.classes, model.max_len)
+    memory, codec = model.memory(images(filler, case.meta["image"])), codec_of_classes(model.classes, model.max_len)
     for width, strings in case.meta["beam_strings"].items():
-        ids = published_beam_search(model, batch, int(width))
+        ids = published_beam_search(model, memory, int(width))
         np.testing.assert_array_equal(ids.numpy(), case.arrays[f"beam{width}_ids"], err_msg=f"width {width}")
         assert [row.text for row in codec.decode(ids.numpy())] == strings
         if int(width) == 1:
-            assert [row.text for row in codec.decode(beam_search(model, batch, 1)[0].numpy())] == case.meta[
+            assert [row.text for row in codec.decode(beam_search(model, memory, 1)[0].numpy())] == case.meta[
                 "greedy_strings"
             ]

@@ -42,7 +42,8 @@ def finetune(corpus: Path, out: Path, *more: object) -> list[str]:
         --eval_data_path {corpus}/validation --output_dir {out} --batch_size 4 --opt adamw --opt_betas 0.9 0.999
         --weight_decay 0.05 --data_set image_lmdb --nb_classes 97 --smoothing 0. --max_len 25 --epochs 2
         --warmup_epochs 1 --drop 0.1 --attn_drop_rate 0.1 --drop_path 0.1 --dist_eval --lr 1e-4 --num_samples 1
-        --fixed_encoder_layers 0 --decoder_name micro_tf_decoder --use_abi_aug --num_view 2 --num_workers 0 --device cpu"""
+        --fixed_encoder_layers 0 --decoder_name micro_tf_decoder --use_abi_aug --num_view 2 --num_workers 0
+        --device cpu"""
     return [*words.split(), *map(str, more)]
 
 

@@ -74,8 +74,8 @@ def test_beam_search_finds_the_best_sequence() -> None:
     classes, length = 5, 3
     reader = model(classes=classes, max_len=length)
     images = torch.rand(2, 3, 32, 128) * 2 - 1
-    ids, scores = beam_search(reader, images, width=classes**2)
     memory = reader.memory(images)
+    ids, scores = beam_search(reader, memory, width=classes**2)
     for row in range(2):
         one = memory[row : row + 1]
         chances = {tuple(s): probability(reader, one, s) for s in sequences(classes, length, reader.end)}
@@ -102,7 +102,7 @@ def probability(reader: RecModel, memory: torch.Tensor, sequence: list[int]) -> 
 def test_beam_of_one_is_greedy() -> None:
     reader = model()
     images = torch.rand(3, 3, 32, 128) * 2 - 1
-    greedy, (beam, _) = reader.read(images).ids, beam_search(reader, images, 1)
+    greedy, (beam, _) = reader.read(images).ids, beam_search(reader, reader.memory(images), 1)
     for row in range(3):
         until = (greedy[row] == reader.end).nonzero()
         until = int(until[0]) + 1 if len(until) else reader.max_len
