@@ -40,13 +40,13 @@ DIFFUSION_KEYS = {
 }
 OURS = {
     "font_path": (str, None),
-    **dict.fromkeys(("cache_latents", "exact_crop", "clean_glyph", "compile"), _SWITCH),
+    **dict.fromkeys(("exact_crop", "clean_glyph"), _SWITCH),
     "log_every": _WHOLE,
 }
 """Additional keys, all with defaults that leave the published behaviour as it is."""
 OUR_DEFAULTS = {
     "font_path": None,
-    **dict.fromkeys(("cache_latents", "exact_crop", "clean_glyph", "compile"), False),
+    **dict.fromkeys(("exact_crop", "clean_glyph"), False),
     "log_every": 1,
 }
 OPTIONAL = ("guidance_scale", "language", "select_data_lenth", "local_rank")

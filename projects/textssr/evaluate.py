@@ -6,7 +6,7 @@ python projects/textssr/evaluate.py OUTPUT [OUTPUT …] --reader best.pth
 OUTPUT is a folder of `infer.py`. Written into it: `evaluation.json`, `predictions.csv`, `contact_sheet.png`; several
 folders are compared in one table. SeqAcc: exact string equality, nothing folded. word36: lower case, letters and digits
 only, as text recognition counts. NED: mean of 1 - distance / longer length. SSIM: the painted region against the real
-one (only where the region's own word was painted). FID and LPIPS need packages with weights, which are not fetched here.
+one (only where the region's own word was painted). FID and LPIPS need weights that are not fetched.
 """
 
 from __future__ import annotations

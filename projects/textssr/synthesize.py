@@ -3,7 +3,7 @@
 
 python projects/textssr/synthesize.py scenes/test.json OUT --reader best.pth --match 36 --vae … --unet … --scheduler …
 
-OUT gets `lmdb/` (num-samples, image-%09d as PNG, label-%09d: all other projects train on it), `manifest.jsonl` (a line
+OUT gets `words/` (num-samples, image-%09d as PNG, label-%09d: all other projects train on it), `manifest.jsonl` (a line
 for each attempt: label, prediction, confidence, source picture, polygon, seed, accepted) and `parts/`, from which an
 interrupted run goes on: the same command again. What is made depends on the flags, not on the number of processes.
 """
@@ -181,7 +181,7 @@ def check(options: argparse.Namespace) -> None:
 def merge(out: Path, parts: int) -> tuple[int, int]:
     """Join the parts: (accepted, attempts)."""
     lines, accepted = [], 0
-    with LmdbWriter(out / "lmdb", overwrite=True) as writer:
+    with LmdbWriter(out / "words", overwrite=True) as writer:
         for number in range(parts):
             lines.append((out / "parts" / f"{number:06d}.jsonl").read_text(encoding="utf-8"))
             part = WordLmdb(out / "parts" / f"{number:06d}")

@@ -1,0 +1,317 @@
+"""TextSSR from scenes to a word data set: the commands on tiny models, resuming, counted skips, clear refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import lmdb
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from safetensors.torch import load_file
+
+from common.data.convert.anyword import Filters, convert_anyword
+from common.data.lmdb import WordLmdb
+from common.data.synth.scenes import SceneOptions, render_scenes
+from common.errors import UserError
+from common.infer.recognizer import Prediction
+from projects.textssr import evaluate, infer, make_base, synthesize, train_diff, train_vae, words
+from projects.textssr.painting import paste_back
+from tests.conftest import ROOT
+
+CONFIGS = ROOT / "projects" / "textssr" / "configs"
+SHORT = ["train_batch_size=2", "gradient_accumulation_steps=2", "max_train_steps=3", "checkpointing_steps=2"]
+
+
+def run(script, *arguments) -> int:
+    """A script's main in this process, with accelerate's global state as a fresh process has it."""
+    AcceleratorState._reset_state(True)
+    PartialState._reset_state()
+    torch.set_num_threads(1)
+    return script.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("scenes") / "scenes"
+    return render_scenes(out, SceneOptions(train=5, more=3, test=2, max_length=5), progress=False)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("base") / "base"
+    assert run(make_base, out) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def trained(scenes, base, tmp_path_factory) -> Path:
+    """Three updates of the VAE and of each step."""
+    out = tmp_path_factory.mktemp("trained")
+    assert train_the_vae(out / "vae", scenes, base) == 0
+    assert train_step(1, out / "step1", scenes, base, out, base / "unet") == 0
+    assert train_step(2, out / "step2", scenes, base, out, out / "step1/checkpoint-3/unet") == 0
+    return out
+
+
+def train_the_vae(out: Path, scenes: Path, base: Path, *changes: str) -> int:
+    values = [f"lmdb_path={scenes}/train/lmdb", f"pretrained_model_name_or_path={base}", f"output_dir={out}"]
+    return run(train_vae, "--config", CONFIGS / "tiny_vae_cfg.py", "--set", *values, *SHORT, *changes)
+
+
+def train_step(step: int, out: Path, scenes: Path, base: Path, trained: Path, unet: Path, *changes: str) -> int:
+    part = "train" if step == 1 else "more"
+    values = [f"lmdb_path={scenes}/{part}/lmdb", f"scheduler_path={base}/scheduler", f"output_dir={out}"]
+    values += [f"pretrained_vae={trained}/vae/checkpoint-3/vae", f"pretrained_unet={unet}"]
+    return run(train_diff, "--config", CONFIGS / f"tiny_step{step}_cfg.py", "--set", *values, *SHORT, *changes)
+
+
+def models(base: Path, trained: Path) -> list:
+    return ["--vae", trained / "vae/checkpoint-3/vae", "--unet", trained / "step2/checkpoint-3/unet",
+            "--scheduler", base / "scheduler", "--steps", 2, "--resolution", 64, "--clean-glyph",
+            "--batch-size", 4, "--device", "cpu"]  # fmt: skip
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "diffusion_pytorch_model.safetensors")
+
+
+def same(first: Path, second: Path) -> bool:
+    a, b = weights(first), weights(second)
+    return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_checkpoints_have_the_published_form(trained) -> None:
+    for run_name, part in (("vae", "vae"), ("step1", "unet"), ("step2", "unet")):
+        folder = trained / run_name / "checkpoint-3"
+        names = {path.name for path in folder.iterdir()}
+        assert {part, "optimizer.bin", "scheduler.bin"} <= names
+        assert {path.name for path in (folder / part).iterdir()} == {
+            "config.json", "diffusion_pytorch_model.safetensors"
+        }  # fmt: skip
+    config = json.loads((trained / "step1/checkpoint-3/unet/config.json").read_text())
+    assert (config["_class_name"], config["in_channels"]) == ("UNet2DConditionModel", 4)
+    assert (trained / "step1/final/unet/config.json").is_file()
+
+
+def test_resuming_is_exact(trained, scenes, base, tmp_path, capfd) -> None:
+    changes = ("checkpoints_total_limit=None",)
+    assert train_the_vae(tmp_path / "vae", scenes, base, *changes, "max_train_steps=2") == 0
+    assert train_the_vae(tmp_path / "vae", scenes, base, *changes) == 0
+    assert "Resuming from checkpoint checkpoint-2" in capfd.readouterr().out
+    assert same(tmp_path / "vae/checkpoint-3/vae", trained / "vae/checkpoint-3/vae")
+    for limit in ("max_train_steps=2", "max_train_steps=3"):
+        assert train_step(1, tmp_path / "step1", scenes, base, trained, base / "unet", *changes, limit) == 0
+    assert same(tmp_path / "step1/checkpoint-3/unet", trained / "step1/checkpoint-3/unet")
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_exactly(trained, scenes, base, tmp_path) -> None:
+    out = tmp_path / "vae"
+    values = [f"lmdb_path={scenes}/train/lmdb", f"pretrained_model_name_or_path={base}", f"output_dir={out}"]
+    command = [sys.executable, "projects/textssr/train_vae.py", "--config", str(CONFIGS / "tiny_vae_cfg.py"), "--set"]
+    command += [*values, *SHORT, "checkpointing_steps=1", "max_train_steps=400"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (out / "checkpoint-1").is_dir():
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    last = max(int(path.name.split("-")[1]) for path in out.glob("checkpoint-*"))
+    steps = max(last + 1, 3)
+    for folder in (out, tmp_path / "whole"):
+        assert train_the_vae(folder, scenes, base, f"max_train_steps={steps}") == 0
+    assert same(out / f"checkpoint-{steps}/vae", tmp_path / f"whole/checkpoint-{steps}/vae")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["vae", "step1"])
+def test_two_processes(script, trained, scenes, base, tmp_path) -> None:
+    values = [f"lmdb_path={scenes}/train/lmdb", f"output_dir={tmp_path}/out", *SHORT]
+    config = "tiny_vae_cfg.py" if script == "vae" else "tiny_step1_cfg.py"
+    if script == "vae":
+        values.append(f"pretrained_model_name_or_path={base}")
+    else:
+        values += [f"scheduler_path={base}/scheduler", f"pretrained_unet={base}/unet"]
+        values.append(f"pretrained_vae={trained}/vae/checkpoint-3/vae")
+    name = "train_vae.py" if script == "vae" else "train_diff.py"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command = [*launch, f"projects/textssr/{name}", "--config", str(CONFIGS / config), "--set", *values]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Total train batch size (w. parallel, distributed & accumulation) = 8" in done.stderr
+    assert (tmp_path / "out/checkpoint-3").is_dir()
+
+
+def test_infer_writes_pictures(trained, base, scenes, tmp_path) -> None:
+    out, data = tmp_path / "out", scenes / "test" / "test.json"
+    assert run(infer, "--data", data, "--output", out, *models(base, trained)) == 0
+    labels = json.loads((out / "labels.json").read_text())
+    content = json.loads(data.read_text())
+    assert list(labels.values()) == [word["text"] for item in content["data_list"] for word in item["annotations"]]
+    assert list(labels) == [f"{number}.png" for number in range(len(labels))]
+    assert cv2.imread(str(out / "local/0.png")).shape == (64, 64, 3)
+    assert cv2.imread(str(out / "full/0.png")).shape == (160, 240, 3)
+    again = tmp_path / "again"
+    assert run(infer, "--data", data, "--output", again, *models(base, trained)) == 0
+    assert (again / "local/1.png").read_bytes() == (out / "local/1.png").read_bytes()
+    assert run(evaluate, out) == 0
+    assert json.loads((out / "evaluation.json").read_text())["words"] == len(labels)
+    assert (out / "contact_sheet.png").is_file()
+
+
+def test_per_sample_seeds_do_not_depend_on_batches(trained, base, scenes, tmp_path) -> None:
+    data, flags = scenes / "test" / "test.json", [*models(base, trained), "--per-sample-seeds", "--limit", 3]
+    for size in (3, 1):
+        assert run(infer, "--data", data, "--output", tmp_path / str(size), *flags, "--batch-size", size) == 0
+    for name in ("0.png", "2.png"):
+        first, second = (cv2.imread(str(tmp_path / size / "local" / name)).astype(int) for size in ("3", "1"))
+        assert np.abs(first - second).max() <= 1
+
+
+def test_paste_back_changes_the_polygon_only() -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (50, 80, 3), np.uint8)
+    polygon = [[20, 10], [60, 14], [58, 30], [18, 26]]
+    result = paste_back(picture, np.full((64, 64, 3), 7, np.uint8), (15, 0, 65, 50), polygon)
+    changed = (result != picture).any(-1)
+    inside = cv2.fillPoly(np.zeros((50, 80), np.uint8), [np.array(polygon)], 1)
+    assert (result[20, 40] == 7).all() and not changed[inside == 0].any()
+
+
+class Echo:
+    """A reader that reads every second word right."""
+
+    def __init__(self, labels: dict[int, str]) -> None:
+        self.count = 0
+
+    def __call__(self, crops) -> list[Prediction]:
+        return [Prediction("wrong", 0.5) for _ in crops]
+
+
+def test_synthesize_resumes_and_does_not_depend_on_processes(trained, base, scenes, tmp_path, capfd) -> None:
+    data = scenes / "test" / "test.json"
+    flags = [*models(base, trained), "--no-filter", "--per-region", 2, "--part-size", 3]
+    assert run(synthesize, data, tmp_path / "a", *flags) == 0
+    attempts = [json.loads(line) for line in (tmp_path / "a/manifest.jsonl").read_text().splitlines()]
+    made = WordLmdb(tmp_path / "a" / "words")
+    assert len(made) == sum(entry["accepted"] for entry in attempts) == len(attempts) > 3
+    assert [made.label(index) for index in range(len(made))] == [entry["label"] for entry in attempts]
+    picture = cv2.imdecode(np.frombuffer(made.image_bytes(0), np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape[0] <= 64 and picture.shape[1] <= 64
+    first = made.image_bytes(0)
+    made.close()
+    (tmp_path / "a/parts/000000.jsonl").unlink()  # as if it had been killed there
+    assert run(synthesize, data, tmp_path / "a", *flags) == 0
+    again = WordLmdb(tmp_path / "a" / "words")
+    assert (len(again), again.image_bytes(0)) == (len(attempts), first)
+    again.close()
+    assert run(synthesize, data, tmp_path / "a", *flags, "--per-region", 3) == 2
+    assert "begun with other flags" in capfd.readouterr().err
+
+
+def test_the_filter_keeps_what_is_read(trained, base, scenes, tmp_path, monkeypatch) -> None:
+    reader = tmp_path / "reader.pth"
+    reader.write_bytes(b"x")
+    monkeypatch.setattr(synthesize, "open_recognizer", lambda *_: Echo({}))
+    data = scenes / "test" / "test.json"
+    flags = [*models(base, trained), "--reader", reader, "--per-region", 1, "--limit", 2]
+    assert run(synthesize, data, tmp_path / "out", *flags) == 0
+    attempts = [json.loads(line) for line in (tmp_path / "out/manifest.jsonl").read_text().splitlines()]
+    assert attempts and not any(entry["accepted"] for entry in attempts)
+    assert {entry["prediction"] for entry in attempts} == {"wrong"}
+    assert synthesize.matches("it's", "ITS", "36") and not synthesize.matches("its", "ITS", "exact")
+
+
+def test_anagrams() -> None:
+    rng = random.Random(0)
+    assert words.anagrams("aaa", 5, rng) == []
+    assert words.anagrams("ab", 5, rng) == ["ba"]
+    assert words.anagrams("aab", 9, rng, include_original=True) == ["aab", "aba", "baa"]
+    made = words.anagrams("NICKNAME", 20, random.Random(1))
+    assert len(set(made)) == 20 and "NICKNAME" not in made and all(sorted(w) == sorted("NICKNAME") for w in made)
+    assert made == words.anagrams("NICKNAME", 20, random.Random(1))
+    assert words.anagrams("a" * 20 + "b", 30, rng)[0] == "a" * 19 + "ba"
+
+
+def test_convert_anyword(scenes, tmp_path) -> None:
+    source = scenes / "test" / "test.json"
+    counts = convert_anyword(source, tmp_path / "all", say=lambda _: None)
+    content = json.loads(source.read_text())
+    assert counts["words"] == sum(len(item["annotations"]) for item in content["data_list"])
+    with pytest.raises(UserError, match="nothing can be used"):
+        convert_anyword(source, tmp_path / "none", Filters(min_side=500), say=lambda _: None)
+    assert not (tmp_path / "none").exists()
+
+
+def bad_scenes(folder: Path) -> Path:
+    """One good word among what cannot be used."""
+    picture = np.random.default_rng(0).integers(0, 254, (90, 120, 3), np.uint8)
+    data, good = cv2.imencode(".png", picture)[1].tobytes(), [[10, 20], [70, 20], [70, 40], [10, 40]]
+    entries = {
+        "1": (
+            data,
+            [{"polygon": good, "text": "fine"}, {"polygon": [[500, 500], [600, 500], [600, 600]], "text": "out"}],
+        ),
+        "2": (data, [{"polygon": good, "text": ""}, {"polygon": [[1, 1]], "text": "point"}, {"text": "none"}]),
+        "3": (b"no picture", [{"polygon": good, "text": "lost"}]),
+        "4": (data, [{"polygon": good, "text": "x" * 40}]),
+    }
+    environment = lmdb.open(str(folder), map_size=1 << 24)
+    with environment.begin(write=True) as transaction:
+        for name, (image, annotations) in entries.items():
+            transaction.put(f"image-{name}".encode(), image)
+            transaction.put(f"annotations-{name}".encode(), json.dumps(annotations).encode())
+        transaction.put(b"image-5", data)  # no annotations
+    environment.close()
+    return folder
+
+
+def test_bad_words_are_counted_and_left_out(trained, base, tmp_path, capfd) -> None:
+    data, out = bad_scenes(tmp_path / "scenes"), tmp_path / "out"
+    assert run(infer, "--data", data, "--output", out, *models(base, trained)) == 0
+    assert list(json.loads((out / "labels.json").read_text()).values()) == ["fine", "x" * 40]
+    assert "left out" in capfd.readouterr().out
+
+
+def test_wrong_use_is_one_line(trained, base, scenes, tmp_path, capfd) -> None:
+    config = CONFIGS / "tiny_vae_cfg.py"
+    wrong = [
+        (train_vae, ["--config", tmp_path / "none.py"], "no such file"),
+        (train_vae, [], "--config"),
+        (train_vae, ["--config", config, "--set", "lerning_rate=1"], "did you mean learning_rate"),
+        (train_vae, ["--config", config, "--set", "seed=abc"], "not of type int"),
+        (train_vae, ["--config", config, "--set", f"pretrained_model_name_or_path={tmp_path}"], "no config.json"),
+        (infer, ["--data", scenes / "test/test.json", "--unet", tmp_path], "UNet folder"),
+        (infer, ["--data", scenes / "test/test.json", "--unet", base / "unet"], "give a trained one"),
+        (infer, ["--data", scenes / "test/test.json", "--text", "\u4e2d"], "no glyph for"),
+        (infer, ["--data", tmp_path / "no.json"], "no such file"),
+        (synthesize, [scenes / "test/test.json", tmp_path / "s"], "--reader"),
+        (evaluate, [tmp_path], "no labels.json"),
+        (make_base, [base], "it holds a model"),
+    ]
+    for script, arguments, message in wrong:
+        assert run(script, *arguments) == 2, message
+        error = capfd.readouterr().err
+        assert message in error and "Traceback" not in error and error.strip().count("\n") == 0, error
+
+
+@pytest.mark.slow
+def test_other_projects_train_on_the_words(trained, base, scenes, tmp_path) -> None:
+    flags = [*models(base, trained), "--no-filter", "--per-region", 6]
+    assert run(synthesize, scenes / "train" / "test.json", tmp_path / "made", *flags) == 0
+    data = tmp_path / "made" / "words"
+    common_flags = ["--model_name", "TRBA_small", "--select_data", "/", "--train_data", str(data)]
+    common_flags += ["--eval_data", str(data), "--mask_path", "", "--batch_size", "4", "--workers", "0"]
+    common_flags += ["--num_iter", "2", "--val_interval", "2", "--exp_name", "words", "--output", str(tmp_path)]
+    command = [sys.executable, "projects/siga/train.py", *common_flags, "--device", "cpu"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-2000:]
