@@ -10,13 +10,13 @@ import pytest
 from omegaconf import OmegaConf
 
 from projects.ssm.finetune.config import CONFIGS
-from projects.ssm.finetune.read import parser as read_parser
-from projects.ssm.finetune.test import parser as test_parser
+from projects.ssm.finetune.read import parser as reading_parser
+from projects.ssm.finetune.test import parser as testing_parser
 from projects.ssm.pretrain.options import pair, parser
 from tests.parity import harness
 
 TYPES = {"int": int, "float": float, "str": str, "list": pair, None: str}
-PARSERS = {"pretrain/sim_pretrain.py": parser, "finetune/test.py": test_parser, "finetune/read.py": read_parser}
+PARSERS = {"pretrain/sim_pretrain.py": parser, "finetune/test.py": testing_parser, "finetune/read.py": reading_parser}
 # a script without a parser here: why
 ABSENT = {
     "finetune/bench.py": "Hydra keys, see configs/bench.yaml",

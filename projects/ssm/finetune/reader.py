@@ -16,11 +16,12 @@ from projects.ssm.finetune.checkpoint import open_model
 from projects.ssm.models.build import codec_for
 
 HALF = (0.5, 0.5, 0.5)
+OF_THE_ROW = ("name", "charset", "img_size", "patch_size")  # build options of a row; a checkpoint has its own
 
 
 def open_reader(checkpoint: Path, options: Mapping[str, Any], device: torch.device) -> SSMReader:
     """The registry's `open`: the checkpoint says what it holds, `options` override it."""
-    overrides = {name: value for name, value in options.items() if name not in ("name", "charset", "arguments")}
+    overrides = {name: value for name, value in options.items() if name not in OF_THE_ROW}
     model, arguments = open_model(checkpoint, overrides)
     return SSMReader(model.to(device).eval(), arguments["charset_train"], tuple(arguments["img_size"]), device)
 
