@@ -1,0 +1,78 @@
+"""Every experiment of the published tree composes and builds its model; mistakes are told in a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from common.errors import UserError
+from projects.ssm.finetune.config import CONFIGS, explained, settle
+from projects.ssm.models.build import build_recogniser
+
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
+
+
+def composed(*overrides: str, name: str = "main"):
+    with initialize_config_dir(str(CONFIGS), version_base="1.2"):
+        return compose(name, list(overrides))
+
+
+def chinese(folder: Path) -> str:
+    file = folder / "characters.txt"
+    file.write_text("".join(f"{chr(0x4E00 + i)}\n" for i in range(6623)), "utf-8")
+    return f"model.charset_file={file}"
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment(name: str, tmp_path: Path) -> None:
+    more = [chinese(tmp_path)] if name.endswith("zh") else []
+    main = "tune" if name.startswith("tune") else "main"
+    options = settle(composed(f"+experiment={name}", *more, name=main))["model"]
+    if name.endswith("zh"):
+        assert len(options["charset_train"]) == 6623
+    with torch.device("meta"):
+        model = build_recogniser(options["class"], options["charset_train"], options)
+    assert sum(parameter.numel() for parameter in model.parameters()) > 1e5
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_model_group_alone(name: str) -> None:
+    options = settle(composed(f"model={name}"))["model"]
+    assert options["encoder_pretrained"] is False and options["class"].lower() == name
+
+
+def test_published_class_paths_are_taken() -> None:
+    for target in ("strhub.models.transocr.system.TransOCR", "strhub.models.transocr.system.ClusterSeq"):
+        options = settle(composed("model=transocr", f"model._target_={target}"))["model"]
+        assert options["class"] == target.rpartition(".")[2]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["+experiment=mdr-dec6-unoin"], "mdr-dec6-union"),
+        (["model=parsec"], "parseq"),
+        (["model.lrr=1"], "lr"),
+        (["model.lr=fast"], "not a number"),
+        (["model.batch_size=many"], "whole number"),
+        (["data.augment=perhaps"], "true or false"),
+        (["model._target_=strhub.models.x.system.Nothing"], "TransOCR"),
+        (["model.charset_file=/nowhere.txt"], "charset_file"),
+        (["model=parseq", "model.perm_num=3"], "even"),
+    ],
+)
+def test_mistakes(overrides: list[str], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        explained(lambda: settle(composed(*overrides)))()
+
+
+def test_values_that_stay() -> None:
+    config = composed("+experiment=mdr-dec6-union", "trainer.max_epochs=3", "+trainer.limit_train_batches=2")
+    plain = settle(OmegaConf.create(config))
+    assert plain["trainer"]["limit_train_batches"] == 2 and plain["trainer"]["max_epochs"] == 3
+    assert plain["model"]["dec_depth"] == 6 and plain["model"]["lr"] == pytest.approx(3e-4)
