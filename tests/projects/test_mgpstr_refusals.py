@@ -1,0 +1,99 @@
+"""Bad input to MGP-STR's scripts: one clear line and exit status 2."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+
+from common.data.lmdb import LmdbWriter
+from projects.mgpstr import demo, test_final, train_final_dist
+from tests.projects.mgpstr_corpus import ACDS, CHARACTERS, MICRO, command, write_corpus
+from tests.projects.siga_corpus import crop
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("mgpstr"))
+
+
+def refused(status: int, capsys: pytest.CaptureFixture, text: str) -> None:
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert status == 2 and len(lines) == 1 and lines[0].startswith("error: ") and text in lines[0], lines
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--batch_ratio=0.5-0.3-0.2"], "3 shares and --select_data MJ-ST 2 sources"),
+        (["--batch_ratio=half-half"], "give numbers"),
+        (["--select_data=MJ-XY"], "no LMDB named XY"),
+        (["--train_data=/nowhere"], "no such folder"),
+        (["--total_data_usage_ratio=2"], "at most 1"),
+        (["--imgH=64"], "32x128"),
+        (["--TransformerModel=vit_b"], "no model is called 'vit_b'"),
+        (["--TransformerModel=mgp_str_tiny_patch4_3_32_128"], "does not belong to --Transformer char-str"),
+        (["--saved_model=/nowhere.pth"], "no such checkpoint"),
+        (["--pretrained=/nowhere.pth"], "no such checkpoint"),
+        (["--character=aab"], "stands in it twice"),
+        (["--is_mask_supervision"], "predicts no map"),
+        (["--freeze"], "no CNN"),
+        (["--isrand_aug", "--augs_num=9"], "--augs_num"),
+        (["--amp=fp16"], "fp16 needs a CUDA device"),
+        (["--lr=0"], "must be positive"),
+        (["--resume=/nowhere.pth"], "no such checkpoint"),
+        (["--granularities=bpe-wp", *MICRO], "char first"),
+    ],
+)
+def test_training(words: list[str], text: str, corpus: Path, tmp_path: Path, capsys) -> None:
+    refused(train_final_dist.main(command(corpus, tmp_path, *words)), capsys, text)
+
+
+def test_unknown_method(corpus: Path, tmp_path: Path, capsys) -> None:
+    status = train_final_dist.main(command(corpus, tmp_path, model=["--Transformer", "mgp"]))
+    refused(status, capsys, "no method is called 'mgp'; there are mgp-str, char-str, ACDS-STR-Base")
+
+
+@pytest.mark.parametrize(
+    ("boxes", "text"),
+    [
+        (None, "no character boxes"),
+        (b"[[0, 0, 900, 9, 'a']]", "must be JSON"),
+        (json.dumps([[0, 0, 900, 9, "a"]]).encode(), "outside the picture's width"),
+    ],
+)
+def test_boxes(boxes: bytes | None, text: str, corpus: Path, tmp_path: Path, capsys) -> None:
+    with LmdbWriter(tmp_path / "data" / "ST") as writer:
+        writer.add(crop("a", 0), "a", **({} if boxes is None else {"boxes": boxes}))
+    words = ["--is_mask_supervision", f"--train_data={tmp_path / 'data'}", "--select_data=ST", "--batch_ratio=1"]
+    refused(train_final_dist.main(command(corpus, tmp_path, *words, model=ACDS)), capsys, text)
+
+
+def test_pickled_labels_are_named(corpus: Path, tmp_path: Path, capsys) -> None:
+    with LmdbWriter(tmp_path / "data" / "ST") as writer:
+        writer.add_value("label", writer.add(crop("a", 0), None), pickle.dumps({"[[0, 0], [9, 9]]": "a", "word": "a"}))
+    words = ["--is_mask_supervision", f"--train_data={tmp_path / 'data'}", "--select_data=ST", "--batch_ratio=1"]
+    status = train_final_dist.main(command(corpus, tmp_path, *words, model=ACDS))
+    refused(status, capsys, "strlab data convert acds")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ([], "--model_dir: not given"),
+        (["--model_dir=/nowhere"], "does not exist"),
+        (["--model_dir=."], "no iter_N.pth file"),
+        (["--model_dir=.", "--range=1to9"], "give the first and the last step"),
+    ],
+)
+def test_evaluation(words: list[str], text: str, corpus: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(test_final.main([*CHARACTERS, f"--eval_data={corpus}", *words]), capsys, text)
+
+
+def test_demo(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(demo.main([*CHARACTERS]), capsys, "--demo_imgs: not given")
+    refused(demo.main([*CHARACTERS, "--demo_imgs=.", "--model_dir=no.pth"]), capsys, "is no file")
