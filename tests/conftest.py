@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--goldens", type=Path, default=ROOT / "tests" / "goldens", help="folder of measured numbers, one sub-folder a project")
+    goldens = ROOT / "tests" / "goldens"
+    parser.addoption("--goldens", type=Path, default=goldens, help="folder of measured numbers, one sub-folder a project")
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
 
 

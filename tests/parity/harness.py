@@ -1,7 +1,7 @@
 """Reading golden cases: arrays, their `meta`, the recipe that fills weights, and comparison with a stated tolerance.
 
-A parity test asks `pytest_generate_tests` for its cases by file pattern, so a folder with further cases of the same kind
-(other names, inputs, options) is run as it is: nothing here knows a case by name.
+A parity test asks `pytest_generate_tests` for its cases by file pattern, so a folder with further cases of the same
+kind (other names, inputs, options) is run as it is: nothing here knows a case by name.
 """
 
 from __future__ import annotations
