@@ -17,6 +17,7 @@ from collections.abc import Callable
 from common import bench as package
 from common import registry
 from common.bench.rows import Bench, Result, Row
+from common.errors import UserError
 
 NOT_ROWS = {"command", "rows", "units"}
 HEAD = ("row", "ours", "unit", "published", "target", "ms/image", "spread", "drift", "threads", "")
@@ -45,6 +46,8 @@ def all_rows() -> list[Row]:
 def _run(args: argparse.Namespace) -> int:
     wanted = [part.strip().lower() for part in args.only.split("|")]
     rows = [row for row in all_rows() if any(part in row.name.lower() for part in wanted)]
+    if not rows:
+        raise UserError(f"--only: {args.only!r}: no row's name contains it; --list names them")
     # Rows of one unit stand together, so that one measurement of the unit serves two rows.
     rows.sort(key=lambda row: (row.unit, row.threads))
     if args.list:

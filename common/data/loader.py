@@ -22,7 +22,7 @@ from common.errors import UserError
 @dataclass
 class Batch:
     """images uint8 [B, H, W, 3]; normalised labels; dataset indices int64 [B]; masks uint8 [B, H, W] of 0/1 or None;
-    bad samples left out.
+    bad samples left out; how many of the masks are stand-ins for missing ones.
     """
 
     images: torch.Tensor
@@ -30,6 +30,7 @@ class Batch:
     indices: torch.Tensor
     masks: torch.Tensor | None = None
     bad: list[BadSample] = field(default_factory=list)
+    masks_missing: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -267,16 +268,18 @@ class _Requests:
 def to_batch(arrays: ArrayBatch) -> Batch:
     """numpy to torch without copying."""
     masks = None if arrays.masks is None else torch.from_numpy(arrays.masks)
-    return Batch(torch.from_numpy(arrays.images), arrays.labels, torch.from_numpy(arrays.indices), masks, arrays.bad)
+    images, indices = torch.from_numpy(arrays.images), torch.from_numpy(arrays.indices)
+    return Batch(images, arrays.labels, indices, masks, arrays.bad, arrays.masks_missing)
 
 
 class WordLoader:
     """Iterable of `Batch`; see `word_loader`. `bad` is the register of unreadable samples, `sampler` holds the place
-    of the run.
+    of the run, `masks_missing` counts the stored masks that were not there (each time one was wanted).
     """
 
     def __init__(self, dataset: WordDataset, sampler: Sampler, loader: DataLoader, bad: BadSamples) -> None:
         self.dataset, self.sampler, self.bad, self._loader = dataset, sampler, bad, loader
+        self.masks_missing = 0
 
     def __len__(self) -> int:
         """Batches of one whole epoch on this rank (a mix of sources has none: TypeError)."""
@@ -286,6 +289,7 @@ class WordLoader:
         for batch in self._fetched():
             self.sampler.advance()
             self.bad.add(batch.bad)
+            self.masks_missing += batch.masks_missing
             if len(batch):
                 yield batch
 

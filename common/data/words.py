@@ -46,7 +46,7 @@ class Sample(NamedTuple):
 @dataclass
 class ArrayBatch:
     """Samples of one batch in the order asked for, less the bad ones: images uint8 [B, H, W, 3], masks uint8 [B, H,
-    W] or None.
+    W] or None; `masks_missing`: stored masks that were not there or unreadable.
     """
 
     images: np.ndarray
@@ -54,6 +54,7 @@ class ArrayBatch:
     indices: np.ndarray
     masks: np.ndarray | None = None
     bad: list[BadSample] = field(default_factory=list)
+    masks_missing: int = 0
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ class WordDataset:
         size = len(request.indices)
         images = np.empty((size, *self.image_size, 3), dtype=np.uint8)
         masks = None if self.masks is None else np.empty((size, *self.image_size), dtype=np.uint8)
-        good, bad = np.ones(size, dtype=bool), []
+        good, bad, missing = np.ones(size, dtype=bool), [], self._masks_missing
         for row in np.argsort(request.indices, kind="stable"):
             index = int(request.indices[row])
             try:
@@ -197,7 +198,13 @@ class WordDataset:
         indices = request.indices
         if bad:
             images, indices, masks = images[good], indices[good], None if masks is None else masks[good]
-        return ArrayBatch(images, [self.index.label(int(i)) for i in indices], indices, masks, bad)
+        labels = [self.index.label(int(i)) for i in indices]
+        return ArrayBatch(images, labels, indices, masks, bad, self._masks_missing - missing)
+
+    @property
+    def _masks_missing(self) -> int:
+        """Stored masks that this process has missed so far."""
+        return getattr(self.masks, "missing", 0)
 
     def sample(self, index: int, epoch: int, seed: int) -> Sample:
         """Sample `index` as epoch `epoch` of seed `seed` sees it. Raises `BadImage`."""

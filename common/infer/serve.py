@@ -218,8 +218,9 @@ def _run(args: argparse.Namespace) -> int:
         server = Server(
             (args.host, args.port), recognizer, args.checkpoint.name, args.max_bytes, args.max_images, args.max_waiting
         )
-    except OSError as error:
-        raise UserError(f"--host/--port: cannot listen on {args.host}:{args.port}: {error.strerror or error}") from None
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--host/--port: cannot listen on {args.host}:{args.port}: {reason}") from None
     host, port = server.server_address[:2]
     print(f"reading at http://{host}:{port}/read", flush=True)
     if host not in ("127.0.0.1", "::1", "localhost"):

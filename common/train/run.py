@@ -21,10 +21,11 @@ def check_writable(folder: str | Path, flag: str = "--output") -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"x")
-    except OSError as error:
-        raise UserError(f"{flag}: {folder} cannot be written ({error.strerror}); choose another folder") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{flag}: {folder} cannot be written ({reason}); choose another folder") from None
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             probe.unlink()
     return folder
 

@@ -85,7 +85,12 @@ def sources(options: argparse.Namespace) -> list[tuple[str, list[Path]]]:
     names = selection(options.select_data)
     if names is None:
         return [("/", discover(options.train_data))]
-    return list(zip(names, discover_groups(options.train_data, names)))
+    found = list(zip(names, discover_groups(options.train_data, names)))
+    paths = [path for _, some in found for path in some]
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice is not None:
+        raise UserError(f"--select_data: {options.select_data}: two of its names select {twice}; leave one out")
+    return found
 
 
 def training_data(options: argparse.Namespace) -> tuple[WordDataset, list[tuple[str, list[Path]]], str]:
@@ -222,8 +227,8 @@ def evaluation_sets(
         found = {name: found[name] for name in names if name in found}
     if not found:
         raise UserError(
-            f"--eval_data: {root}: none of the sets {', '.join(names or ())}; leave out --benchmark_all_eval "
-            "to evaluate what is there"
+            f"--eval_data: {root}: none of the sets {', '.join(names or ())}; there are "
+            f"{', '.join(path.name for path in discover(root))}"
         )
     free = options.family == "R" or (options.family == "T" and (options.data_filtering_off or options.sensitive))
     make = partial(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from math import inf
 
 from common.errors import UserError
 from common.text.charset import SIGA_94
@@ -17,6 +18,7 @@ SELECTIONS = {
         "11.ReCTS",
     ],
 }
+SHARES = {"synth_SA": [0.4, 0.4, 0.2]}
 SELECTIONS["mix"] = [*SELECTIONS["label"], "MJ", "ST"]
 SELECTIONS["mix_SA"] = [*SELECTIONS["mix"], "SA"]
 
@@ -129,12 +131,14 @@ def selection(select_data: str) -> list[str] | None:
 
 
 def ratios(options: argparse.Namespace, sources: list[str]) -> list[float]:
-    """Shares of a batch by source, equal without `--batch_ratio`.
+    """Shares of a batch by source: `--batch_ratio`, else those published with the selection, else equal ones.
 
     Raises:
         UserError: not numbers, or another count than sources.
     """
-    if not options.batch_ratio:
+    if "batch_ratio" not in options.given and options.select_data in SHARES:
+        return SHARES[options.select_data]
+    if not options.batch_ratio or (len(sources) == 1 and "batch_ratio" not in options.given):
         return [1.0 / len(sources)] * len(sources)
     try:
         shares = [float(share) for share in options.batch_ratio.split("-")]
@@ -150,13 +154,14 @@ def check(options: argparse.Namespace) -> None:
     """Refuse values that cannot be, before anything is built. Raises `UserError` naming the flag."""
     if not options.train_data:
         raise UserError("--train_data: not given; name the root of the training LMDBs (`strlab data synth` makes one)")
-    for name in ("batch_size", "num_iter", "val_interval", "log_interval", "accumulate", "print_interval"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name}: {getattr(options, name)} must be at least 1")
-    if options.lr <= 0:
+    check_ranges(options)
+    if not options.lr > 0:
         raise UserError(f"--lr: {options.lr} must be positive")
     if options.family != "T" and options.hidden_size != options.variant.hidden:
         raise UserError(f"--hidden_size: {options.hidden_size}: {options.model_name} has {options.variant.hidden} only")
+    if options.family == "R" and options.output_channel != options.variant.columns:
+        raise UserError(
+            f"--output_channel: {options.output_channel}: {options.model_name} has {options.variant.columns} only")
     if options.input_channel != 3:
         raise UserError(f"--input_channel: {options.input_channel}: images are read in colour; give 3")
     if len(set(options.character)) != len(options.character) or not options.character:
@@ -167,6 +172,25 @@ def check(options: argparse.Namespace) -> None:
         raise UserError("--PAD: glyph masks fill the whole input, so padded training never worked; leave it out")
     if options.family != "T":
         fractions(options)
+
+
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("batch_size", "num_iter", "val_interval", "log_interval", "print_interval"), (1, inf)),
+    **dict.fromkeys(("accumulate", "data_ratio", "batch_max_length"), (1, inf)),
+    **dict.fromkeys(("workers", "test_batch_size", "save_interval", "keep_states", "check_data"), (0, inf)),
+    **dict.fromkeys(("bad_share", "intact_prob", "lr_drop_rate"), (0, 1)),
+    "manual_seed": (0, 2**32 - 1), "augs_mag": (0, 2), "augs_num": (1, inf), "grad_clip": (1e-12, inf),
+}
+"""Least and greatest value of the flags that have one; None (not given) is always right."""
+
+
+def check_ranges(options: argparse.Namespace) -> None:
+    """Raise `UserError` for a number outside its `RANGES`."""
+    for name, (least, most) in RANGES.items():
+        value = getattr(options, name, None)
+        if value is not None and not least <= value <= most:
+            words = f"at least {least:g}" if most == inf else f"from {least:g} to {most:g}"
+            raise UserError(f"--{name}: {value} must be {words}")
 
 
 def fractions(options: argparse.Namespace) -> list[float] | None:

@@ -8,8 +8,8 @@ from common.infer.report import Report
 from common.infer.summary import standard_report
 from common.reproduce import Finished
 
-GLYPHS = """SIGA learns where each character is without character boxes. **Text mask**: a two-channel head, taught by k-means
-masks of grey levels (`predmask`). **Glyph pseudo-labels**: the mask cut at the columns that the sequence-aligned
+GLYPHS = """SIGA learns where each character is without character boxes. **Text mask**: a two-channel head, taught by
+k-means masks of grey levels (`predmask`). **Glyph pseudo-labels**: the mask cut at the columns that the sequence-aligned
 attention gives to each step; one colour a character, black is background. The two constraints on that attention are
 `cor` (characters do not overlap) and `dif` (together they cover the mask).
 

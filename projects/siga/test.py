@@ -23,7 +23,7 @@ from projects.siga.base import SigaModel
 from projects.siga.building import Codec, build_model, load_weights, make_codec
 from projects.siga.data import BENCHMARK, FAST, RELEASED_T, evaluation_sets
 from projects.siga.evaluate_flags import TEST
-from projects.siga.options import note_dead, parse
+from projects.siga.options import check_ranges, note_dead, parse
 from projects.siga.validate import T_HEADS, Evaluation, evaluate
 
 
@@ -185,6 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with dist.one_voice():
         try:
             with dist.failing_together():
+                check_ranges(options)
                 files = checkpoints(options)
                 options = adopt_card(options, argv, files[0])
                 note_dead(options, TEST)

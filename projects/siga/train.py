@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from common.data.loader import WordLoader
 from common.data.words import WordDataset
 from common.errors import command
 from common.train.checkpoint import git_commit
@@ -56,15 +58,17 @@ class Run:
     meters: Meters = field(default_factory=Meters)
     since_evaluation: Window = field(default_factory=Window)
     started: float = field(default_factory=time.time)
+    masks_missing: int = 0
 
-    def go(self, batches) -> int:
+    def go(self, batches: WordLoader) -> int:
         """Train to the last step or to a request to stop. Returns the exit status."""
         options, state = self.options, self.state
-        with self.stepper.stop:
+        with self.stepper.stop, contextlib.closing(self.scalars):
             for step, group in numbered(batches, state.step, options.total_steps, self.meters, options.accumulate):
                 parts = self.stepper(group, step)
                 state.step = step + 1
                 self.note(step, parts, group)
+                self.tell_missing(batches.masks_missing, step)
                 if self.evaluation_due(step):
                     self.evaluate(step)
                 self.keep(step)
@@ -91,6 +95,14 @@ class Run:
                 data_wait=round(self.meters.data_wait, 2), **{k: round(v, 6) for k, v in self.meters.means().items()})
         if step % options.log_interval == 0 and self.dist.is_main:
             self.log_scalars(step, parts, group)
+
+    def tell_missing(self, count: int, step: int) -> None:
+        """A line when the number of stored masks that were not there has doubled; zeros stood in for them."""
+        if count >= max(2 * self.masks_missing, 1):
+            self.masks_missing = count
+            print(f"masks: {count} missing or unreadable by step {step + 1}, all-zero ones used; make them again with "
+                  "mask_create")
+            self.metrics.write(step=step + 1, event="masks", missing=count)
 
     def log_scalars(self, step: int, parts: dict[str, torch.Tensor], group: Sequence) -> None:
         """Tensorboard: `lr` (R, S) or T's list of losses and its pictures; our loss terms below `loss/`."""
@@ -173,7 +185,7 @@ class Run:
             states.save_state(self.state, self.folder, self.options, self.dist)
 
 
-def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, object]:
+def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, WordLoader]:
     """Check the input and build the run: (run, its batches). Everything that can be refused is refused here."""
     folder = states.run_folder(options)
     with dist.failing_together():
@@ -214,6 +226,9 @@ def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, object]:
         logs.start(folder, options.family, command_line(), about, "\n".join([repr(model), *notes]), options, trained)
     tensorboard = Path(options.output) / options.tensorboard / folder.name if options.tensorboard else None
     main = dist.is_main
+    with dist.failing_together():
+        if tensorboard is not None and main:
+            check_writable(tensorboard, "--tensorboard")
     run = Run(
         options, dist, folder, stepper, state, sets, ScalarWriter(tensorboard if main else None),
         MetricsLog(folder / "metrics.jsonl" if main else None, state.step or None))

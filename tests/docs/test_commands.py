@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
+import itertools
 import os
 import re
 import shlex
@@ -17,8 +19,8 @@ from common import cli
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "projects").glob("*/README.md")])
-FENCE = re.compile(r"(?P<mark><!-- test -->\s*)?^```bash\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL)
 LAUNCHERS = ("torchrun", "accelerate", "python", "python3", "bash")
+STARTS = re.compile(rf"([A-Z_]+=\S* )*({'|'.join(('strlab', 'make', *LAUNCHERS))}) ")
 
 
 class Fence(NamedTuple):
@@ -29,14 +31,33 @@ class Fence(NamedTuple):
     tested: bool
 
 
+def blocks(text: str) -> list[tuple[str, list[str], bool]]:
+    """(language, lines, marked) of every fence of a page, and of every indented block (language "") after a blank
+    line."""
+    found, lines, before = [], iter(text.splitlines()), ["", ""]
+    for line in lines:
+        if line.startswith("```"):
+            marked = "<!-- test -->" in "".join(before[-2:])
+            inside = list(itertools.takewhile(lambda x: not x.startswith("```"), lines))
+            found.append((line.strip("` "), inside, marked))
+        elif line.startswith("    ") and not before[-1].strip():
+            found.append(("", [line, *itertools.takewhile(lambda x: x.startswith("    "), lines)], False))
+        before.append(line)
+    return found
+
+
 def fences() -> list[Fence]:
-    """All bash blocks; continued lines are joined, comments dropped."""
+    """All commands: bash blocks, and what starts like a command in blocks of no language. Continued lines are joined,
+    comments dropped."""
     found = []
     for page in PAGES:
-        for match in FENCE.finditer(page.read_text("utf-8")):
-            text = match["text"].replace("\\\n", " ")
-            lines = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
-            found.append(Fence(page, tuple(lines), bool(match["mark"])))
+        for language, raw, marked in blocks(page.read_text("utf-8")):
+            lines = [line.strip() for line in "\n".join(raw).replace("\\\n", " ").splitlines() if line.strip()]
+            lines = [line for line in lines if not line.startswith("#")]
+            if language == "":
+                lines = [line for line in lines if STARTS.match(line)]
+            if language in ("", "bash") and lines:
+                found.append(Fence(page, tuple(lines), marked))
     return found
 
 
@@ -44,16 +65,31 @@ COMMANDS = sorted({(fence.page.relative_to(ROOT).as_posix(), line) for fence in 
 
 
 @functools.cache
-def help_of(*command: str) -> str:
-    """What a command's --help prints."""
-    done = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, f"{' '.join(command)} --help: {done.stderr[-500:]}"
-    return done.stdout
+def help_of(name: str) -> str:
+    """The help of a `strlab` command, `data synth` or `data convert gt`, from its parser."""
+    parser = cli.build_parser(name if name in cli.COMMANDS else name.rpartition(" ")[0])
+    for word in name.split():
+        (group,) = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        assert word in group.choices, f"strlab {name}: {word} is not one of {', '.join(group.choices)}"
+        parser = group.choices[word]
+    return parser.format_help()
+
+
+@functools.cache
+def source_of(project: str) -> str:
+    """The code of a project and of the library, where its options are defined."""
+    folders = (ROOT / "projects" / project, ROOT / "common")
+    return "\n".join(path.read_text("utf-8") for folder in folders for path in sorted(folder.rglob("*.py")))
 
 
 def flags_of(words: list[str]) -> list[str]:
     """Names of the options among the words of a command."""
     return [word.split("=")[0] for word in words if re.match(r"--[a-zA-Z]", word)]
+
+
+def absent(flags: list[str], text: str) -> list[str]:
+    """The flags that a help text does not name."""
+    return [flag for flag in flags if flag != "--help" and not re.search(rf"{re.escape(flag)}\b", text)]
 
 
 def check_strlab(words: list[str]) -> None:
@@ -63,23 +99,21 @@ def check_strlab(words: list[str]) -> None:
     path = words[: len(name.split())]
     if name in ("data convert", "convert") and len(words) > len(path) and not words[len(path)].startswith("-"):
         path = words[: len(path) + 1]
-    text = help_of(sys.executable, "-m", "common.cli", *path)
-    missing = [flag for flag in flags_of(words) if flag != "--help" and not re.search(rf"{flag}\b", text)]
+    text = help_of(" ".join(path))
+    missing = absent(flags_of(words), text)
     assert not missing, f"strlab {name} has no {missing}"
 
 
 def check_script(words: list[str]) -> None:
-    """A script of a project: the file is there, and its help names the flags that follow it."""
+    """A script of a project: the file is there, and the code defines the flags that follow it."""
     place = next((i for i, word in enumerate(words) if word.endswith((".py", ".sh"))), None)
     if place is None:
         return
     script = ROOT / words[place]
     assert script.is_file(), f"{words[place]}: no such script"
-    flags = flags_of(words[place + 1 :])
-    if script.suffix == ".py" and flags:
-        text = help_of(sys.executable, words[place])
-        missing = [flag for flag in flags if flag != "--help" and not re.search(rf"{flag}\b", text)]
-        assert not missing, f"{words[place]} has no {missing}"
+    code = source_of(Path(words[place]).parts[1])
+    missing = [flag for flag in flags_of(words[place + 1 :]) if not re.search(rf"{flag}\b", code) and flag != "--help"]
+    assert not missing, f"{words[place]} has no {missing}"
 
 
 def check_make(words: list[str]) -> None:
