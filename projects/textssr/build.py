@@ -47,13 +47,13 @@ LATENT_LOGVAR = -7.0
 
 
 def build_vae(size: str = "sd21") -> AutoencoderKL:
-    """A VAE whose posterior is narrow from the start, as a trained one's is (the fine-tuning loss never sees it)."""
+    """A VAE whose posterior is narrow from the start, as a trained one's is: the fine-tuning loss never sees it."""
     channels, groups, side, layers = VAES[size]
     levels = len(channels)
     vae = AutoencoderKL(
-    """A VAE whose posterior is narrow from the start, as a trained one's is: the fine-tuning loss never sees it."""
+        block_out_channels=channels, norm_num_groups=groups, sample_size=side, layers_per_block=layers,
         down_block_types=["DownEncoderBlock2D"] * levels, up_block_types=["UpDecoderBlock2D"] * levels,
-        scaling_factor=0.18215 if size == "sd21" else 1.0,
+        latent_channels=4, scaling_factor=0.18215 if size == "sd21" else 1.0,
     )  # fmt: skip
     with torch.no_grad():
         vae.quant_conv.weight[4:].zero_()

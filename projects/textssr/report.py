@@ -13,11 +13,11 @@ from common.reproduce import Finished
 from projects.textssr.evaluate import PERCEPTUAL, load
 
 HONEST = """The models of the smoke and cpu scales are hundreds of times smaller than the paper's, begin with random
-weights instead of Stable Diffusion, see 64 pixels instead of 256 and train for minutes instead of weeks. What to expect: the
-ground goes on roughly, letters follow the word glyph more than the style of their neighbours, thin strokes and small
-letters smear. The gpu scale and the published weights are the ones to judge the method by. The readings are those of a
-small reader, which errs on real crops too."""
-SHEET = """Each pair: the crop before (left) and after painting the word that is written below (`wanted > read`);
+weights instead of Stable Diffusion, see 64 pixels instead of 256 and train for minutes instead of weeks. What to
+expect: the ground goes on roughly, letters follow the word glyph more than the style of their neighbours, thin
+strokes and small letters smear. The gpu scale and the published weights are the ones to judge the method by. The
+readings are those of a small reader, which errs on real crops too."""
+SHEET = """Each pair: the crop before (left) and after painting the word below (`wanted > read`);
 green where the reader agrees, case aside."""
 
 
