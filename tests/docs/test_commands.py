@@ -112,7 +112,12 @@ def check_script(words: list[str]) -> None:
     script = ROOT / words[place]
     assert script.is_file(), f"{words[place]}: no such script"
     code = source_of(Path(words[place]).parts[1])
-    missing = [flag for flag in flags_of(words[place + 1 :]) if not re.search(rf"{flag}\b", code) and flag != "--help"]
+    # Options stand in the code as "--name" or, in the projects' tables, as "name" alone.
+    missing = [
+        flag
+        for flag in flags_of(words[place + 1 :])
+        if flag != "--help" and not re.search(rf"{flag}\b|\b{flag[2:]}\b", code)
+    ]
     assert not missing, f"{words[place]} has no {missing}"
 
 
