@@ -1,0 +1,53 @@
+"""SSM's pixel tasks against the published code: predictions, loss, gradients, PSNR, SSIM, IoU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from projects.ssm.pixel.model import UniPixelViT, iou, psnr, ssim
+from tests.parity import harness
+from tests.parity.test_ssm_models import check_gradients, check_names, compare, filler, images  # noqa: F401
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    paths = harness.case_files(metafunc.config.getoption("--goldens"), "ssm")
+    chosen = [path for path in paths if "pixel_type" in harness.load(path).meta]
+    metafunc.parametrize("path", chosen, ids=lambda path: path.stem)
+
+
+def test_pixel_model(path, filler) -> None:  # noqa: F811
+    case = harness.load(path)
+    meta = case.meta
+    model = UniPixelViT(meta["pixel_type"])
+    tables = model.pos_embed.clone()
+    check_names(model, case.manifest)
+    filler.fill_module(model)
+    with torch.no_grad():
+        model.pos_embed.copy_(tables)
+        model.decoder_pos_embed.copy_(tables)
+    first, second = meta["inputs"].split(";")
+    x, truth = images(filler, first), images(filler, second)
+    if "> 0.5" in second:
+        truth = (truth > 0.5).float()
+    predicted = model(x)
+    compare(case, "pred", predicted, absolute=1e-4)
+    loss = model.loss(predicted, truth, meta["norm_pix_loss"])
+    assert float(loss) == pytest.approx(meta["loss"], rel=1e-4)
+    loss.backward()
+    check_gradients(model, meta["grad_norm"], 2e-3)
+    check_figures(model.pictures(predicted.detach()), truth, meta)
+
+
+def check_figures(pictures: torch.Tensor, truth: torch.Tensor, meta: dict) -> None:
+    if "psnr" in meta:
+        assert float(psnr(pictures, truth)) == pytest.approx(meta["psnr"], abs=1e-3)
+        assert float(ssim(pictures, truth)) == pytest.approx(meta["ssim"], abs=1e-4)
+        assert float(ssim(truth, truth)) == pytest.approx(meta["ssim_self"], abs=1e-5)
+        assert float(psnr(truth, truth)) == pytest.approx(meta["psnr_self"], abs=1e-3)
+    for threshold, value in meta.get("iou", {}).items():
+        assert float(iou(pictures, truth, float(threshold))) == pytest.approx(value, abs=1e-4)
+    if "iou_4d_as_called" in meta:
+        assert float(iou(pictures, truth, columns=True)) == pytest.approx(meta["iou_4d_as_called"], abs=1e-4)
+        empty = torch.zeros_like(truth)
+        assert float(iou(empty, empty)) == meta["iou_empty"]
