@@ -183,7 +183,8 @@ def cells_of(
     for i, (row, crop, prediction) in enumerate(zip(rows, crops, predictions)):
         images = [enlarge(crop, 3)]
         if prediction.attention is not None and prediction.text:
-            images.append(attention_strip(enlarge(crop, 2), prediction.attention[: max(1, len(prediction.text))]))
+            maps = prediction.attention[: max(1, len(prediction.text))]
+            images.append(attention_strip(enlarge(crop, 2), maps, columns=2))
         lines = [f"truth `{row['label']}`, confidence {float(row['confidence']):.2f}, {row['set']}"]
         for pictures in extras.values():
             images.append(enlarge(as_picture(pictures[i]), max(1, crop.shape[1] * 2 // pictures[i].shape[1])))
