@@ -23,10 +23,10 @@ $(VENV)/.ready: pyproject.toml requirements.lock
 setup: $(VENV)/.ready  ## make .venv with the locked packages and install this tree into it
 
 test: $(VENV)/.ready  ## the test suite (no GPU, two cores)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(VENV)/.ready  ## the suite with the slow tests
-	$(BIN)/python -m pytest --slow
+	$(BIN)/python -m pytest --slow -n 2 --dist loadfile
 
 lint: $(VENV)/.ready  ## ruff
 	$(BIN)/python -m ruff check .

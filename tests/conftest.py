@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     goldens = ROOT / "tests" / "goldens"
-    parser.addoption("--goldens", type=Path, default=goldens, help="folder of measured numbers, one sub-folder a project")
+    parser.addoption("--goldens", type=Path, default=goldens, help="folder of measured numbers")
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
 
 

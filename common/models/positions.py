@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def sincos_1d(positions: Tensor, dim: int) -> Tensor:
-    """MAE's one-axis table: `[len(positions), dim]` float64, sines in the first half of the channels, cosines in the second.
+    """MAE's one-axis table `[len(positions), dim]` float64: sines in the first half of the channels, then cosines.
 
     The frequencies 10000^(-k / (dim/2)) are rounded to float32 before use, as the published tables were made.
     """
@@ -18,7 +18,7 @@ def sincos_1d(positions: Tensor, dim: int) -> Tensor:
 
 
 def sincos_2d(rows: int, columns: int, dim: int) -> Tensor:
-    """Two-axis table `[rows * columns, dim]` float32, row-major: the first half of the channels encodes the column, the second the row.
+    """Two-axis table `[rows * columns, dim]` float32, row-major: half of the channels for the column, half for the row.
 
     `dim` must be divisible by 4.
     """
@@ -27,7 +27,7 @@ def sincos_2d(rows: int, columns: int, dim: int) -> Tensor:
 
 
 def sinusoid(length: int, dim: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Interleaved table `[length, dim]` float32 of "Attention is all you need": sine in even channels, cosine in odd ones.
+    """Interleaved table `[length, dim]` float32 (Vaswani et al. 2017): sine in even channels, cosine in odd ones.
 
     `dtype` is the precision of the computation; published models differ in it.
     """

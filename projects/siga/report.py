@@ -9,9 +9,9 @@ from common.infer.summary import standard_report
 from common.reproduce import Finished
 
 GLYPHS = """SIGA learns where each character is without character boxes. **Text mask**: a two-channel head, taught by
-k-means masks of grey levels (`predmask`). **Glyph pseudo-labels**: the mask cut at the columns that the sequence-aligned
-attention gives to each step; one colour a character, black is background. The two constraints on that attention are
-`cor` (characters do not overlap) and `dif` (together they cover the mask).
+k-means masks of grey levels (`predmask`). **Glyph pseudo-labels**: the mask cut at the columns that the
+sequence-aligned attention gives to each step; one colour a character, black is background. The two constraints on that
+attention are `cor` (characters do not overlap) and `dif` (together they cover the mask).
 
 The maps over the crop are the fine glyph attention, one a character, that these pseudo-labels teach (`low`, `middle`:
 cross entropy and Dice at two scales). The readings come from the Share branch, the one that counts at test time."""
