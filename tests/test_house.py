@@ -128,10 +128,23 @@ def test_public_functions_of_common_are_typed_and_documented() -> None:
     assert len(silent) <= 0.10 * count, "not documented: " + "; ".join(silent)
 
 
+def tabled_flag(node: ast.Call) -> list[tuple[str, int]]:
+    """(dest, line) of a row of a flag table, `Flag("--name --other", …)`; none for rows with a `dead` field, which
+    --help lists under "no effect" and which are announced when given."""
+    first = node.args[0] if node.args else None
+    dead = any(keyword.arg == "dead" for keyword in node.keywords)
+    if dead or not (isinstance(first, ast.Constant) and isinstance(first.value, str)):
+        return []
+    return [(first.value.split()[0].removeprefix("--").replace("-", "_"), node.lineno)]
+
+
 def flags_of(tree: ast.Module) -> list[tuple[str, int]]:
     """(dest, line) of every option that a module defines by `add_argument` with a literal name."""
     found = []
     for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Flag":
+            found += tabled_flag(node)
+            continue
         if not (
             isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument"
         ):

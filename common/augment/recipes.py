@@ -67,9 +67,9 @@ def from_flags(
     """
     common = {"preset": preset, "intact_prob": flags.get("intact_prob", 0.5), "fast": bool(flags.get("fast_aug"))}
     chosen: Sequence[Group] | None = groups if flags.get("isrand_aug") else None
-    for name in ("semantic", "rotation", "learning"):
-        if flags.get(f"is{name}_aug"):
-            chosen = BASELINES[name]
+    for flag in ("issemantic_aug", "isrotation_aug", "islearning_aug"):
+        if flags.get(flag):
+            chosen = BASELINES[flag.removeprefix("is").removesuffix("_aug")]
     if chosen is not None:
         number = flags.get("augs_num")
         return rand_augment(
