@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import CheckpointIO
 from omegaconf import OmegaConf
 from torch import Tensor, nn
@@ -40,6 +42,31 @@ class SafeFiles(CheckpointIO):
         """The file and its card."""
         for file in (Path(path), Path(f"{path}.json")):
             file.unlink(missing_ok=True)
+
+
+class Checkpoints(ModelCheckpoint):
+    """The three best by validation accuracy, and `last.ckpt` after every validation and epoch (not only after one
+    that was among the best)."""
+
+    def __init__(self, folder: Path) -> None:
+        name = "{epoch}-{step}-{val_accuracy:.4f}-{val_NED:.4f}"
+        super().__init__(folder, name, monitor="val_accuracy", mode="max", save_top_k=3, enable_version_counter=False)
+        self.last_step = -1
+
+    def save_newest(self, trainer: Trainer) -> None:
+        """Write `last.ckpt` unless this step already has. Collective."""
+        if trainer.sanity_checking or trainer.global_step == self.last_step:
+            return
+        self.last_step = trainer.global_step
+        trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        self.save_newest(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        self.save_newest(trainer)
 
 
 def parse_model_args(words: Sequence[str]) -> dict[str, Any]:

@@ -60,24 +60,20 @@ def needed(options: dict[str, Any], switch: str, key: str) -> str:
 def trainer_of(config: dict[str, Any], out: Path):
     """Lightning's Trainer with the published callbacks; its checkpoints are whole files with a card."""
     import lightning.pytorch as pl
-    from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary, StochasticWeightAveraging
+    from lightning.pytorch.callbacks import ModelSummary, StochasticWeightAveraging
     from lightning.pytorch.loggers import TensorBoardLogger
     from lightning.pytorch.strategies import DDPStrategy
 
-    from projects.ssm.finetune.checkpoint import SafeFiles
+    from projects.ssm.finetune.checkpoint import Checkpoints, SafeFiles
     from projects.ssm.finetune.system import swa_factor
 
     options, model = dict(config["trainer"]), config["model"]
     if options.get("strategy") == "ddp_find_unused_parameters_false":
         options["strategy"] = DDPStrategy(find_unused_parameters=False, gradient_as_bucket_view=True)
-    name = "{epoch}-{step}-{val_accuracy:.4f}-{val_NED:.4f}"
-    callbacks = [
-        ModelCheckpoint(
-            out / "checkpoints", name, monitor="val_accuracy", mode="max", save_top_k=3, save_last=True,
-            enable_version_counter=False,
-        ),
-        ModelSummary(max_depth=1 if str(model["name"]).startswith("parseq") else 2),
-    ]  # fmt: skip
+    depth = 1 if str(model["name"]).startswith("parseq") else 2
+    callbacks = [Checkpoints(out / "checkpoints")]
+    if options.get("enable_model_summary", True):
+        callbacks.append(ModelSummary(max_depth=depth))
     if config["swa"]:
         rate = swa_factor(model["warmup_pct"], 0.75) * model["lr"]
         callbacks.append(StochasticWeightAveraging(swa_lrs=rate, swa_epoch_start=0.75))
