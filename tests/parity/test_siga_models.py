@@ -11,6 +11,7 @@ import torch
 from common.models.tps import Tps, initial_fiducials, sample
 from common.text.charset import CHARSET_36, SIGA_36
 from common.text.codecs import GlyphCodec, GoCodec
+from projects.siga.building import make_codec
 from projects.siga.heads import HEADS
 from projects.siga.model import build_siga, load_published
 from projects.siga.pseudo_labels import glyph_targets, predicted_text
@@ -72,24 +73,39 @@ def build_for(entries: dict[str, list[int]], meta: dict, image_size=None, steps:
     return build_siga(meta.get("model_name", name), **options)
 
 
+def default_entries(meta: dict) -> dict[str, list[int]]:
+    """Names and shapes of the case's model, for a case without a manifest of its own."""
+    name = meta.get("model_name", "TRBA" if "coefficient_iter0" in meta else "char_str_base_patch4_3_32_128")
+    return {entry: list(value.shape) for entry, value in build_siga(name).state_dict().items()}
+
+
 class Measured:
     """One case: our model filled as the recipe says, its inputs, and the golden tensors."""
 
     def __init__(self, path, goldens) -> None:
         self.case = harness.load(path)
         self.arrays, self.meta, self.fill = self.case.arrays, self.case.meta, harness.fill(goldens)
-        ids = self.arrays["labels_index"] if "labels_index" in self.arrays else self.arrays["char_target"]
-        lengths = self.arrays["labels_length"] if "labels_length" in self.arrays else self.arrays["len_target"]
+        manifest = path.parent / f"{self.case.name}.manifest.json"
+        entries = json.loads(manifest.read_text())["entries"] if manifest.exists() else default_entries(self.meta)
+        ids, lengths = self.labels(entries)
         self.text, self.lengths = torch.from_numpy(ids).long(), torch.from_numpy(lengths).long()
         name, shape, *limits = self.meta["image"]
         self.images = torch.from_numpy(self.fill.images(name, tuple(shape), *limits))
         self.masks = block_masks(self.meta.get("mask_recipe", {}), shape)
-        entries = self.case.manifest["entries"]
         self.model = build_for(entries, self.meta, tuple(shape[2:]), ids.shape[1] - 1)
         self.model.dropout = 0.0
         self.fill.fill_module(self.model)
         self.rescale()
         self.model.train(self.meta.get("bn", "eval") == "train")
+
+    def labels(self, entries: dict[str, list[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and lengths as stored, else the meta's words through our codec."""
+        for ids, lengths in (("labels_index", "labels_length"), ("char_target", "len_target")):
+            if ids in self.arrays:
+                return self.arrays[ids], self.arrays[lengths]
+        family = "T" if any(name.startswith("mgp_str.") for name in entries) else "R"
+        charset = self.meta.get("character", CHARSET_36 if family == "T" else SIGA_36)
+        return make_codec(family, charset, self.meta.get("batch_max_length", 25)).encode(self.meta["labels"])
 
     def rescale(self) -> None:
         state = self.model.state_dict()
