@@ -47,5 +47,5 @@ $(addprefix sanity-,$(RECIPES)): sanity-%: $(VENV)/.ready
 	$(BIN)/strlab sanity $*
 
 clean:  ## remove outputs, rendered data and caches (keeps .venv)
-	rm -rf outputs data/synth .pytest_cache .ruff_cache
+	rm -rf outputs data/synth data/synth-* .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
