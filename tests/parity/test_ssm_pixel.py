@@ -33,7 +33,7 @@ def test_pixel_model(path, filler) -> None:  # noqa: F811
     predicted = model(x)
     compare(case, "pred", predicted, absolute=1e-4)
     loss = model.loss(predicted, truth, meta["norm_pix_loss"])
-    assert float(loss) == pytest.approx(meta["loss"], rel=1e-4)
+    assert float(loss.detach()) == pytest.approx(meta["loss"], rel=1e-4)
     loss.backward()
     check_gradients(model, meta["grad_norm"], 2e-3)
     check_figures(model.pictures(predicted.detach()), truth, meta)
