@@ -13,7 +13,7 @@ from common.infer.recognizer import open_recognizer
 from common.train.checkpoint import load
 from projects.ssm.finetune import weights
 from projects.ssm.finetune.checkpoint import open_model, parse_model_args
-from projects.ssm.finetune.test import main as test_main
+from projects.ssm.finetune.test import main as measure
 from projects.ssm.finetune.train import run
 from projects.ssm.models.build import build_recogniser
 from projects.ssm.pretrain.model import build_pretrainer
@@ -61,7 +61,7 @@ def test_resumes_exactly_inside_an_epoch(corpus: Path, trained: Path, tmp_path: 
 def test_tables_and_reading(corpus: Path, trained: Path, tmp_path: Path, capsys) -> None:
     checkpoint = trained / "last.ckpt"
     words = [str(checkpoint), "--data_root", str(corpus), "--num_workers", "0", "--device", "cpu"]
-    assert test_main([*words, "max_label_length:int=25"]) == 0
+    assert measure([*words, "max_label_length:int=25"]) == 0
     text = capsys.readouterr().out
     assert "Additional keyword arguments: {'max_label_length': 25" in text and "| Combined |        10 |" in text
     log = Path(f"{checkpoint}.log.txt").read_text()
@@ -72,7 +72,7 @@ def test_tables_and_reading(corpus: Path, trained: Path, tmp_path: Path, capsys)
 
 
 def test_test_without_sets(corpus: Path, trained: Path, tmp_path: Path, capsys) -> None:
-    assert test_main([str(trained / "last.ckpt"), "--data_root", str(tmp_path), "--device", "cpu"]) == 2
+    assert measure([str(trained / "last.ckpt"), "--data_root", str(tmp_path), "--device", "cpu"]) == 2
     assert "--data_root" in capsys.readouterr().err
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from common.train.checkpoint import load
 from projects.ssm.pretrain import options as flags
 from projects.ssm.pretrain.sim_pretrain import main
-from tests.projects.dig_runs import same
+from tests.projects.dig_runs import environment, same
 from tests.projects.ssm_runs import pretrain, write_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,3 +93,14 @@ def test_shell_script_without_data_says_how(place: str) -> None:
         ["bash", "scripts/encoder-pretrain.sh"], cwd=ROOT / place, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 2 and "usage: bash scripts/encoder-pretrain.sh DATA OUT" in done.stderr
+
+
+def test_two_processes_agree_and_go_on(corpus: Path, tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    for stop in (1, 0):
+        words = pretrain(corpus, tmp_path, "--auto_resume", "--max_steps", stop, "--batch_size", 2)
+        command = [*torchrun, "projects/ssm/pretrain/sim_pretrain.py", *words]
+        done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    assert [row["epoch"] for row in rows(tmp_path)] == [0, 1]
+    assert "Resume from" in done.stdout and load(tmp_path / "training_state.pth")["world_size"] == 2

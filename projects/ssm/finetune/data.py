@@ -132,6 +132,18 @@ class Batches:
         sampler.epoch, sampler.position = self.place()
         yield from self.loader
 
+    def state_dict(self) -> dict:
+        """Nothing: `place()` knows where the run stands. Lightning asks for it of what can go on inside an epoch."""
+        return {"samples": self.loader.sampler.n}
+
+    def load_state_dict(self, state: dict) -> None:
+        """See `state_dict`. Raises `UserError` for another number of samples."""
+        if state.get("samples") != self.loader.sampler.n:
+            raise UserError(
+                f"ckpt_path: the run had {state.get('samples')} training words, now {self.loader.sampler.n}: give its "
+                "data, or start anew with pretrained="
+            )
+
 
 def rotation(degrees: int) -> Callable | None:
     """The augmenter that turns test images, None for 0."""
