@@ -40,7 +40,7 @@ def pretraining(size: str, batch: int = 8) -> Callable[[], object]:
     """A whole step: both views, momentum branch, losses, backward, AdamW."""
     torch.manual_seed(0)
     model = build_pretrainer(f"pretrain_simmim_moco_ori_vit_{size}_patch4_32x128", temperature=0.2).train()
-    optimizer = build_optimizer("adamw", parameter_groups(model, 0.1), 1e-4)
+    optimizer = build_optimizer("adamw", parameter_groups(model, 0.1), 1e-4, fused=True)
     images, augmented = torch.rand(2, batch, *IMAGES) * 2 - 1
     masks = RandomMasking(model.encoder.grid, 0.7).batch(np.random.default_rng(0), batch)
     mask = torch.from_numpy(masks)
@@ -64,7 +64,7 @@ def recogniser(size: str) -> RecModel:
 def fine_tuning(size: str, batch: int) -> Callable[[], object]:
     """A whole step with the dropout of the published command."""
     model = recogniser(size).train()
-    optimizer = build_optimizer("adamw", parameter_groups(model, 0.05, 0.75, 12), 1e-4)
+    optimizer = build_optimizer("adamw", parameter_groups(model, 0.05, 0.75, 12), 1e-4, fused=True)
     images = torch.rand(batch, *IMAGES) * 2 - 1
     targets, lengths = torch.randint(0, 94, (batch, 25)), torch.randint(3, 12, (batch,))
 

@@ -60,7 +60,7 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         dropout = self.attn_drop.p if self.training else 0.0
-        mixed = attend(*self.project(tokens), dropout=dropout, exact=self.training)
+        mixed = attend(*self.project(tokens), dropout=dropout, exact=self.training and torch.is_grad_enabled())
         return self.proj_drop(self.proj(mixed.transpose(1, 2).flatten(2)))
 
     def weights(self, tokens: Tensor) -> Tensor:

@@ -82,6 +82,8 @@ def optimizer_options(options: argparse.Namespace) -> dict:
         chosen["eps"] = options.opt_eps
     if options.opt_betas and name in ("adam", "adamw", "nadam", "radam"):
         chosen["betas"] = tuple(options.opt_betas)
+    if name in ("adam", "adamw"):
+        chosen["fused"] = True  # one pass over memory a step, on CPU and CUDA
     return chosen
 
 

@@ -244,7 +244,7 @@ def test_steps_pretrain(steps_pretrain, filler) -> None:
     filler.fill_module(model)
     model.train()
     first = steps_pretrain["steps"][0]
-    optimizer = build_optimizer("adamw", parameter_groups(model, first["weight_decay"]), first["lr"])
+    optimizer = build_optimizer("adamw", parameter_groups(model, first["weight_decay"]), first["lr"], fused=True)
     masker, rng = RandomMasking(model.encoder.grid, 0.7), np.random.RandomState(41)
     for number, step in enumerate(steps_pretrain["steps"]):
         set_learning_rate(optimizer, step["lr"], step["weight_decay"])
@@ -290,7 +290,7 @@ def test_steps_finetune(steps_finetune, filler) -> None:
             setattr(module, "p" if isinstance(module, nn.Dropout) else "drop_prob", 0.0)
     freeze_encoder(model, trace["fixed_encoder_layers"])
     groups = parameter_groups(model, 0.05, trace["layer_decay"], model.encoder.depth)
-    optimizer = build_optimizer("adamw", groups, trace["steps"][0]["lr"])
+    optimizer = build_optimizer("adamw", groups, trace["steps"][0]["lr"], fused=True)
     ids, lengths = map(torch.from_numpy, codec_of_classes(97, trace["max_len"]).encode(trace["words"]))
     model.train()
     for number, step in enumerate(trace["steps"]):
