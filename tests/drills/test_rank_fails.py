@@ -1,0 +1,38 @@
+"""Drill 7: one rank fails. The other ends too, soon, and the first traceback is the one that is shown."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = '''
+import sys
+sys.path.insert(0, {root!r})
+import torch
+from common.train.distributed import setup_distributed
+
+dist = setup_distributed("cpu")
+value = torch.ones(1)
+for step in range(1000):
+    if step == 3 and dist.rank == 1:
+        raise RuntimeError("planted failure of rank 1")
+    torch.distributed.all_reduce(value)
+'''
+
+
+def test_one_rank_raises_and_all_end(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT.format(root=str(ROOT)), "utf-8")
+    started = time.monotonic()
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    assert done.returncode != 0
+    assert time.monotonic() - started < 90
+    assert "planted failure of rank 1" in done.stderr
+    first = done.stderr.index("Traceback")
+    assert done.stderr.find("planted failure", first) != -1
