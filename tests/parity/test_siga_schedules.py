@@ -18,7 +18,7 @@ FAMILY = {"R": "TRBA", "S": "TSBA", "T": "SIGA_T"}
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     cases = []
-    for path in harness.case_files(metafunc.config.getoption("--goldens"), "siga", "schedules*.json"):
+    for path in harness.case_files(metafunc.config.getoption("--goldens"), "siga", "*schedules*.json"):
         cases += [
             pytest.param(name, case, id=f"{path.stem}-{name}") for name, case in json.loads(path.read_text()).items()
         ]
