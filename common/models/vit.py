@@ -65,16 +65,3 @@ class PlainViT(VisionTransformer):
         for block in self.blocks:
             tokens = block(tokens)
             yield tokens
-
-
-def plain_vit(
-    image_size: tuple[int, int] = (32, 128),
-    patch: int | tuple[int, int] = 4,
-    dim: int = 768,
-    depth: int = 12,
-    heads: int = 12,
-    num_classes: int = 0,
-    **options,
-) -> PlainViT:
-    """A PlainViT; `options` are its keyword arguments (`class_token`, `in_channels`, `mlp_ratio`, `drop_path`)."""
-    return PlainViT(image_size, patch, dim, depth, heads, num_classes, **options)

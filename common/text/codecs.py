@@ -239,10 +239,6 @@ class EosBosPadCodec:
         ids, probabilities = _checked(ids, probabilities)
         return _decode_to_end(self.table, ids, probabilities, self.end)
 
-    def raw_tokens(self, ids: np.ndarray) -> list[list[str]]:
-        """Every id's token, nothing cut."""
-        return [[self.tokens[token] for token in row] for row in np.asarray(ids)]
-
 
 class EosPadUnkCodec:
     """DiG: characters 0..C-1, EOS=C, PADDING=C+1, UNKNOWN=C+2; BOS is `num_classes`=C+3, an embedding row only.

@@ -134,6 +134,17 @@ class Dist:
             td.destroy_process_group()
 
 
+@contextlib.contextmanager
+def process_group(device: str, dist_url: str, local_rank: int) -> Iterator[Dist]:
+    """`setup_distributed` for the time of a script; an error that all ranks meet is told once, and the group ends."""
+    dist = setup_distributed(device, dist_url=dist_url, local_rank=local_rank)
+    with dist.one_voice():
+        try:
+            yield dist
+        finally:
+            dist.close()
+
+
 def add_launch_arguments(parser: argparse.ArgumentParser, default_rank: int = 0) -> None:
     """Add `--local_rank` (also spelt `--local-rank`, as current launchers do), `--dist_url` and `--device`."""
     parser.add_argument(

@@ -42,10 +42,6 @@ class Ema:
                 self.values[name].copy_(value)
         ema_update(averaged, current, self.decay if decay is None else decay)
 
-    def copy_to(self, model: nn.Module) -> None:
-        """Load the averaged values into a module of the same form."""
-        model.load_state_dict(self.values)
-
     def state_dict(self) -> dict[str, Any]:
         """Decay and averaged tensors."""
         return {"decay": self.decay, "values": self.values}

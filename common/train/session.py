@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from common.errors import UserError
-from common.train.distributed import Dist, setup_distributed
+from common.train.distributed import Dist, process_group
 from common.train.run import check_writable, command_line, precision_note, settle_amp
 from common.train.seed import seed_everything
 
@@ -48,8 +48,7 @@ def session(options: argparse.Namespace) -> Iterator[Dist]:
     check_writable(options.output_dir, "--output_dir")
     if options.dist_on_itp:
         os.environ.update({ours: os.environ[theirs] for ours, theirs in MPI.items() if theirs in os.environ})
-    dist = setup_distributed(options.device, dist_url=options.dist_url, local_rank=options.local_rank)
-    try:
+    with process_group(options.device, options.dist_url, options.local_rank) as dist:
         if options.world_size not in (1, dist.world_size):
             raise UserError(
                 f"--world_size: {options.world_size} was given and {dist.world_size} processes were started; "
@@ -61,8 +60,6 @@ def session(options: argparse.Namespace) -> Iterator[Dist]:
             print(f"Command: {command_line()}")
             print(precision_note(settle_amp(options, dist.device), options.compile, options.tf32, dist.device))
             yield dist
-    finally:
-        dist.close()
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from common.data.words import WordDataset, discover
 from common.errors import command
 from common.train import states, text_log
 from common.train.checkpoint import git_commit, load, save_atomic, write_card
-from common.train.distributed import Dist, setup_distributed, wrap
+from common.train.distributed import Dist, process_group, wrap
 from common.train.engine import numbered
 from common.train.meters import Meters, MetricsLog
 from common.train.optim import Precision
@@ -236,13 +236,9 @@ def start_logs(folder: Path, options: dict[str, Any], about: Sequence[str], trai
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, build, train."""
     options = get_args(argv, is_train=True)
-    dist = setup_distributed(options.device, dist_url=options.dist_url, local_rank=options.local_rank)
-    with dist.one_voice():
-        try:
-            run, batches = build(options, dist)
-            return run.go(batches)
-        finally:
-            dist.close()
+    with process_group(options.device, options.dist_url, options.local_rank) as dist:
+        run, batches = build(options, dist)
+        return run.go(batches)
 
 
 if __name__ == "__main__":

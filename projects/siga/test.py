@@ -16,7 +16,7 @@ from common.data.words import WordDataset, discover
 from common.errors import UserError, command
 from common.infer.recognizer import autocast, read_card
 from common.train.checkpoint import load, write_json
-from common.train.distributed import Dist, setup_distributed
+from common.train.distributed import Dist, process_group
 from common.train.run import check_writable, precision_note
 from common.train.text_log import DASHES, append
 from projects.siga.base import SigaModel
@@ -181,23 +181,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, build, evaluate."""
     options = parse_test(argv)
     device = "auto" if options.device == "cuda" and "device" not in options.given else options.device
-    dist = setup_distributed(device, dist_url=options.dist_url, local_rank=options.local_rank)
-    with dist.one_voice():
-        try:
-            with dist.failing_together():
-                check_ranges(options)
-                files = checkpoints(options)
-                options = adopt_card(options, argv, files[0])
-                note_dead(options, TEST)
-                sets = chosen_sets(options)
-                codec = make_codec(options.family, options.character, options.batch_max_length)
-                model = build_model(options, codec)
-            print(precision_note(options.amp, False, options.tf32, dist.device))
-            for path in files:
-                evaluate_one(path, model, codec, sets, options, dist)
-            return 0
-        finally:
-            dist.close()
+    with process_group(device, options.dist_url, options.local_rank) as dist:
+        with dist.failing_together():
+            check_ranges(options)
+            files = checkpoints(options)
+            options = adopt_card(options, argv, files[0])
+            note_dead(options, TEST)
+            sets = chosen_sets(options)
+            codec = make_codec(options.family, options.character, options.batch_max_length)
+            model = build_model(options, codec)
+        print(precision_note(options.amp, False, options.tf32, dist.device))
+        for path in files:
+            evaluate_one(path, model, codec, sets, options, dist)
+    return 0
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from common.data.loader import WordLoader
 from common.data.words import WordDataset
 from common.errors import command
 from common.train.checkpoint import git_commit
-from common.train.distributed import Dist, setup_distributed, wrap
+from common.train.distributed import Dist, process_group, wrap
 from common.train.engine import numbered
 from common.train.meters import Meters, MetricsLog, ScalarWriter, Window
 from common.train.optim import Precision
@@ -240,14 +240,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, build, train."""
     options = parse(argv, prog="train.py", description=__doc__.splitlines()[0])
     device = "auto" if options.device == "cuda" and "device" not in options.given else options.device
-    dist = setup_distributed(device, dist_url=options.dist_url, local_rank=options.local_rank)
-    with dist.one_voice():
-        try:
-            note_dead(options)
-            run, batches = build(options, dist)
-            return run.go(batches)
-        finally:
-            dist.close()
+    with process_group(device, options.dist_url, options.local_rank) as dist:
+        note_dead(options)
+        run, batches = build(options, dist)
+        return run.go(batches)
 
 
 if __name__ == "__main__":

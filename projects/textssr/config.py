@@ -56,7 +56,7 @@ def read_config(path: str | Path, known: dict[str, tuple], changes: Sequence[str
     """The assignments of a configuration file as attributes, with the defaults of our additional keys filled in.
 
     Args:
-        path: a `.py` file of `name = literal` lines.
+        path: a `.py` file of `name = literal` lines; `base = "file"`, beside it, goes before them.
         known: published keys and the types each may have (`VAE_KEYS`, `DIFFUSION_KEYS`).
         changes: `key=value` texts that go before the file's values (the flag `--set`).
 
@@ -64,17 +64,9 @@ def read_config(path: str | Path, known: dict[str, tuple], changes: Sequence[str
         UserError: no file, a line that is not such an assignment, an unknown or missing key, a value of a wrong type.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(
-            f"{path}: no such file: give --config, for instance projects/textssr/configs/train_diff_step1_cfg.py"
-        )
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a configuration file ({error}); write lines of the form name = value") from None
     values = dict(OUR_DEFAULTS)
     types = {**known, **OURS}
-    for name, value, where in [_assignment(path, node) for node in tree.body] + [_change(text) for text in changes]:
+    for name, value, where in _assignments(path) + [_change(text) for text in changes]:
         if name not in types:
             near = difflib.get_close_matches(name, types, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
@@ -87,6 +79,24 @@ def read_config(path: str | Path, known: dict[str, tuple], changes: Sequence[str
     if missing:
         raise UserError(f"{path}: missing keys: {', '.join(missing)}; copy them from projects/textssr/configs")
     return SimpleNamespace(**values)
+
+
+def _assignments(path: Path) -> list[tuple[str, object, str]]:
+    """(key, value, place) of every line of a file, those of its `base` first."""
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file: give --config, for instance projects/textssr/configs/train_diff_step1_cfg.py"
+        )
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a configuration file ({error}); write lines of the form name = value") from None
+    lines = [_assignment(path, node) for node in tree.body]
+    bases = [value for name, value, _ in lines if name == "base"]
+    if len(bases) > 1 or bases == [path.name]:
+        raise UserError(f"{path}: base: name one other file of the same folder")
+    inherited = _assignments(path.parent / Path(str(bases[0])).name) if bases else []
+    return inherited + [line for line in lines if line[0] != "base"]
 
 
 def _assignment(path: Path, node: ast.stmt) -> tuple[str, object, str]:

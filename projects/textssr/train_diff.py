@@ -83,9 +83,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
     vae.requires_grad_(False).eval().to(accelerator.device, half)
     ema = EMAModel(unet.parameters(), model_cls=TextUNet, model_config=unet.config) if config.use_ema else None
+    if ema is not None:
+        ema.to(accelerator.device)
     trainer = Trainer(
         config, accelerator, unet, dataset, collate, folder="unet", tracker="unet-fine-tune", drop_last=False,
-        extra={"ema": ema} if ema else {},
+        ema=ema,
     )  # fmt: skip
     try:
         trainer.run(DiffusionLoss(trainer, vae, scheduler))

@@ -18,6 +18,7 @@ from accelerate.logging import get_logger
 from accelerate.utils import ProjectConfiguration, set_seed
 from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin
 from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
@@ -117,7 +118,7 @@ class Trainer:
     Args:
         collate: a list of samples (None where one cannot be used) -> a batch, or None if none is left.
         tracker: name of the run in the logs.
-        extra: further stateful things by name (the averaged UNet), saved with the state.
+        ema: an averaged copy of the model, saved beside it as `<folder>_ema`.
     """
 
     def __init__(
@@ -131,10 +132,10 @@ class Trainer:
         folder: str,
         tracker: str,
         drop_last: bool,
-        extra: dict | None = None,
+        ema: EMAModel | None = None,
     ) -> None:
         self.config, self.accelerator, self.folder, self.dataset = config, accelerator, folder, dataset
-        self.out, self.extra = Path(config.output_dir), extra or {}
+        self.out, self.ema = Path(config.output_dir), ema
         self.accumulate = config.gradient_accumulation_steps
         self.sampler = SeededSampler(
             len(dataset), config.train_batch_size, config.seed, accelerator.process_index, accelerator.num_processes,
@@ -177,9 +178,8 @@ class Trainer:
 
     def _write(self, folder: Path) -> None:
         self.bare_model.save_pretrained(folder / self.folder)
-        for name, part in self.extra.items():
-            if isinstance(part, ModelMixin):
-                part.save_pretrained(folder / f"{self.folder}_{name}")
+        if self.ema is not None:
+            self.ema.save_pretrained(folder / f"{self.folder}_ema")
         save_atomic(folder / "optimizer.bin", self.optimizer.state_dict())
         save_atomic(folder / "scheduler.bin", self.schedule.state_dict())
         save_atomic(
@@ -190,7 +190,7 @@ class Trainer:
                 "micro": self.micro,
                 "processes": self.accelerator.num_processes,
                 "batch": self.config.train_batch_size,
-                "parts": {n: p.state_dict() for n, p in self.extra.items() if not isinstance(p, ModelMixin)},
+                "ema": self.ema.state_dict() if self.ema is not None else None,
             },
         )
 
@@ -232,11 +232,8 @@ class Trainer:
         else:  # the place in the epoch follows from the number of updates, as in the published code
             self.epoch, inside = divmod(self.update, self.updates_per_epoch)
             self.micro = inside * self.accumulate
-        for name, part in self.extra.items():
-            if isinstance(part, ModelMixin) and (path / f"{self.folder}_{name}").is_dir():
-                part.load_state_dict(read_weights(path / f"{self.folder}_{name}"))
-            elif state and name in state["parts"]:
-                part.load_state_dict(state["parts"][name])
+        if self.ema is not None and state and state["ema"]:
+            self.ema.load_state_dict(state["ema"])
 
     # ------------------------------------------------------------------ the loop
 
@@ -318,9 +315,8 @@ class Trainer:
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.update += 1
-        for part in self.extra.values():
-            if hasattr(part, "step"):
-                part.step(self.bare_model.parameters())
+        if self.ema is not None:
+            self.ema.step(self.bare_model.parameters())
         loss, rate = window.mean(), self.schedule.get_last_lr()[0]
         self.accelerator.log({"train_loss": loss}, step=self.update)
         if self.update % self.config.log_every == 0:

@@ -25,6 +25,7 @@ from common.data.synth.scenes import SceneOptions, render_scenes
 from common.errors import UserError
 from common.infer.recognizer import Prediction
 from projects.textssr import evaluate, infer, make_base, synthesize, train_diff, train_vae, words
+from projects.textssr.config import DIFFUSION_KEYS, VAE_KEYS, read_config
 from projects.textssr.painting import paste_back
 from tests.conftest import ROOT
 
@@ -59,7 +60,7 @@ def trained(scenes, base, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("trained")
     assert train_the_vae(out / "vae", scenes, base) == 0
     assert train_step(1, out / "step1", scenes, base, out, base / "unet") == 0
-    assert train_step(2, out / "step2", scenes, base, out, out / "step1/checkpoint-3/unet") == 0
+    assert train_step(2, out / "step2", scenes, base, out, out / "step1/checkpoint-3/unet", "use_ema=True") == 0
     return out
 
 
@@ -101,6 +102,9 @@ def test_checkpoints_have_the_published_form(trained) -> None:
     config = json.loads((trained / "step1/checkpoint-3/unet/config.json").read_text())
     assert (config["_class_name"], config["in_channels"]) == ("UNet2DConditionModel", 4)
     assert (trained / "step1/final/unet/config.json").is_file()
+    averaged = trained / "step2/checkpoint-3/unet_ema"
+    assert set(weights(averaged)) == set(weights(trained / "step2/checkpoint-3/unet"))
+    assert not same(averaged, trained / "step2/checkpoint-3/unet")
 
 
 def test_resuming_is_exact(trained, scenes, base, tmp_path, capfd) -> None:
@@ -112,6 +116,22 @@ def test_resuming_is_exact(trained, scenes, base, tmp_path, capfd) -> None:
     for limit in ("max_train_steps=2", "max_train_steps=3"):
         assert train_step(1, tmp_path / "step1", scenes, base, trained, base / "unet", *changes, limit) == 0
     assert same(tmp_path / "step1/checkpoint-3/unet", trained / "step1/checkpoint-3/unet")
+    start = trained / "step1/checkpoint-3/unet"
+    for limit in ("max_train_steps=2", "max_train_steps=3"):
+        assert train_step(2, tmp_path / "step2", scenes, base, trained, start, "use_ema=True", *changes, limit) == 0
+    for part in ("unet", "unet_ema"):
+        assert same(tmp_path / "step2/checkpoint-3" / part, trained / "step2/checkpoint-3" / part)
+
+
+def test_a_configuration_goes_on_from_its_base(tmp_path) -> None:
+    for path in CONFIGS.glob("*.py"):
+        read_config(path, VAE_KEYS if "vae" in path.name else DIFFUSION_KEYS)
+    tiny = read_config(CONFIGS / "tiny_step2_cfg.py", DIFFUSION_KEYS)
+    assert (tiny.resolution, tiny.max_train_steps, tiny.adam_beta2) == (64, 800, 0.999)
+    own = tmp_path / "own_cfg.py"
+    own.write_text('base = "own_cfg.py"\n')
+    with pytest.raises(UserError, match="base"):
+        read_config(own, VAE_KEYS)
 
 
 @pytest.mark.slow

@@ -164,14 +164,6 @@ class SSMPretrainer(nn.Module):
             times = 2 if name == "decoder_blocks" and self.ema_decoder_twice else 1
             ema_update(getattr(self, f"mm_{name}").parameters(), getattr(self, name).parameters(), momentum**times)
 
-    def encoder_state(self) -> dict[str, Tensor]:
-        """What fine-tuning starts from: the online `patch_embed.*`, `blocks.*` and `norm.*`."""
-        return {
-            name: tensor
-            for name, tensor in self.state_dict().items()
-            if name.startswith(("patch_embed.", "blocks.", "norm."))
-        }
-
     def separate(self, mix: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """Predicted original and inverted image, each `[B, 3, H, W]`."""
         pixels = self.decoder_pred(self.decode(self.encode(mix), directions))

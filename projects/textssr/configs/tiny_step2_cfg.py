@@ -1,59 +1,8 @@
 # Step 2 of the tiny runs (smoke, cpu): goes on from step 1 on other scenes.
 
-# what it reads
+base = "tiny_step1_cfg.py"
 lmdb_path = "./scenes/more/lmdb"
-scheduler_path = "./model/tiny/scheduler"
-pretrained_vae = "./model/tiny_vae/checkpoint-1200/vae"
 pretrained_unet = "./model/tiny_step1/checkpoint-2000/unet"
-revision = None
-non_ema_revision = None
-
-# what it writes
 output_dir = "./model/tiny_step2"
-logging_dir = "logs"
-report_to = "tensorboard"
-checkpointing_steps = 250
-checkpoints_total_limit = 1
-resume_from_checkpoint = "latest"
-push_to_hub = False
-hub_token = None
-hub_model_id = None
-
-# data
-seed = 3407
-resolution = 64
-ttf_size = 64
-max_len = 25
-dataloader_num_workers = 0
-
-# steps
-train_batch_size = 16
-num_train_epochs = 100
 max_train_steps = 800
-gradient_accumulation_steps = 1
-gradient_checkpointing = False
-mixed_precision = None
-allow_tf32 = False
-use_ema = False
-enable_xformers_memory_efficient_attention = False
-
-# optimiser
 learning_rate = 0.0003
-scale_lr = False
-lr_scheduler = "constant"
-lr_warmup_steps = 500
-use_8bit_adam = False
-adam_beta1 = 0.9
-adam_beta2 = 0.999
-adam_weight_decay = 0.01
-adam_epsilon = 1e-08
-max_grad_norm = 1.0
-
-# accepted for compatibility, no effect
-language = None
-select_data_lenth = 100
-
-# ours
-exact_crop = True
-clean_glyph = True
-log_every = 10

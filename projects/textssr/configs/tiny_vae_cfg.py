@@ -1,50 +1,16 @@
 # The VAE of the tiny runs (smoke, cpu): scratch weights of make_base.py, 64 pixels.
 
-# what it reads
+base = "train_vae_cfg.py"
 lmdb_path = "./scenes/train/lmdb"
 pretrained_model_name_or_path = "./model/tiny"
-revision = None
-non_ema_revision = None
-
-# what it writes
 output_dir = "./model/tiny_vae"
-logging_dir = "logs"
-report_to = "tensorboard"
 checkpointing_steps = 250
 checkpoints_total_limit = 1
-resume_from_checkpoint = "latest"
-push_to_hub = False
-hub_token = None
-hub_model_id = None
-
-# data
-seed = 3407
 resolution = 64
 dataloader_num_workers = 0
-
-# steps
 train_batch_size = 16
-num_train_epochs = 100
 max_train_steps = 1200
 gradient_accumulation_steps = 1
-gradient_checkpointing = False
-mixed_precision = None
-allow_tf32 = False
-enable_xformers_memory_efficient_attention = False
-local_rank = -1
-
-# optimiser
 learning_rate = 0.002
-scale_lr = False
-lr_scheduler = "constant"
-lr_warmup_steps = 500
-use_8bit_adam = False
-adam_beta1 = 0.9
-adam_beta2 = 0.999
-adam_weight_decay = 0.01
-adam_epsilon = 1e-08
-max_grad_norm = 1.0
-
-# ours
 exact_crop = True
 log_every = 10
