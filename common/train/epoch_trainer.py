@@ -173,6 +173,7 @@ class EpochTrainer:
     def backward(self, loss: Tensor, batch: Batch) -> None:
         """Add the gradient of one micro-batch's loss, after checking on every rank that it is a number."""
         self._check(loss, batch)
+        self.samples = batch.indices
         self.amp.backward(loss / self.accumulate)
 
     def optimise(self) -> Tensor:
@@ -183,7 +184,7 @@ class EpochTrainer:
         if self.clip_norm:
             nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
         if not self.amp.scaler.is_enabled():
-            check_finite(norm, step=self.step, what="gradient norm", folder=self.out)
+            check_finite(norm, step=self.step, what="gradient norm", batch_ids=self.samples, folder=self.out)
         self.amp.step(self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.data.loader import Batch
@@ -107,10 +107,17 @@ class System(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.batch_loss(batch)
         check_finite(loss, step=self.global_step, batch_ids=batch.indices, folder=self.out)
+        self.samples = batch.indices
         self.log("loss", loss)
         if self.global_step % 20 == 0 and self.trainer.is_global_zero:
             self.note(loss)
         return loss
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        if self.trainer.precision != "16-mixed":  # whose scaler skips such a step by itself
+            norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+            check_finite(norm, step=self.global_step, what="gradient norm", batch_ids=self.samples, folder=self.out)
 
     def note(self, loss: Tensor) -> None:
         """A line of the console and of metrics.jsonl."""
@@ -124,7 +131,7 @@ class System(pl.LightningModule):
         )
         if self.global_step % 100 == 0:
             total = self.trainer.estimated_stepping_batches
-            print(f"[{self.global_step}/{total}] loss {float(loss):.4f}  lr {rate:.3g}  {speed:.0f} img/s", flush=True)
+            print(f"[{self.global_step}/{total}] loss {float(loss.detach()):.4f}  lr {rate:.3g}  {speed:.0f} img/s", flush=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         known = [label if set(label) <= set(self.charset) else "" for label in batch.labels]
