@@ -191,7 +191,8 @@ class System(pl.LightningModule):
         accumulate = self.trainer.accumulate_grad_batches
         rate = peak_rate(o["lr"], o["batch_size"], self.trainer.world_size, accumulate)
         groups = self.parameter_groups(rate)
-        optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=o["weight_decay"])
+        fused = self.device.type == "cpu"  # on CUDA the gradient scaler does not go with it
+        optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=o["weight_decay"], fused=fused)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = one_cycle(optimizer, [group["lr"] for group in groups], steps, o["warmup_pct"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
