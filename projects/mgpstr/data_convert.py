@@ -21,6 +21,7 @@ from common.data.bad import BadSample
 from common.data.lmdb import LmdbWriter, WordLmdb
 from common.data.words import discover
 from common.errors import UserError
+from projects.mgpstr import synthtext
 from projects.mgpstr.box_masks import Box, check_boxes
 
 STRINGS = {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
@@ -147,7 +148,8 @@ def convert_acds(source: Path, target: Path, tolerance: float = 0.1) -> tuple[in
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab data convert acds`."""
+    """Add `strlab data convert acds` and `synthtext`."""
+    synthtext.add_parser(subparsers)
     parser = subparsers.add_parser("acds", help="ACDS-STR's pickled box labels to JSON", description=__doc__)
     parser.add_argument("source", type=Path, help="an LMDB folder, or a folder of them")
     parser.add_argument("target", type=Path, help="new folder; sub-folders are kept")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from common.data.convert.gt import LOG_NAME, Converted
@@ -14,11 +15,13 @@ from common.files import write_text
 
 
 class Source(NamedTuple):
-    """One pair to convert: a name for messages, the label, and a function that gives the picture's file bytes."""
+    """One pair to convert: a name for messages, the label, a function that gives the picture's file bytes, and what
+    else to store with it (see `LmdbWriter.add`)."""
 
     name: str
     label: str
     read: Callable[[], bytes]
+    extras: Mapping[str, bytes] = MappingProxyType({})
 
     @classmethod
     def file(cls, path: Path, label: str) -> Source:
@@ -40,7 +43,7 @@ def write_samples(out: str | Path, sources: Iterable[Source], say: Callable[[str
             if data is None:
                 result.skipped.append((number, source.name, reason))
                 continue
-            writer.add(data, source.label)
+            writer.add(data, source.label, **source.extras)
             if writer.count % 1000 == 0:
                 say(f"Written {writer.count}")
         result.written = writer.count

@@ -1,0 +1,112 @@
+"""`strlab data convert synthtext`: SynthText's pictures and `gt.mat` -> word crops with character boxes.
+
+ACDS-STR trains its map on "reconstituted" SynthText words, which were never released, nor the program that made them.
+Every word is cut out by the bounding box of its quadrangle; a character's box is the bounding box of its quadrangle in
+pixels of that crop, stored as JSON under `boxes-%09d` (see `projects.mgpstr.box_masks`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from common.data.convert.samples import Source, write_samples
+from common.data.convert.scenes import cut
+from common.errors import UserError
+
+FIELDS = ("imnames", "wordBB", "charBB", "txt")
+
+
+def read_table(file: Path) -> list[np.ndarray]:
+    """The four cell arrays of a `gt.mat`, each `[pictures]`: names, word and character quadrangles, texts.
+
+    Raises `UserError` for a file that is no such table.
+    """
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        content = loadmat(file, variable_names=FIELDS)
+        columns = [content[name].ravel() for name in FIELDS]
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror or error}); give SynthText's gt.mat") from None
+    except (MatReadError, NotImplementedError, ValueError, TypeError) as error:
+        raise UserError(f"{file}: no MATLAB table ({error}); give SynthText's gt.mat") from None
+    except KeyError as error:
+        raise UserError(f"{file}: has no field {error}; give SynthText's gt.mat") from None
+    if len({len(column) for column in columns}) != 1 or columns[0].dtype != object:
+        raise UserError(f"{file}: {', '.join(FIELDS)} must be cells, one for each picture; give SynthText's gt.mat")
+    return columns
+
+
+def bounds(quads: np.ndarray) -> np.ndarray:
+    """Quadrangles [2, 4] or [2, 4, n] as in the table -> (left, top, right, bottom) of each, [n, 4]."""
+    points = np.asarray(quads, dtype=np.float64).reshape(2, 4, -1)
+    return np.concatenate([points.min(1), points.max(1)]).T
+
+
+def inside(boxes: np.ndarray, path: Path) -> np.ndarray:
+    """Boxes [n, 4] cut off at the sides of the picture `path`; as they are where it cannot be opened."""
+    try:
+        width, height = Image.open(path).size
+    except OSError:
+        return boxes
+    return boxes.clip(0, [width, height, width, height])
+
+
+def relative(characters: np.ndarray, crop: np.ndarray, word: str) -> bytes:
+    """Boxes [n, 4] of a word's characters in pixels of its crop, cut off at its sides, as JSON."""
+    left, top = int(crop[0]), int(crop[1])
+    size = np.array([round(crop[2]) - left, round(crop[3]) - top] * 2)
+    boxes = np.clip(characters - [left, top, left, top], 0, size.clip(0)).round(1).tolist()
+    return json.dumps([[*box, character] for box, character in zip(boxes, word)], ensure_ascii=False).encode()
+
+
+def unusable(reason: str) -> bytes:
+    """Stands for a picture's bytes where the table is wrong. Raises OSError."""
+    raise OSError(reason)
+
+
+def words_of(root: Path, name: str, word_quads: np.ndarray, quads: np.ndarray, texts: list[str]) -> Iterator[Source]:
+    """The words of one picture; one source that only says why, where the table's columns do not fit each other."""
+    words = " ".join(texts).split()
+    crops, characters = inside(bounds(word_quads), root / name), bounds(quads)
+    if len(crops) != len(words) or len(characters) != sum(map(len, words)):
+        told = f"{len(crops)} word and {len(characters)} character boxes for {words}"
+        yield Source(name, "?", partial(unusable, told))
+        return
+    start = 0
+    for word, crop in zip(words, crops):
+        own = characters[start : start + len(word)]
+        start += len(word)
+        if np.isfinite(crop).all() and np.isfinite(own).all():
+            box = tuple(crop.tolist())
+            yield Source(f"{name} {word}", word, partial(cut, root / name, box), {"boxes": relative(own, crop, word)})
+        else:
+            yield Source(f"{name} {word}", word, partial(unusable, "a box is not finite"))
+
+
+def synthtext(root: Path, file: Path) -> Iterator[Source]:
+    """All words of the table `file`, whose pictures lie below `root`."""
+    for name, words, characters, texts in zip(*read_table(file)):
+        yield from words_of(root, str(np.ravel(name)[0]), words, characters, [str(text) for text in np.ravel(texts)])
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add `strlab data convert synthtext`."""
+    parser = subparsers.add_parser("synthtext", help="SynthText's words with character boxes", description=__doc__)
+    parser.add_argument("source", type=Path, metavar="SRC", help="folder of the pictures, with gt.mat in it")
+    parser.add_argument("out", type=Path, metavar="DST", help="the LMDB folder to make; must not exist")
+    parser.add_argument("--table", type=Path, help="the table; default: SRC/gt.mat")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """`strlab data convert synthtext`."""
+    write_samples(args.out, synthtext(args.source, args.table or args.source / "gt.mat"))
