@@ -21,7 +21,7 @@ FEW = ("roboto", "arvo", "lobster", "poppins", "bitter")  # the last two are kep
 STYLES = ("MJ", "ST", "CUTE80", "SVTP", "IC15_1811")
 
 
-@pytest.mark.parametrize("difficulty", ["easy", "medium", "hard"])
+@pytest.mark.parametrize("difficulty", ["plain", "easy", "medium", "hard"])
 @pytest.mark.parametrize("style", STYLES)
 def test_mask_and_boxes_fit_the_picture(difficulty, style):
     for seed, text in enumerate(("Quay", "HELLO", "minimum", "a", "B2b", "Wavy!")):

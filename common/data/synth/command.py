@@ -48,8 +48,8 @@ def add_parser(subparsers) -> None:
         "--difficulty",
         choices=DIFFICULTIES,
         default=default.difficulty,
-        help="easy: upright clean words, mild distortion (the cpu recipes learn from it); medium: perspective, arcs, "
-        "textures, shadows; hard: strong distortion, low contrast, blur, noise, clutter (default: %(default)s)",
+        help="plain: dark upright letters on a light ground, as printed; easy: any colours, mild distortion (the cpu "
+        "recipes learn from these two); medium: perspective, arcs, textures, shadows; hard: strong distortion, low contrast, blur, noise, clutter (default: %(default)s)",
     )
     size.add_argument(
         "--workers", type=int, help="processes; the samples are the same (default: one per core; 0: none)"

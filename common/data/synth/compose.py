@@ -27,7 +27,7 @@ def paint(
     Returns float32 [3, h, w] in 0..255 and the kind of background.
     """
     height, width = alpha.shape
-    text_luma, back_luma = _lumas(rng, profile.contrast)
+    text_luma, back_luma = _lumas(rng, profile.contrast, profile.dark_share)
     back = random_backdrop(rng, profile, height, width, held_out, back_luma)
     image = back.pixels
     # Clipping moves a background's mean; the text moves with it, so that the contrast is what was drawn.
@@ -48,12 +48,12 @@ def paint(
     return blend(image, alpha, colour), back.kind
 
 
-def _lumas(rng: np.random.Generator, contrast: tuple[float, float]) -> tuple[float, float]:
-    """Luma of text and background, apart by a draw of `contrast`; dark on light slightly oftener."""
+def _lumas(rng: np.random.Generator, contrast: tuple[float, float], dark_share: float) -> tuple[float, float]:
+    """Luma of text and background, apart by a draw of `contrast`; the text is the darker in `dark_share` of words."""
     apart = rng.uniform(*contrast)
     low = rng.uniform(5, max(6, 250 - apart))
     pair = (low, min(low + apart, 255.0))
-    return pair if rng.random() < 0.55 else pair[::-1]
+    return pair if rng.random() < dark_share else pair[::-1]
 
 
 def blend(image: np.ndarray, alpha: np.ndarray, colour: np.ndarray) -> np.ndarray:

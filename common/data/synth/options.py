@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from common.errors import UserError
 from common.text.charset import CHARSET_36, CHARSET_62, CHARSET_94, UPPER
 
-DIFFICULTIES = ("easy", "medium", "hard")
+DIFFICULTIES = ("plain", "easy", "medium", "hard")
 CASES = ("ic03", "lower", "upper", "title")
 NAMED_CHARSETS = {"36": CHARSET_36, "62": CHARSET_62, "94": CHARSET_94}
 # The number of words of the real sets: the synthetic stand-ins share `evaluation` in the same proportions.
@@ -117,6 +117,7 @@ class Profile:
     spacing: float = 0.05
     jitter: float = 0.0  # of each letter's baseline
     contrast: tuple[float, float] = (70, 200)  # of luma, text against background, of 255
+    dark_share: float = 0.55  # dark letters on a lighter ground
     photo_share: float = 0.3
     texture_share: float = 0.25
     background_contrast: tuple[float, float] = (0.2, 0.6)
@@ -131,9 +132,17 @@ class Profile:
     clutter_share: float = 0.1  # lines and frames near the word
     quality: tuple[int, int] = (55, 95)
     script_share: float = 0.5  # weight of script faces against sans faces
+    italics: bool = True
 
 
 _DIFFICULTY = {
+    "plain": Profile(
+        height=(24, 40), padding=(0.08, 0.16), rotate=0.5, shear=0.0, stretch=0.05, perspective=0.01, arc_share=0.0,
+        arc=0, spacing=0.02, contrast=(120, 230), dark_share=1.0, photo_share=0.0, texture_share=0.1,
+        background_contrast=(0.05, 0.15), shadow_share=0.0, outline_share=0.0, fill_share=0.0, light=0.05,
+        blur=(0.0, 0.4), motion_share=0.0, lowres_share=0.0, noise=(0, 3), clutter_share=0.0, quality=(85, 95),
+        script_share=0.0, italics=False,
+    ),
     "easy": Profile(
         height=(20, 44), padding=(0.08, 0.22), rotate=1.2, shear=0.02, stretch=0.08, perspective=0.03, arc_share=0.03,
         arc=18, spacing=0.03, contrast=(95, 220), photo_share=0.2, texture_share=0.2, background_contrast=(0.1, 0.35),

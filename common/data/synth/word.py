@@ -56,7 +56,7 @@ class Renderer:
     """Draws words with the faces of one split. Keeps rasterised glyphs, so make it once per process."""
 
     def __init__(self, faces: tuple[Face, ...], held_out: bool, profile: Profile):
-        self.faces = [face for face in faces if face.held_out == held_out]
+        self.faces = [f for f in faces if f.held_out == held_out and (profile.italics or "Italic" not in f.path)]
         self.held_out, self.profile = held_out, profile
         self.cumulative = np.cumsum(face_weights(self.faces, profile.script_share))
         self._caches: dict[tuple[int, int], GlyphCache] = {}
