@@ -29,16 +29,18 @@ def rows() -> list[Row]:
         Row("textssr: regions of one thread", data_items, "items/s", 1),
         Row("textssr: glyph conditions kept", kept_glyphs, "x", 1, target=1.0, versus=fresh_glyphs),
         Row("textssr: three latents in one call", one_call, "x", 2, versus=three_calls, threads=2),
+        Row("textssr: tiny train step, latents kept", kept_latents, "x", 8, versus=fresh_latents, threads=2),
+        Row("textssr: 8 crops in one batch", sampling, "x", 8, versus=one_by_one, threads=2),
     ]
 
 
-def unet_step(batch: int = 2) -> Callable[[], None]:
+def unet_step(batch: int = 2, size: str = "narrow") -> Callable[[], None]:
     """Forward, loss, backward, clipping and AdamW on 16x16 latents."""
     torch.manual_seed(0)
-    unet = build_unet("narrow").train()
+    unet = build_unet(size).train()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-4)
     sample, target = torch.randn(batch, 13, 16, 16), torch.randn(batch, 4, 16, 16)
-    planes, steps = torch.rand(batch, 25, 64, 64), torch.tensor([17, 803])
+    planes, steps = torch.rand(batch, 25, 64, 64), torch.randint(0, 1000, (batch,))
 
     def step() -> None:
         F.mse_loss(unet(sample, steps, planes).sample, target).backward()
@@ -67,6 +69,30 @@ def sampling(batch: int = 8) -> Callable[[], object]:
     generator = Generator(vae, unet, DDPMScheduler(**SCHEDULER), torch.device("cpu"))
     samples = [make_sample(64)] * batch
     return lambda: generator.paint(samples, sample_draws(range(batch)))
+
+
+def one_by_one() -> Callable[[], object]:
+    """As `sampling`, a crop at a time."""
+    paint = sampling(1)
+    return lambda: [paint() for _ in range(8)]
+
+
+def kept_latents(batch: int = 8, kept: bool = True) -> Callable[[], None]:
+    """A training step of the tiny UNet; without `kept` the VAE encodes its three pictures first."""
+    step, vae = unet_step(batch, "tiny"), build_vae("tiny").eval()
+    pictures = torch.randn(3 * batch, 3, 64, 64)
+
+    def whole() -> None:
+        if not kept:
+            encode(vae, pictures)
+        step()
+
+    return whole
+
+
+def fresh_latents() -> Callable[[], None]:
+    """The same step with its encoding."""
+    return kept_latents(kept=False)
 
 
 def data_items() -> Callable[[], object]:

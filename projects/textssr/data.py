@@ -268,14 +268,16 @@ class LmdbRegions(Regions):
         number, identity, _ = self.entries[index]
         return f"{self.environments[number].path}/image-{identity}"
 
+    def text(self, index: int) -> str:
+        """The text of an item, empty where its annotation has none."""
+        number, identity, annotation = self.entries[index]
+        entry = self.environments[number].read(identity, annotation)[1]
+        text = entry.get("text") if isinstance(entry, dict) else None
+        return text if isinstance(text, str) else ""
+
     def texts(self) -> list[str]:
         """Every text, for the check of the font."""
-        found = []
-        for number, identity, annotation in self.entries:
-            entry = self.environments[number].read(identity, annotation)[1]
-            if isinstance(entry, dict) and isinstance(entry.get("text"), str):
-                found.append(entry["text"])
-        return found
+        return [self.text(index) for index in range(len(self))]
 
     def picture(self, index: int) -> tuple[np.ndarray, list, str]:
         number, identity, annotation = self.entries[index]

@@ -31,11 +31,12 @@ def normal(generator: torch.Generator | None = None) -> Draw:
 class Condition:
     """What the picture and the wanted word give: pixels in [-1, 1], glyph in [0.5, 1], planes in [0, 1], mask 1 = keep.
 
-    Shapes `[B, 3, R, R]` for `masked` and `glyph`, `[B, 25, 64, 64]` for `planes`, `[B, 1, R, R]` for `mask`.
+    Shapes `[B, 3, R, R]` for `masked` and `glyph` (None where their latents are known), `[B, 25, 64, 64]` for
+    `planes`, `[B, 1, R, R]` for `mask`.
     """
 
-    masked: Tensor
-    glyph: Tensor
+    masked: Tensor | None
+    glyph: Tensor | None
     planes: Tensor
     mask: Tensor
 

@@ -5,8 +5,9 @@ python projects/textssr/evaluate.py OUTPUT [OUTPUT …] --reader best.pth
 
 OUTPUT is a folder of `infer.py`. Written into it: `evaluation.json`, `predictions.csv`, `contact_sheet.png`; several
 folders are compared in one table. SeqAcc: exact string equality, nothing folded. word36: lower case, letters and digits
-only, as text recognition counts. NED: mean of 1 - distance / longer length. SSIM: the painted region against the real
-one (only where the region's own word was painted). FID and LPIPS need weights that are not fetched.
+only, as text recognition counts. NED: mean of 1 - distance / longer length. Where the regions' own words were painted:
+word36 of the real regions and of those after the VAE alone; SSIM of painted and real regions. FID and LPIPS need
+weights that are not fetched.
 """
 
 from __future__ import annotations
@@ -31,12 +32,16 @@ from common.errors import UserError, command
 from common.files import write_bytes, write_text
 from common.infer.recognizer import Prediction, open_recognizer
 from common.metrics.accuracy import Scores
+from common.metrics.protocols import PROTOCOL_36
 from projects.textssr.metrics import mean_similarity, sequence_accuracy
 
 PERCEPTUAL = {
     "FID": ("pytorch_fid", "pt_inception-2015-12-05-6726825d.pth"),
     "LPIPS": ("lpips", "alexnet-owt-7be5be79.pth"),
 }
+READ = {"region": "word36", "truth": "word36 real", "vae": "word36 VAE"}
+"""Folders that are read, and what the share of right words there is called."""
+FIGURES = ["words", "SeqAcc", *READ.values(), "NED", "NED36", "SSIM", *PERCEPTUAL]
 Read = Callable[[list[Path]], list[Prediction]]
 
 
@@ -48,25 +53,46 @@ def read_labels(run: Path) -> dict[str, str]:
     raise UserError(f"{run}: no labels.json: give a folder that infer.py has written")
 
 
-def reading_scores(run: Path, labels: dict[str, str], read: Read) -> tuple[dict, list[str]]:
-    """Figures of what the reader made of `region/`, in %, and its predictions."""
-    paths = [run / "region" / name for name in labels]
-    lost = [path for path in paths if not path.is_file()]
-    if lost:
-        raise UserError(f"{lost[0]}: missing; run infer.py again")
-    predictions = [prediction.text for prediction in read(paths)]
-    truth = list(labels.values())
+def reading_scores(run: Path, labels: dict[str, str], read: Read) -> tuple[dict, dict[str, list[str]]]:
+    """Figures of what the reader made of `region/`, in %, and its predictions by folder.
+
+    Where the regions' own words were painted, also `word36` of the real regions (`truth/`) and of the same after the
+    VAE alone (`vae/`): what the reader errs on there is not the painter's fault.
+    """
+    truth, predictions = list(labels.values()), {}
+    for folder in [name for name in READ if name == "region" or (run / name).is_dir()]:
+        paths = [run / folder / name for name in labels]
+        lost = [path for path in paths if not path.is_file()]
+        if lost:
+            raise UserError(f"{lost[0]}: missing; run infer.py again")
+        predictions[folder] = [prediction.text for prediction in read(paths)]
     scores = Scores()
-    scores.add(run.name, predictions, truth)
-    total = scores.weighted()
+    for folder, texts in predictions.items():
+        scores.add(folder, texts, truth)
+    rows = {row.name: row for row in scores.rows()}
+    painted = predictions["region"]
     figures = {
         "words": len(truth),
-        "SeqAcc": 100 * sequence_accuracy(predictions, truth),
-        "word36": total.accuracy["36"],
-        "NED": 100 * mean_similarity(predictions, truth),
-        "NED36": total.one_minus_ned["36"],
+        "SeqAcc": 100 * sequence_accuracy(painted, truth),
+        "word36": rows["region"].accuracy["36"],
+        "NED": 100 * mean_similarity(painted, truth),
+        "NED36": rows["region"].one_minus_ned["36"],
     }
-    return figures, predictions
+    figures |= {READ[name]: row.accuracy["36"] for name, row in rows.items() if name != "region"}
+    return figures | {"lengths": by_length(predictions, truth)}, predictions
+
+
+def by_length(predictions: dict[str, list[str]], truth: list[str]) -> list[dict]:
+    """Words and accuracies (36 characters, %) for each length of the words, shortest first."""
+    found = []
+    for length in sorted(set(map(len, truth))):
+        places = [place for place, text in enumerate(truth) if len(text) == length]
+        entry = {"length": length, "words": len(places)}
+        for folder, texts in predictions.items():
+            share, _ = PROTOCOL_36.accuracy([texts[place] for place in places], [truth[place] for place in places])
+            entry[READ[folder]] = 100 * share
+        found.append(entry)
+    return found
 
 
 def load(path: Path) -> np.ndarray:
@@ -149,12 +175,12 @@ def evaluate(run: Path, read: Read | None) -> dict:
         figures |= scores
         text = io.StringIO()
         table = csv.writer(text)
-        table.writerow(["file", "text", "prediction"])
-        table.writerows(zip(labels, labels.values(), predictions))
+        table.writerow(["file", "text", *("prediction" if name == "region" else name for name in predictions)])
+        table.writerows(zip(labels, labels.values(), *predictions.values()))
         write_text(run / "predictions.csv", text.getvalue())
     figures["SSIM"] = mean_ssim(run, list(labels))
     figures |= perceptual(run)
-    sheet = contact_sheet(run, labels, predictions)
+    sheet = contact_sheet(run, labels, predictions and predictions["region"])
     write_bytes(run / "contact_sheet.png", cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
     write_text(run / "evaluation.json", json.dumps(figures, indent=1))
     return figures
@@ -180,9 +206,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.reader is not None:
         reader = open_recognizer(options.reader, options.reader_model, options.device)
     results = [evaluate(run, reader) for run in options.runs]
-    names = ["words", "SeqAcc", "word36", "NED", "NED36", "SSIM", *PERCEPTUAL]
     for result in results:
-        parts = [f"{name} {_shown(result[name])}" for name in names if result.get(name) is not None]
+        parts = [f"{name} {_shown(result[name])}" for name in FIGURES if result.get(name) is not None]
         print(f"{result['run']}: {', '.join(parts)}")
 
 

@@ -4,8 +4,9 @@
 python projects/textssr/infer.py --data ./benchmark/ic13/test.json --output ./output/ic13
 
 OUTPUT gets `local/<n>.png` (the whole crop), `region/<n>.png` (the word's bounding box in it), `full/<n>.png` (the
-picture with the word pasted back), `source/<n>.png` and `truth/<n>.png` (what crop and region showed before) and
-`labels.json` {"<n>.png": text}. The published script writes local, region and the labels.
+picture with the word pasted back), `source/<n>.png` (the crop before) and `labels.json` {"<n>.png": text}; without
+--text also `truth/<n>.png` and `vae/<n>.png`: the region before, and after the VAE's round trip alone, which bounds
+what can be painted. The published script writes local, region and the labels.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ from projects.textssr.fonts import default_font
 from projects.textssr.glyphs import GlyphRenderer
 from projects.textssr.painting import PRECISIONS, Generator, batch_draws, paste_back, region_of, sample_draws
 
-FOLDERS = ("local", "region", "full", "source", "truth")
+FOLDERS = ("local", "region", "full", "source")
+OWN_WORD = ("truth", "vae")
+"""What the painted region is compared with, where the word painted is the region's own."""
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -115,11 +118,13 @@ class Writer:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.labels = options, {}
-        for name in FOLDERS[:2] if options.no_full else FOLDERS:
+        for name in FOLDERS[:2] if options.no_full else FOLDERS + (() if options.text else OWN_WORD):
             (options.output / name).mkdir(parents=True, exist_ok=True)
 
-    def add(self, crop: np.ndarray, sample: Sample, picture: np.ndarray, polygon: list) -> None:
-        """One result with the picture that it came from."""
+    def add(
+        self, crop: np.ndarray, passed: np.ndarray | None, sample: Sample, picture: np.ndarray, polygon: list
+    ) -> None:
+        """One result, the crop as it passed the VAE if it did, and the picture that it came from."""
         name, out = f"{len(self.labels)}.png", self.options.output
         save_png(out / "local" / name, crop)
         save_png(out / "region" / name, region_of(crop, sample.mask))
@@ -127,7 +132,9 @@ class Writer:
             source = to_pixels(sample.image).round().byte().permute(1, 2, 0).numpy()
             save_png(out / "full" / name, paste_back(picture, crop, sample.box, polygon))
             save_png(out / "source" / name, source)
-            save_png(out / "truth" / name, region_of(source, sample.mask))
+            if passed is not None:
+                save_png(out / "truth" / name, region_of(source, sample.mask))
+                save_png(out / "vae" / name, region_of(passed, sample.mask))
         self.labels[name] = sample.text
 
     def close(self) -> None:
@@ -152,13 +159,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         if kept:
             seeds = [options.noise_seed + 1_000_003 * index for index, *_ in kept]
             draw = batch_draws(options.noise_seed, options.seed + start)
+            samples = [sample for _, sample, _ in kept]
             crops = generator.paint(
-                [sample for _, sample, _ in kept],
-                sample_draws(seeds) if options.per_sample_seeds else draw,
-                clamp=not options.wrap,
+                samples, sample_draws(seeds) if options.per_sample_seeds else draw, clamp=not options.wrap
             )
-            for crop, (_, sample, (picture, polygon)) in zip(crops, kept):
-                writer.add(crop, sample, picture, polygon)
+            passed = [None] * len(kept) if options.text or options.no_full else generator.through_vae(samples)
+            for crop, after, (_, sample, (picture, polygon)) in zip(crops, passed, kept):
+                writer.add(crop, after, sample, picture, polygon)
         bar.update(min(options.batch_size, count - start))
     bar.close()
     writer.close()

@@ -58,8 +58,19 @@ class Generator:
         condition = Condition(stack("masked"), stack("glyph"), stack("planes"), stack("mask"))
         with torch.inference_mode():
             images = paint(self.unet, self.vae, self.scheduler, condition, self.steps, draw)
-        pixels = to_pixels(images.float(), clamp=clamp).permute(0, 2, 3, 1).cpu()
-        return (pixels.to(torch.int64) % 256).to(torch.uint8).numpy()
+        return _bytes(images, clamp)
+
+    def through_vae(self, samples: Sequence[Sample]) -> np.ndarray:
+        """The samples' real crops, encoded and decoded: uint8 `[B, R, R, 3]`. No painted word can be sharper."""
+        images = torch.stack([sample.image for sample in samples]).to(self.device, self.vae.dtype)
+        with torch.inference_mode():
+            return _bytes(self.vae(images).sample, True)
+
+
+def _bytes(images: Tensor, clamp: bool) -> np.ndarray:
+    """`[B, 3, R, R]` in [-1, 1] -> uint8 `[B, R, R, 3]`, fractions cut off as published."""
+    pixels = to_pixels(images.float(), clamp=clamp).permute(0, 2, 3, 1).cpu()
+    return (pixels.to(torch.int64) % 256).to(torch.uint8).numpy()
 
 
 def batch_draws(seed: int, posterior_seed: int) -> Draw:

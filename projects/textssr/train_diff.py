@@ -15,6 +15,7 @@ from types import SimpleNamespace
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
+from accelerate import Accelerator
 from diffusers import AutoencoderKL, DDPMScheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor
@@ -25,6 +26,7 @@ from projects.textssr.data import LmdbRegions, RegionMaker, collate
 from projects.textssr.diffusion import Condition, diffusion_loss, encode, normal
 from projects.textssr.fonts import default_font
 from projects.textssr.glyphs import GlyphRenderer
+from projects.textssr.latents import CachedRegions, collate_cached, posteriors
 from projects.textssr.train_vae import parse
 from projects.textssr.training import Stopped, Trainer, load_scheduler, load_vae, logger, start
 from projects.textssr.unet import TextUNet
@@ -42,19 +44,30 @@ def build_dataset(config: SimpleNamespace) -> LmdbRegions:
     return dataset
 
 
+def cache(config: SimpleNamespace, regions: LmdbRegions, vae: AutoencoderKL, accelerator: Accelerator) -> CachedRegions:
+    """The regions with their latents, from `<output_dir>/latents`."""
+    names = ("lmdb_path", "pretrained_vae", "resolution", "seed", "font_path", "ttf_size", "exact_crop", "clean_glyph")
+    identity = {name: getattr(config, name) for name in names} | {"dtype": str(vae.dtype)}
+    logger.info("Latents of %d regions: %s", len(regions), folder := Path(config.output_dir) / "latents")
+    return CachedRegions(regions, vae, folder, accelerator, identity, config.train_batch_size)
+
+
 class DiffusionLoss:
-    """The loss of a batch with a frozen VAE; the three latents are encoded in one call."""
+    """The loss of a batch with a frozen VAE; the three latents are encoded in one call, or come with the batch."""
 
     def __init__(self, trainer: Trainer, vae: AutoencoderKL, scheduler: DDPMScheduler) -> None:
         self.trainer, self.vae, self.scheduler = trainer, vae, scheduler
 
     def __call__(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        condition = Condition(batch["masked_images"], batch["glyphs"], batch["ttf_images"], batch["masks"])
-        pixels = batch["pixel_values"]
-        latents = encode(self.vae, torch.cat([pixels, condition.masked, condition.glyph]))
-        image, masked, glyph = latents.split(len(pixels))
+        planes = batch["ttf_images"]
+        condition = Condition(batch.get("masked_images"), batch.get("glyphs"), planes, batch["masks"])
+        if "moments" in batch:
+            image, masked, glyph = posteriors(batch["moments"])
+        else:
+            latents = encode(self.vae, torch.cat([batch["pixel_values"], condition.masked, condition.glyph]))
+            image, masked, glyph = latents.split(len(planes))
         steps = self.scheduler.config.num_train_timesteps
-        timesteps = torch.randint(0, steps, (len(pixels),), generator=generator).to(pixels.device)
+        timesteps = torch.randint(0, steps, (len(planes),), generator=generator).to(planes.device)
         scale = self.vae.config.scaling_factor
         draw = normal(generator)
         output = diffusion_loss(
@@ -71,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("--config: missing; give for instance projects/textssr/configs/train_diff_step1_cfg.py")
     config = read_config(options.config, DIFFUSION_KEYS, options.set)
     scheduler, vae = load_scheduler(config.scheduler_path), load_vae(config.pretrained_vae, "pretrained_vae")
+    torch.manual_seed(config.seed)  # what a stock folder lacks begins at random
     unet, fresh = TextUNet.from_folder(config.pretrained_unet)
     dataset = build_dataset(config)
     accelerator = start(config)
@@ -85,8 +99,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     ema = EMAModel(unet.parameters(), model_cls=TextUNet, model_config=unet.config) if config.use_ema else None
     if ema is not None:
         ema.to(accelerator.device)
+    if config.cache_latents:
+        dataset = cache(config, dataset, vae, accelerator)
+    stack = collate_cached if config.cache_latents else collate
     trainer = Trainer(
-        config, accelerator, unet, dataset, collate, folder="unet", tracker="unet-fine-tune", drop_last=False,
+        config, accelerator, unet, dataset, stack, folder="unet", tracker="unet-fine-tune", drop_last=False,
         ema=ema,
     )  # fmt: skip
     try:

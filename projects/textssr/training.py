@@ -89,6 +89,8 @@ def start(config: SimpleNamespace) -> Accelerator:
     torch.backends.cuda.matmul.allow_tf32 = bool(config.allow_tf32)
     for line in configuration.notices(config):
         logger.warning(line)
+    if config.compile_backend and config.compile_backend not in torch.compiler.list_backends(exclude_tags=()):
+        raise UserError(f"compile_backend: {config.compile_backend!r} is not known; use inductor, or None")
     if config.push_to_hub:
         raise UserError("push_to_hub: uploading is not done here; set it to False and upload the folder yourself")
     return accelerator
@@ -152,7 +154,8 @@ class Trainer:
         schedule = get_scheduler(
             config.lr_scheduler, optimizer, num_warmup_steps=config.lr_warmup_steps, num_training_steps=self.total
         )
-        self.bare = model
+        if config.compile_backend:
+            model.compile(backend=config.compile_backend)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.schedule = schedule
         self.update, self.epoch, self.micro = 0, 0, 0

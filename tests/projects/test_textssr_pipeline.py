@@ -123,6 +123,19 @@ def test_resuming_is_exact(trained, scenes, base, tmp_path, capfd) -> None:
         assert same(tmp_path / "step2/checkpoint-3" / part, trained / "step2/checkpoint-3" / part)
 
 
+def test_kept_latents_train_as_fresh_ones(trained, scenes, base, tmp_path, capfd) -> None:
+    one, out = ("train_batch_size=1", "checkpointing_steps=9"), tmp_path / "kept"
+    assert train_step(1, tmp_path / "fresh", scenes, base, trained, base / "unet", *one) == 0
+    assert train_step(1, out, scenes, base, trained, base / "unet", *one, "cache_latents=True") == 0
+    assert same(out / "checkpoint-3/unet", tmp_path / "fresh/checkpoint-3/unet")
+    written = (out / "latents" / "moments.npy").stat().st_mtime_ns
+    changes = (*one, "cache_latents=True", "max_train_steps=4", "compile_backend=eager")
+    assert train_step(1, out, scenes, base, trained, base / "unet", *changes) == 0
+    assert (out / "checkpoint-4").is_dir() and (out / "latents" / "moments.npy").stat().st_mtime_ns == written
+    assert train_step(1, out, scenes, base, trained, base / "unet", *changes, "compile_backend=none") == 2
+    assert "compile_backend" in capfd.readouterr().err
+
+
 def test_a_configuration_goes_on_from_its_base(tmp_path) -> None:
     for path in CONFIGS.glob("*.py"):
         read_config(path, VAE_KEYS if "vae" in path.name else DIFFUSION_KEYS)
