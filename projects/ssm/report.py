@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from common.data.words import WordDataset, discover
+from common.infer.charts import Curve
 from common.infer.pictures import enlarge
 from common.infer.report import Cell, Report
-from common.infer.runs import find_metrics
+from common.infer.runs import read_metrics
 from common.infer.summary import standard_report
 from common.reproduce import Finished
 from common.train.checkpoint import last_number, load
@@ -19,6 +20,9 @@ from projects.ssm.pretrain.collate import superimpose
 from projects.ssm.pretrain.model import SSMPretrainer, build_pretrainer
 
 SHOWN = 6
+RUNS = (("finetune", "pre-trained", "eval"), ("scratch", "scratch", "eval-scratch"))
+"""Folder of the run, what its encoder started from, folder of its evaluation."""
+CURVES = {"val_accuracy": "validation accuracy", "loss": "training loss"}
 FLIPS = {1: "flipped left-right", 2: "flipped upside down", 3: "turned by 180 degrees"}
 EXPLAIN = """The network sees only the first picture of each column, the mean of a crop and its flip. Prompted for the
 original and for the flip it draws the third and the fifth picture; above each stands the truth."""
@@ -36,11 +40,16 @@ def build(run_dir: Path, recipe: Finished) -> Report:
         report.grid(pictures(model, crops(recipe.data, model.img_size)))
 
     def add_comparison(report: Report) -> None:
-        table = comparison(recipe)
-        if table:
-            report.heading("From the pre-trained encoder and from scratch", level=3)
-            report.text("Same recogniser, data, number of steps and seed; validation words read right, in %.")
-            report.table(["start", "step", "val_accuracy", "1 - NED", "val_loss"], table)
+        runs = {start: read_metrics(recipe.out / name / "metrics.jsonl") for name, start, _ in RUNS}
+        if not all(runs.values()):
+            return
+        report.heading("From the pre-trained encoder and from scratch", level=3)
+        report.text(
+            "Same recogniser, data, number of steps and seed. Validation words; at the end the evaluation sets."
+        )
+        report.curves([(title, joined(runs, key)) for key, title in CURVES.items()])
+        columns = ["start", "step", "val_accuracy", "1 - NED", "val_loss", "evaluation, 36 characters"]
+        report.table(columns, comparison(runs, recipe.out))
 
     return standard_report(recipe, examples=24, extra_sections=[add_separation, add_comparison])
 
@@ -77,14 +86,23 @@ def pictures(model: SSMPretrainer, images: torch.Tensor) -> list[Cell]:
     return cells
 
 
-def comparison(recipe: Finished) -> list[list[object]]:
-    """The last validation of every fine-tuning run."""
-    table = []
-    for name, start in (("finetune", "pre-trained"), ("scratch", "scratch")):
-        for metrics in find_metrics(recipe.out / name).values():
-            done = [row for row in metrics if "val_accuracy" in row]
-            if done:
-                last = done[-1]
-                figures = [round(float(last[key]), 3) for key in ("val_accuracy", "val_NED", "val_loss")]
-                table.append([start, last["step"], *figures])
+def joined(runs: dict[str, list[dict]], key: str) -> list[Curve]:
+    """One figure of all runs."""
+    points = {start: [(row["step"], row[key]) for row in rows if key in row] for start, rows in runs.items()}
+    return [Curve(start, *zip(*found)) for start, found in points.items() if found]
+
+
+def comparison(runs: dict[str, list[dict]], out: Path) -> list[list[object]]:
+    """The last validation of every fine-tuning run, and what it reads of the evaluation sets (%, weighted)."""
+    table: list[list[object]] = []
+    for _, start, evaluation in RUNS:
+        done = [row for row in runs[start] if "val_accuracy" in row]
+        file = out / evaluation / "eval.json"
+        read: object = "not measured"
+        if file.is_file():
+            totals = json.loads(file.read_text("utf-8"))["totals"]["weighted"]
+            read = round(totals["protocols"]["36"]["accuracy"], 2)
+        if done:
+            figures = [round(float(done[-1][key]), 3) for key in ("val_accuracy", "val_NED", "val_loss")]
+            table.append([start, done[-1]["step"], *figures, read])
     return table

@@ -16,6 +16,7 @@ from common.models.positions import sincos_2d
 from projects.ssm.models.build import CLASSES, build_recogniser, codec_for
 from projects.ssm.models.crnn import CTCRecogniser
 from projects.ssm.models.parseq import attention_masks
+from projects.ssm.pretrain.losses import dense_loss
 from projects.ssm.pretrain.model import build_pretrainer
 from tests.parity import harness
 
@@ -149,6 +150,9 @@ def test_pretrainer_inference(pretrain_case) -> None:
         compare(case, name, found[name.removeprefix("eval_")], absolute=2e-4)
     harness.assert_close(patchify(inputs["x"], model.patch_size)[0], case.arrays["patchify_x0"], absolute=1e-6)
     parts = losses(output, inputs, model.patch_size, meta["norm_pix_loss"])
+    for name, part in (("pos", output.positive), ("neg", output.negative)):
+        if f"dense_v2_{name}" in meta["eval"]:
+            parts[f"dense_v2_{name}"] = dense_loss(part.q, part.k, model.student_norm)
     for name, value in parts.items():
         assert float(value) == pytest.approx(meta["eval"][name], rel=1e-5), name
 

@@ -1,4 +1,4 @@
-"""SSM's tables: labels, tokens, decoding, metrics, results table, model arguments, schedules, dense loss."""
+"""SSM's tables: labels, tokens, decoding, metrics, results table, model arguments, schedules."""
 
 from __future__ import annotations
 

@@ -131,7 +131,8 @@ class System(pl.LightningModule):
         )
         if self.global_step % 100 == 0:
             total = self.trainer.estimated_stepping_batches
-            print(f"[{self.global_step}/{total}] loss {float(loss.detach()):.4f}  lr {rate:.3g}  {speed:.0f} img/s", flush=True)
+            told = f"loss {float(loss.detach()):.4f}  lr {rate:.3g}  {speed:.0f} img/s"
+            print(f"[{self.global_step}/{total}] {told}", flush=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         known = [label if set(label) <= set(self.charset) else "" for label in batch.labels]
