@@ -40,14 +40,14 @@ DIFFUSION_KEYS = {
 }
 OURS = {
     "font_path": (str, None),
-    **dict.fromkeys(("exact_crop", "clean_glyph", "cache_latents"), _SWITCH),
+    **dict.fromkeys(("exact_crop", "clean_glyph", "cache_latents", "fit_scaling_factor"), _SWITCH),
     "compile_backend": (str, None),
     "log_every": _WHOLE,
 }
 """Additional keys, all with defaults that leave the published behaviour as it is."""
 OUR_DEFAULTS = {
     **dict.fromkeys(("font_path", "compile_backend"), None),
-    **dict.fromkeys(("exact_crop", "clean_glyph", "cache_latents"), False),
+    **dict.fromkeys(("exact_crop", "clean_glyph", "cache_latents", "fit_scaling_factor"), False),
     "log_every": 1,
 }
 OPTIONAL = ("guidance_scale", "language", "select_data_lenth", "local_rank")

@@ -135,8 +135,8 @@ def add_data_set(report: Report, out: Path) -> None:
         f"reads {sum(read):,} of them right. Every attempt is listed in `generated/manifest.jsonl`."
     )
     rows = []
-    for name in ("without", "with"):
-        path = out / f"eval_{name}" / "eval.json"
+    for name, folder in (("without", "eval_without"), ("with", "eval")):
+        path = out / folder / "eval.json"
         if path.is_file():
             totals = json.loads(path.read_text(encoding="utf-8"))["totals"]["weighted"]["protocols"]["36"]
             rows.append([f"reader {name} generated words", totals["n"], totals["accuracy"]])

@@ -9,16 +9,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
+from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
 from common.errors import UserError, command
 from projects.textssr.config import VAE_KEYS, read_config
 from projects.textssr.data import LmdbRegions, RegionMaker
+from projects.textssr.diffusion import encode
 from projects.textssr.training import Stopped, Trainer, load_vae, start
 
 
@@ -36,6 +39,18 @@ def stack(crops: list[torch.Tensor | None]) -> dict[str, torch.Tensor] | None:
     return {"pixel_values": torch.stack(kept)} if kept else None
 
 
+def fit_scaling_factor(vae: AutoencoderKL, dataset: LmdbRegions, most: int = 64) -> None:
+    """Set the factor that gives the latents of the first crops deviation 1, which the diffusion's noise is made for.
+
+    Stable Diffusion's 0.18215 was found so; a VAE that begins with random weights needs its own.
+    """
+    counted = dataset.rejected.copy()
+    crops = [crop for crop in (dataset[index] for index in range(min(most, len(dataset)))) if crop is not None]
+    dataset.rejected = counted  # these are no samples of the run
+    pixels = torch.stack(crops).to(vae.device)
+    vae.register_to_config(scaling_factor=1.0 / max(float(encode(vae, pixels).mean.std()), 1e-6))
+
+
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, build, run."""
@@ -47,7 +62,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     maker = RegionMaker(config.resolution, None, exact_crop=config.exact_crop)
     dataset = LmdbRegions(config.lmdb_path, maker, config.seed)
     accelerator = start(config)
-    trainer = Trainer(config, accelerator, vae, dataset, stack, folder="vae", tracker="vae-fine-tune", drop_last=True)
+    fit = partial(fit_scaling_factor, vae, dataset) if config.fit_scaling_factor else None
+    trainer = Trainer(
+        config, accelerator, vae, dataset, stack, folder="vae", tracker="vae-fine-tune", drop_last=True, before_save=fit
+    )
 
     def loss_of(batch: dict[str, torch.Tensor], _: torch.Generator) -> torch.Tensor:
         pixels = batch["pixel_values"]

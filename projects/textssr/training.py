@@ -121,6 +121,7 @@ class Trainer:
         collate: a list of samples (None where one cannot be used) -> a batch, or None if none is left.
         tracker: name of the run in the logs.
         ema: an averaged copy of the model, saved beside it as `<folder>_ema`.
+        before_save: called by the main process before it writes a checkpoint.
     """
 
     def __init__(
@@ -135,9 +136,10 @@ class Trainer:
         tracker: str,
         drop_last: bool,
         ema: EMAModel | None = None,
+        before_save: Callable[[], None] | None = None,
     ) -> None:
         self.config, self.accelerator, self.folder, self.dataset = config, accelerator, folder, dataset
-        self.out, self.ema = Path(config.output_dir), ema
+        self.out, self.ema, self.before_save = Path(config.output_dir), ema, before_save
         self.accumulate = config.gradient_accumulation_steps
         self.sampler = SeededSampler(
             len(dataset), config.train_batch_size, config.seed, accelerator.process_index, accelerator.num_processes,
@@ -180,6 +182,8 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _write(self, folder: Path) -> None:
+        if self.before_save is not None:
+            self.before_save()
         self.bare_model.save_pretrained(folder / self.folder)
         if self.ema is not None:
             self.ema.save_pretrained(folder / f"{self.folder}_ema")

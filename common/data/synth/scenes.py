@@ -51,6 +51,7 @@ class SceneOptions:
     min_length: int = 2
     max_length: int = 8
     seed: int = 1
+    fonts: tuple[str, ...] = ()
 
     def check(self) -> SceneOptions:
         """Return self, or raise `UserError` that names the first bad field."""
@@ -66,7 +67,7 @@ class SceneOptions:
         """How words are drawn: as in the corpus of crops, without punctuation."""
         return SynthOptions(
             difficulty=self.difficulty, train=1, charset=self.charset, min_length=self.min_length, seed=self.seed,
-            max_length=self.max_length, punctuation_share=0.0, random_share=0.05,
+            max_length=self.max_length, punctuation_share=0.0, random_share=0.05, fonts=self.fonts,
         )  # fmt: skip
 
 
@@ -92,7 +93,7 @@ class ScenePainter:
         self.options, self.part = options, part
         self.held_out = part == "test"
         words = options.words()
-        renderer = renderer_for(find_faces((), words.characters), self.held_out, options.difficulty, "ST")
+        renderer = renderer_for(find_faces(words.fonts, words.characters), self.held_out, options.difficulty, "ST")
         # words bent into arcs have no four corners
         profile = dataclasses.replace(renderer.profile, arc_share=0.0, wave_share=0.0, photo_share=0.45)
         self.renderer = Renderer(tuple(renderer.faces), self.held_out, profile)
@@ -147,7 +148,7 @@ class ScenePainter:
 
 def render_scenes(out: str | Path, options: SceneOptions, progress: bool = True) -> Path:
     """Write all parts below `out`; finished parts stay. Raises `UserError` for other options or foreign files."""
-    out, card = Path(out), {"scenes": 1, **dataclasses.asdict(options.check())}
+    out, card = Path(out), {"scenes": 1, **dataclasses.asdict(options.check()), "fonts": list(options.fonts)}
     note = out / "scenes.json"
     if out.exists() and any(out.iterdir()):
         if not note.is_file() or json.loads(note.read_text("utf-8")) != card:
@@ -196,12 +197,13 @@ def add_parser(subparsers) -> None:
         )
     parser.add_argument("--difficulty", choices=DIFFICULTIES, default=SceneOptions.difficulty)
     parser.add_argument("--charset", default=SceneOptions.charset, help="as of `strlab data synth` (default: 62)")
+    parser.add_argument("--fonts", nargs="+", default=(), metavar="FONT", help="as of `strlab data synth`")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Render as the parsed arguments say."""
     names = [field.name for field in dataclasses.fields(SceneOptions)]
-    options = SceneOptions(**{name: getattr(args, name) for name in names})
+    options = SceneOptions(**{name: getattr(args, name) for name in names} | {"fonts": tuple(args.fonts)})
     render_scenes(args.out, options)
     print(f"{args.out}: {options.train} + {options.more} + {options.test} scenes (train, more, test)")
