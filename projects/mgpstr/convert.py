@@ -78,10 +78,10 @@ def hf_config(state: Mapping[str, torch.Tensor]) -> dict:
         1 + max(int(name.split(".")[2]) for name in state if ".blocks." in name),
     )
     known = [sizes for sizes in (*MODELS.values(), *MICRO.values()) if (sizes["dim"], sizes["depth"]) == (dim, depth)]
-    patch = state["mgp_str.patch_embed.proj.weight"].shape[-1]
+    height, width = state["mgp_str.patch_embed.proj.weight"].shape[-2:]
     return {
         "image_size": [32, 128],
-        "patch_size": patch,
+        "patch_size": width if height == width else [height, width],
         "hidden_size": dim,
         "num_hidden_layers": depth,
         "num_attention_heads": known[0]["heads"] if known else dim // 64,

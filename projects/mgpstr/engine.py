@@ -43,7 +43,7 @@ def make_optimizer(model: nn.Module, options: argparse.Namespace) -> torch.optim
     """Adadelta or, with `--adam`, Adam, over one group of all parameters that get a gradient, without weight decay."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if options.adam:
-        return build_optimizer("adam", parameters, options.lr, betas=(options.beta1, 0.999), fused=True)
+        return build_optimizer("adam", parameters, options.lr, betas=(options.beta1, options.beta2), fused=True)
     return build_optimizer("adadelta", parameters, options.lr, rho=options.rho, eps=options.eps)
 
 
@@ -74,7 +74,8 @@ class Stepper(StepperBase):
         """
         schedules.set_learning_rate(self.optimizer, self.schedule(step))
         losses = self.forward(batch)
-        total = sum(losses.values())
+        weight = self.options.subword_weight
+        total = sum(loss * weight if name in ("bpe", "wp") else loss for name, loss in losses.items())
         self.guard(total, step, batch.indices)
         self.optimizer.zero_grad(set_to_none=True)
         self.precision.backward(total)

@@ -50,7 +50,7 @@ SWITCHES = {
     "benchmark_all_eval": "test over the paper's list of sets, one by one",
     "calculate_infer_time": "test with batches of one image",
     "flops": "test: print the multiply-adds of a forward pass",
-    "adam": "Adam(lr, (beta1, 0.999)) instead of Adadelta",
+    "adam": "Adam(lr, (beta1, beta2)) instead of Adadelta",
     "sensitive": "94 characters, case kept",
     "PAD": "keep the aspect ratio, black to the right",
     "data_filtering_off": "keep labels longer than --batch_max_length",
@@ -92,6 +92,8 @@ OURS: dict[str, tuple[type, Any, str]] = {
     "amp": (str, "no", "no, bf16 or fp16; the paper trains in fp32"),
     "lr_period": (int, 1_000_000, "steps of a cycle of --scheduler"),
     "lr_warmup": (int, 0, "steps over which the rate rises from 0, before the cycle counts"),
+    "beta2": (float, 0.999, "of --adam"),
+    "subword_weight": (float, 1.0, "factor of the BPE and WordPiece losses; the paper adds them as they are"),
     "print_interval": (int, 50, "steps between console lines"),
     "checkpoint_interval": (int, 5000, "steps between iter_N.pth files"),
     "save_interval": (int, 0, "steps between training states for --resume; 0: as --valInterval"),
@@ -186,6 +188,8 @@ def check(options: argparse.Namespace) -> None:
             raise UserError(f"--{name}: {getattr(options, name)} must be at least 1")
     if options.lr <= 0:
         raise UserError(f"--lr: {options.lr} must be positive")
+    if options.subword_weight < 0:
+        raise UserError(f"--subword_weight: {options.subword_weight} must not be negative")
     if not 0 <= options.intact_prob <= 1:
         raise UserError(f"--intact_prob: {options.intact_prob} must be between 0 and 1")
     if not options.character or len(set(options.character)) != len(options.character):

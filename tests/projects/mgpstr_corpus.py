@@ -8,8 +8,8 @@ from pathlib import Path
 from common.data.lmdb import LmdbWriter
 from tests.projects.siga_corpus import WORDS, crop
 
-MICRO = ["--Transformer", "mgp-str", "--TransformerModel", "mgp_str_micro_patch8_3_32_128"]
-CHARACTERS = ["--Transformer", "char-str", "--TransformerModel", "char_str_micro_patch8_3_32_128"]
+MICRO = ["--Transformer", "mgp-str", "--TransformerModel", "mgp_str_micro_patch16x8_3_32_128"]
+CHARACTERS = ["--Transformer", "char-str", "--TransformerModel", "char_str_micro_patch16x8_3_32_128"]
 ACDS = ["--Transformer", "ACDS-STR-Micro"]
 
 

@@ -59,7 +59,7 @@ def test_files_in_the_published_form(whole: Path) -> None:
     assert all(name.startswith("module.mgp_str.") for name in state) and "module.mgp_str.char_head.weight" in state
     assert set(load(whole / "best_accuracy.pth")) == set(state)
     card = json.loads((whole / "best_accuracy.pth.json").read_text())
-    assert card["model"] == "mgpstr/char_str_micro_patch8_3_32_128"
+    assert card["model"] == "mgpstr/char_str_micro_patch16x8_3_32_128"
     options = (whole / "opt.txt").read_text()
     assert options.startswith("------------ Options -------------\n") and "batch_size: 4\n" in options
     assert options.endswith("Trainable network params num : 1,240,908")
@@ -113,7 +113,17 @@ def test_all_three_heads_and_acds_train(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_adam_and_bf16(corpus: Path, tmp_path: Path) -> None:
-    more = ("--adam", "--lr=0.001", "--amp=bf16", "--lr_warmup=1", "--scheduler", "--lr_period=3", "--num_iter=2")
+    more = (
+        "--adam",
+        "--beta2=0.98",
+        "--subword_weight=0.1",
+        "--lr=0.001",
+        "--amp=bf16",
+        "--lr_warmup=1",
+        "--scheduler",
+        "--lr_period=3",
+        "--num_iter=2",
+    )
     assert train_final_dist.main(command(corpus, tmp_path, *more)) == 0
 
 
