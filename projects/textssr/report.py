@@ -22,9 +22,9 @@ SMALL_SAMPLE = 100
 
 
 def build(run_dir: Path, recipe: Finished) -> Report:
-    """The report of a finished reproduction."""
-    report = standard_report(recipe, examples=12)
-    out = recipe.out
+    """The report of a finished reproduction: the pictures first, then what every report has about the reader."""
+    standard, out = standard_report(recipe, examples=12), recipe.out
+    report = Report(standard.title, standard.subtitle)
     report.heading("Painted words")
     add_verdict(report, out)
     add_regions(report, out / "paint_own")
@@ -32,7 +32,7 @@ def build(run_dir: Path, recipe: Finished) -> Report:
         report.heading(folder.name, level=3).text(SHEET).image(load(folder / "contact_sheet.png"), folder.name)
         add_full(report, folder)
     add_data_set(report, out)
-    return report
+    return report.heading("The steps, and the reader trained with generated words").extend(standard)
 
 
 def add_verdict(report: Report, out: Path) -> None:

@@ -147,42 +147,55 @@ def test_a_configuration_goes_on_from_its_base(tmp_path) -> None:
         read_config(own, VAE_KEYS)
 
 
-@pytest.mark.slow
-def test_a_killed_run_goes_on_exactly(trained, scenes, base, tmp_path) -> None:
+def kill_after_saving(command: list, out: Path) -> None:
+    """Start a run and send SIGKILL to all its processes once the first checkpoint stands."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **quiet)
+    while process.poll() is None and not (out / "checkpoint-1").is_dir():
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert (out / "checkpoint-1").is_dir()
+
+
+def test_a_killed_run_goes_on_exactly(scenes, base, tmp_path) -> None:
     out = tmp_path / "vae"
     values = [f"lmdb_path={scenes}/train/lmdb", f"pretrained_model_name_or_path={base}", f"output_dir={out}"]
     command = [sys.executable, "projects/textssr/train_vae.py", "--config", str(CONFIGS / "tiny_vae_cfg.py"), "--set"]
-    command += [*values, *SHORT, "checkpointing_steps=1", "max_train_steps=400"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not (out / "checkpoint-1").is_dir():
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    last = max(int(path.name.split("-")[1]) for path in out.glob("checkpoint-*"))
-    steps = max(last + 1, 3)
+    plain = ("train_batch_size=1", "gradient_accumulation_steps=1", "checkpointing_steps=1", "lr_scheduler=constant")
+    kill_after_saving([*command, *values, *plain, "max_train_steps=400", "checkpoints_total_limit=None"], out)
+    steps = 1 + max(int(path.name.split("-")[1]) for path in out.glob("checkpoint-*"))
     for folder in (out, tmp_path / "whole"):
-        assert train_the_vae(folder, scenes, base, f"max_train_steps={steps}") == 0
+        assert train_the_vae(folder, scenes, base, *plain, f"max_train_steps={steps}", "checkpointing_steps=1000") == 0
     assert same(out / f"checkpoint-{steps}/vae", tmp_path / f"whole/checkpoint-{steps}/vae")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["vae", "step1"])
-def test_two_processes(script, trained, scenes, base, tmp_path) -> None:
-    values = [f"lmdb_path={scenes}/train/lmdb", f"output_dir={tmp_path}/out", *SHORT]
-    config = "tiny_vae_cfg.py" if script == "vae" else "tiny_step1_cfg.py"
+@pytest.mark.parametrize("script", ["vae", "step1", "step2"])
+def test_two_processes_are_killed_and_go_on_exactly(script, trained, scenes, base, tmp_path) -> None:
+    config = CONFIGS / f"tiny_{script}_cfg.py"
+    values = [f"lmdb_path={scenes}/train/lmdb", *SHORT, "checkpointing_steps=1", "checkpoints_total_limit=None"]
     if script == "vae":
         values.append(f"pretrained_model_name_or_path={base}")
     else:
-        values += [f"scheduler_path={base}/scheduler", f"pretrained_unet={base}/unet"]
-        values.append(f"pretrained_vae={trained}/vae/checkpoint-3/vae")
+        start = {"step1": base / "unet", "step2": trained / "step1/checkpoint-3/unet"}[script]
+        values += [f"scheduler_path={base}/scheduler", f"pretrained_unet={start}"]
+        values += [f"pretrained_vae={trained}/vae/checkpoint-3/vae", "use_ema=True"]
     name = "train_vae.py" if script == "vae" else "train_diff.py"
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    command = [*launch, f"projects/textssr/{name}", "--config", str(CONFIGS / config), "--set", *values]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "Total train batch size (w. parallel, distributed & accumulation) = 8" in done.stderr
-    assert (tmp_path / "out/checkpoint-3").is_dir()
+    command = [*launch, f"projects/textssr/{name}", "--config", str(config), "--set", *values]
+    kill_after_saving([*command, f"output_dir={tmp_path}/killed"], tmp_path / "killed")
+    for folder in ("killed", "whole"):
+        done = subprocess.run(
+            [*command, f"output_dir={tmp_path}/{folder}"], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True, text=True, timeout=900,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert "Total train batch size (w. parallel, distributed & accumulation) = 8" in done.stderr
+        assert ("Resuming from checkpoint" in done.stdout) == (folder == "killed")
+    for part in ("vae",) if script == "vae" else ("unet", "unet_ema"):
+        assert same(tmp_path / "killed/checkpoint-3" / part, tmp_path / "whole/checkpoint-3" / part)
 
 
 def test_infer_writes_pictures(trained, base, scenes, tmp_path) -> None:
