@@ -5,8 +5,10 @@ changes.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import cv2
@@ -17,6 +19,9 @@ from torch.utils.data import DataLoader
 from common.data.bad import BadSample, BadSamples
 from common.data.words import ArrayBatch, Request, WordDataset
 from common.errors import UserError
+
+
+SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass
@@ -53,6 +58,7 @@ class Sampler(Protocol):
     """What `word_loader` asks of a sampler."""
 
     seed: int
+    batch_size: int
 
     def requests(self, endless: bool) -> Iterator[Request]: ...
 
@@ -329,9 +335,11 @@ def word_loader(
     number of workers and any start method (`fork`, `spawn`, `forkserver`) gives the same bytes. Workers persist over
     epochs. `pin_memory` None: with CUDA. A bad sample makes its batch shorter and is registered in `bad` (default: 1
     % of the data set, no file); a batch of nothing but bad samples is passed over. Raises `UserError` above the
-    register's limit.
+    register's limit, and where shared memory cannot hold what the workers prefetch.
     """
     _quiet_opencv()
+    if workers:
+        _check_shared_memory(dataset, sampler, workers, prefetch)
     bad = bad if bad is not None else BadSamples(len(dataset) + len(dataset.index_bad))
     bad.add(dataset.index_bad)
     loader = DataLoader(
@@ -349,6 +357,17 @@ def word_loader(
         generator=torch.Generator(),
     )
     return WordLoader(dataset, sampler, loader, bad)
+
+
+def _check_shared_memory(dataset: WordDataset, sampler: Sampler, workers: int, prefetch: int) -> None:
+    """Workers hand over batches in /dev/shm; when it is full they die by a bus error that names nothing."""
+    height, width = dataset.image_size
+    need = workers * (prefetch + 1) * sampler.batch_size * height * width * (3 if dataset.masks is None else 4)
+    if SHARED_MEMORY.is_dir() and need > (free := shutil.disk_usage(SHARED_MEMORY).free):
+        raise UserError(
+            f"{SHARED_MEMORY}: {free / 2**20:.0f} MB free, {workers} workers with batches of {sampler.batch_size} "
+            f"need {need / 2**20:.0f} MB: use fewer workers (0 needs none) or give the container more (--shm-size)"
+        )
 
 
 def _one_thread(_worker: int) -> None:

@@ -111,7 +111,7 @@ OUR_SWITCHES = {
 }
 
 
-def build_parser(is_train: bool, prog: str, batch_size: int = 192, suppress: bool = False) -> argparse.ArgumentParser:
+def build_parser(is_train: bool, prog: str, suppress: bool = False) -> argparse.ArgumentParser:
     """The parser; with `suppress` no defaults, so that its result holds only what was given."""
     epilog = f"--Transformer is one of {', '.join(TRANSFORMERS)}"
     parser = argparse.ArgumentParser(prog=prog, description="STR", allow_abbrev=False, epilog=epilog)
@@ -123,7 +123,6 @@ def build_parser(is_train: bool, prog: str, batch_size: int = 192, suppress: boo
     dead = parser.add_argument_group("accepted for compatibility, no effect")
     for table in (VALUES, OURS):
         for name, (kind, default, text) in table.items():
-            default = batch_size if name == "batch_size" else default
             shown = "" if default in ("", None) else " (default: %(default)s)"
             parser.add_argument(f"--{name}", type=kind, default=default, help=text.replace("%", "%%") + shown)
     for name, text in {**SWITCHES, **dict.fromkeys(GROUPS, "group of --issel_aug"), **OUR_SWITCHES}.items():
@@ -145,10 +144,10 @@ def get_args(argv: Sequence[str] | None = None, is_train: bool = True, prog: str
     ACDS-STR the default batch. Raises `UserError` for values that cannot be.
     """
     name = prog or ("train_final_dist.py" if is_train else "test_final.py")
-    given = build_parser(is_train, name, suppress=True).parse_args(argv)
-    batch_size = 1 if getattr(given, "Transformer", None) in ACDS else 192
-    options = build_parser(is_train, name, batch_size).parse_args(argv)
-    options.given = sorted(vars(given))
+    options = build_parser(is_train, name).parse_args(argv)  # first: it knows the defaults that --help shows
+    options.given = sorted(vars(build_parser(is_train, name, suppress=True).parse_args(argv)))
+    if options.Transformer in ACDS and "batch_size" not in options.given:
+        options.batch_size = 1
     if options.sensitive and "character" not in options.given:
         options.character = CHARSET_94
     if options.device == "cuda" and "device" not in options.given:

@@ -6,10 +6,12 @@ import os
 import signal
 import stat
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from common.cli import main
+from common.data import loader
 from common.data.bad import BadSample, BadSamples
 from common.data.loader import SeededSampler, word_loader
 from common.data.words import WordDataset, discover
@@ -45,6 +47,14 @@ def test_unwritable_list_of_bad_samples(tmp_path):
     register = BadSamples(1000, file=tmp_path / "file" / "bad_samples.csv")
     with pytest.raises(UserError, match="file"):
         register.add([BadSample("x", 1, "y")])
+
+
+def test_little_shared_memory_is_told_at_the_start(tmp_path, monkeypatch):
+    dataset = WordDataset([write_words(tmp_path / "x", list("abcd"))])
+    monkeypatch.setattr(loader.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**16))
+    with pytest.raises(UserError, match="/dev/shm: 0 MB free, 4 workers with batches of 2 need 0 MB: use fewer"):
+        word_loader(dataset, SeededSampler(4, 2), workers=4)
+    assert len(list(word_loader(dataset, SeededSampler(4, 2), workers=0))) == 2
 
 
 def dying(image, rng, mask=None):
