@@ -20,7 +20,6 @@ from common.data.bad import BadSample, BadSamples
 from common.data.words import ArrayBatch, Request, WordDataset
 from common.errors import UserError
 
-
 SHARED_MEMORY = Path("/dev/shm")
 
 

@@ -49,7 +49,8 @@ def add_parser(subparsers) -> None:
         choices=DIFFICULTIES,
         default=default.difficulty,
         help="plain: dark upright letters on a light ground, as printed; easy: any colours, mild distortion (the cpu "
-        "recipes learn from these two); medium: perspective, arcs, textures, shadows; hard: strong distortion, low contrast, blur, noise, clutter (default: %(default)s)",
+        "recipes learn from these two); medium: perspective, arcs, textures, shadows; hard: strong distortion, low "
+        "contrast, blur, noise, clutter (default: %(default)s)",
     )
     size.add_argument(
         "--workers", type=int, help="processes; the samples are the same (default: one per core; 0: none)"
