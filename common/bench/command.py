@@ -2,7 +2,8 @@
 
 Each row is timed between two measurements of its unit: u = PIL decode + bicubic resize to 32x128 + float tensor of one
 100x34 JPEG crop on one thread; v = one image of a fp32 forward + backward of timm's ViT-S (patch 4, 32x128, 97 classes,
-batch 8) on the row's threads. Medians; the spread is between the quartiles.
+batch 8) on the row's threads. Medians; the spread is between the quartiles. Training rows also tell the peak resident
+memory of a process that does nothing else.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from collections.abc import Callable
 
 from common import bench as package
 from common import registry
+from common.bench.memory import peak_of
 from common.bench.rows import Bench, Result, Row
 from common.errors import UserError
 
-NOT_ROWS = {"command", "rows", "units"}
+NOT_ROWS = {"command", "memory", "rows", "units"}
 HEAD = ("row", "ours", "unit", "published", "target", "ms/image", "spread", "drift", "threads", "")
 
 
@@ -53,7 +55,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.list:
         print("\n".join(row.name for row in rows))
         return 0
-    show: Callable[[Result], None] = _print_json if args.json else _print_line
+    show: Callable[[Result, float | None], None] = _print_json if args.json else _print_line
     if not args.json:
         print(_line(HEAD), flush=True)
     bench, failed = Bench(), 0
@@ -65,14 +67,14 @@ def _run(args: argparse.Namespace) -> int:
             print(f"{row.name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             failed += 1
             continue
-        show(result)
+        show(result, peak_of(row) if row.memory else None)
         failed += result.passed is False
     print(f"{len(rows)} rows, {failed} missed", file=sys.stderr)
     return 1 if failed and args.strict else 0
 
 
-def as_dict(result: Result) -> dict[str, object]:
-    """One result as plain data."""
+def as_dict(result: Result, peak: float | None = None) -> dict[str, object]:
+    """One result as plain data; `peak` in GiB."""
     row = result.row
     return {
         "name": row.name,
@@ -84,15 +86,16 @@ def as_dict(result: Result) -> dict[str, object]:
         "spread": round(result.spread, 3),
         "unit_drift": round(result.unit_drift, 3),
         "threads": row.threads,
+        "peak_gib": None if peak is None else round(peak, 2),
         "passed": result.passed,
     }
 
 
-def _print_json(result: Result) -> None:
-    print(json.dumps(as_dict(result)), flush=True)
+def _print_json(result: Result, peak: float | None) -> None:
+    print(json.dumps(as_dict(result, peak)), flush=True)
 
 
-def _print_line(result: Result) -> None:
+def _print_line(result: Result, peak: float | None) -> None:
     """One line of the table."""
     row = result.row
     sign = ">=" if row.unit in ("items/s", "x") else "<="
@@ -103,7 +106,8 @@ def _print_line(result: Result) -> None:
         row.name, f"{result.value:.3g}", row.unit, published, target, f"{result.milliseconds:.3g}",
         f"{result.spread:.0%}", f"{result.unit_drift:.0%}", str(row.threads), verdict,
     )  # fmt: skip
-    print(_line(cells) + (f"  {row.note}" if row.note else ""), flush=True)
+    notes = filter(None, (row.note, "" if peak is None else f"peak {peak:.2f} GiB"))
+    print(f"{_line(cells)}  {'; '.join(notes)}".rstrip(), flush=True)
 
 
 def _line(cells: tuple[str, ...]) -> str:

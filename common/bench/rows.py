@@ -29,6 +29,7 @@ class Row:
         versus: for unit x: as `run`, the slow way.
         note: a few words beside the row.
         least: fewest timed calls; more follow while they are quick.
+        memory: whether the command also tells the peak memory (`common.bench.memory`).
     """
 
     name: str
@@ -41,6 +42,7 @@ class Row:
     versus: Callable[[], object] | None = None
     note: str = ""
     least: int = 5
+    memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,11 @@ class Bench:
 
     def measure(self, row: Row) -> Result:
         """Time one row between two measurements of its unit."""
-        call = _prepared(row.run)
+        call = prepared(row.run)
         before = self._unit(row, fresh=False)
         with units.threads(row.threads):
             timing = units.measure(call, least=row.least)
-            slow = units.measure(_prepared(row.versus), least=row.least) if row.versus else None
+            slow = units.measure(prepared(row.versus), least=row.least) if row.versus else None
         after = self._unit(row, fresh=True)
         seconds = timing.median / row.images_per_call
         if row.unit == "items/s":
@@ -99,7 +101,7 @@ class Bench:
         return self._last[key]
 
 
-def _prepared(run: Callable[[], object]) -> Callable[[], object]:
+def prepared(run: Callable[[], object]) -> Callable[[], object]:
     """The function to be timed."""
     first = run()
     return first if callable(first) else run

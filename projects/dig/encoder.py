@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.models.positions import sinusoid
-from projects.dig.attention import attend
+from projects.dig.attention import self_attend, split_heads
 
 
 @dataclass(frozen=True)
@@ -52,20 +52,19 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(drop)
 
-    def project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each `[B, heads, N, D / heads]`."""
+    def project(self, tokens: Tensor) -> Tensor:
+        """Queries, keys and values side by side, `[B, N, 3 * D]`."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        fused = F.linear(tokens, self.qkv.weight, bias)
-        return fused.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return F.linear(tokens, self.qkv.weight, bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        dropout = self.attn_drop.p if self.training else 0.0
-        mixed = attend(*self.project(tokens), dropout=dropout, exact=self.training and torch.is_grad_enabled())
-        return self.proj_drop(self.proj(mixed.transpose(1, 2).flatten(2)))
+        dropout, exact = self.attn_drop.p if self.training else 0.0, self.training and torch.is_grad_enabled()
+        mixed = self_attend(self.project(tokens), self.heads, dropout=dropout, exact=exact)
+        return self.proj_drop(self.proj(mixed))
 
     def weights(self, tokens: Tensor) -> Tensor:
         """The attention matrix `[B, heads, N, N]` (for pictures; no dropout)."""
-        query, key, _ = self.project(tokens)
+        query, key, _ = split_heads(self.project(tokens), self.heads)
         return (query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)).softmax(-1)
 
 
@@ -107,7 +106,8 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, dim, patch, patch)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.proj(images).flatten(2).transpose(1, 2)
+        # one copy here, or every later sum and norm would inherit the maps' order in memory and copy or crawl
+        return self.proj(images).flatten(2).transpose(1, 2).contiguous()
 
 
 class Encoder(nn.Module):

@@ -111,9 +111,9 @@ class MoCoViT(nn.Module):
         tokens = self.encoder(views, hidden)
         contrast, accuracies = None, {}
         if self.has_contrast:
-            queries = self.predictor(self._project(tokens, online=True))
+            queries = self.predictor(self.project(tokens, online=True))
             keys = self._keys(views, hidden, momentum)
-            contrast, accuracies = self._contrast(queries, keys)
+            contrast, accuracies = self.contrast(queries, keys)
         pixels = self._pixels(tokens, hidden, only_first) if self.has_pixel else None
         return PretrainOutput(contrast, accuracies, pixels)
 
@@ -123,7 +123,7 @@ class MoCoViT(nn.Module):
         first, second = mask.unbind(1)
         return torch.cat([first, torch.zeros_like(second) if only_first else second])
 
-    def _project(self, tokens: Tensor, online: bool) -> Tensor:
+    def project(self, tokens: Tensor, online: bool) -> Tensor:
         """Tokens `[2B, N, D]` -> projections `[2B * W, d]`. The masked view passes the pixel projector first (section
         3.2)."""
         names = ("pix_projector", "patch_extractor", "encoder_projection_layer")
@@ -140,9 +140,9 @@ class MoCoViT(nn.Module):
     def _keys(self, views: Tensor, hidden: Tensor | None, momentum: float) -> Tensor:
         if self.training:
             self.update_momentum(momentum)
-        return self._project(self.momentum_encoder(views, hidden), online=False)
+        return self.project(self.momentum_encoder(views, hidden), online=False)
 
-    def _contrast(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def contrast(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """ctr(q1, k2) + ctr(q2, k1)."""
         (q1, q2), (k1, k2) = queries.chunk(2), keys.chunk(2)
         first, second = info_nce(q1, k2, self.temperature), info_nce(q2, k1, self.temperature)

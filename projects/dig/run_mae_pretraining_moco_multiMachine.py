@@ -29,8 +29,12 @@ OWN = ("--init_method", "--rank", "--dataset_dir", "--remote_folders", "--world_
 
 def launcher_words(options: argparse.Namespace, argv: Sequence[str]) -> list[str]:
     """The torchrun arguments, the script and its flags. Raises `UserError` for an address without a port."""
-    where = urlsplit(options.init_method)
-    if where.scheme != "tcp" or not where.hostname or not where.port:
+    try:
+        where = urlsplit(options.init_method)
+        whole = where.scheme == "tcp" and where.hostname and where.port
+    except ValueError:  # a port that is no number
+        whole = False
+    if not whole:
         raise UserError(f"--init_method: {options.init_method} is not tcp://HOST:PORT")
     if not 0 <= options.rank < options.world_size:
         raise UserError(f"--rank: {options.rank} must be 0 to {options.world_size - 1}, one less than --world_size")

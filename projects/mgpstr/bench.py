@@ -26,14 +26,15 @@ def rows() -> list[Row]:
     """All rows; models are built when their row is run."""
     steps = [
         Row(f"mgpstr: train step {model or method}, batch 8", lambda m=method, n=model: training(m, n), "v", 8,
-            published=published, threads=2)
+            published=published, threads=2, memory=True)
         for (method, model), published in STEPS.items()
     ]  # fmt: skip
     return [
         *steps,
         Row("mgpstr: read base with fusion, batch 32", lambda: reading(BASE), "v", 32, published=1.92, threads=2),
         Row("mgpstr: train step tiny over plain eager", lambda: training("mgp-str", TINY), "x", 8,
-            versus=lambda: eager_training(TINY), target=1.0, threads=2, note="dense 50,257-way logits, torch Adadelta"),
+            versus=lambda: eager_training(TINY), target=1.0, threads=2,
+            note="dense 50,257-way logits, torch Adadelta"),
         Row("mgpstr: read tiny over plain eager", lambda: reading(TINY, 8), "x", 8,
             versus=lambda: eager_reading(TINY, 8), target=1.0, threads=2, note="softmax over every position"),
     ]  # fmt: skip

@@ -44,7 +44,7 @@ def add_heads(report: Report, finished: Finished) -> None:
         return
     report.heading("Heads and fusion").text(
         "Word accuracy in % by the papers' rule (labels in lower case, reduced to the 36 characters) for each head "
-        "alone and for the most confident of them; *won* says how often each head gave the fused answer. ACDS-STR has "
+        "alone and for the most confident of them; `won` says how often each head gave the fused answer. ACDS-STR has "
         "characters only."
     )
     for file in files:

@@ -8,6 +8,7 @@ import pytest
 
 from common import cli
 from common.bench import command, units
+from common.bench.memory import peak_of, resident_peak
 from common.bench.rows import Bench, Result, Row
 
 
@@ -52,3 +53,11 @@ def test_command_lists_measures_and_survives_a_broken_row(
     assert cli.main(["bench", "--strict"]) == 1
     out, err = capsys.readouterr()
     assert "toy: one" in out and "pass" in out and "nothing here" in err
+
+
+def test_peak_memory_is_that_of_a_process_of_its_own() -> None:
+    ballast = bytearray(b"x") * (1 << 29)
+    row = next(row for row in command.all_rows() if row.name == "data: decode + resize to 32x128")
+    peak = peak_of(row)
+    assert peak is not None and 0.1 < peak < resident_peak() and len(ballast) == 1 << 29
+    assert peak_of(Row("no such row", lambda: None)) is None

@@ -210,3 +210,12 @@ def test_truncated_pictures_on_request(tmp_path):
     put(path, (b"image-000000001", jpeg[: len(jpeg) // 2]))
     assert WordDataset([path], decode_truncated=True)[0].image.shape == (32, 128, 3)
     assert WordDataset([path]).__getitems__([0]).labels == []
+
+
+def test_pad_keeps_the_ratio_and_only_the_picture_is_augmented(tmp_path) -> None:
+    options = {"max_length": 25, "image_size": (32, 128), "pad": True}
+    words = write_words(tmp_path / "a", ["ab"])  # 40 x 16 pixels
+    plain = WordDataset([words], **options)[0].image
+    assert np.array_equal(plain[:, :80], resize_bicubic(noise(0), (32, 80))) and not plain[:, 80:].any()
+    inverted = WordDataset([words], augment=lambda image, rng: 255 - image, augment_at=RESIZED, **options)[0].image
+    assert np.array_equal(inverted[:, :80], 255 - plain[:, :80]) and not inverted[:, 80:].any()

@@ -103,6 +103,7 @@ def test_multi_machine_words_become_torchrun_words() -> None:
     assert words[:2] == ["--nnodes=2", "--node_rank=1"]
     assert "--master_addr=first" in words and "--master_port=23456" in words
     assert words[-7:] == ["--batch_size", "8", "--num_view", "2", "--image_alone_path", "a", "b"]
-    wrong = ["--init_method", "first:1"]
-    with pytest.raises(UserError, match="tcp://HOST:PORT"):
-        multi.launcher_words(multi_machine_parser().parse_args(wrong), wrong)
+    for address in ("first:1", "tcp://first", "tcp://first:x"):
+        wrong = ["--init_method", address]
+        with pytest.raises(UserError, match="tcp://HOST:PORT"):
+            multi.launcher_words(multi_machine_parser().parse_args(wrong), wrong)
