@@ -46,6 +46,8 @@ class Tee:
 def session(options: argparse.Namespace) -> Iterator[Dist]:
     """The process group, seeded generators and `screen.txt` (rank 0, appended to) for the time of a run."""
     check_writable(options.output_dir, "--output_dir")
+    if options.log_dir:
+        check_writable(options.log_dir, "--log_dir")
     if options.dist_on_itp:
         os.environ.update({ours: os.environ[theirs] for ours, theirs in MPI.items() if theirs in os.environ})
     with process_group(options.device, options.dist_url, options.local_rank) as dist:

@@ -7,6 +7,7 @@ uses are accepted, listed by `--help` under their own heading, and said when giv
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -111,6 +112,14 @@ OUR_SWITCHES = {
 }
 
 
+LEAST: dict[str, float] = {
+    **dict.fromkeys(("batch_size", "num_iter", "valInterval", "batch_max_length"), 1),
+    **dict.fromkeys(("lr_period", "print_interval", "checkpoint_interval"), 1),
+    **dict.fromkeys(("workers", "lr_warmup", "save_interval", "keep_states", "bad_share", "subword_weight"), 0),
+    **dict.fromkeys(("lr", "beta1", "rho", "eps", "grad_clip"), 0),
+}
+
+
 def build_parser(is_train: bool, prog: str, suppress: bool = False) -> argparse.ArgumentParser:
     """The parser; with `suppress` no defaults, so that its result holds only what was given."""
     epilog = f"--Transformer is one of {', '.join(TRANSFORMERS)}"
@@ -174,21 +183,11 @@ def check(options: argparse.Namespace) -> None:
         raise UserError(f"--TransformerModel: no model is called {options.TransformerModel!r}; there are {known}")
     if (options.imgH, options.imgW) != (32, 128):
         raise UserError(f"--imgH, --imgW: {options.imgH}x{options.imgW}: the models are made for 32x128")
-    for name in (
-        "lr_period",
-        "batch_size",
-        "num_iter",
-        "valInterval",
-        "batch_max_length",
-        "print_interval",
-        "checkpoint_interval",
-    ):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name}: {getattr(options, name)} must be at least 1")
+    for name, least in LEAST.items():
+        if not (math.isfinite(getattr(options, name)) and getattr(options, name) >= least):
+            raise UserError(f"--{name}: {getattr(options, name)} must be a number of at least {least}")
     if options.lr <= 0:
         raise UserError(f"--lr: {options.lr} must be positive")
-    if options.subword_weight < 0:
-        raise UserError(f"--subword_weight: {options.subword_weight} must not be negative")
     if not 0 <= options.intact_prob <= 1:
         raise UserError(f"--intact_prob: {options.intact_prob} must be between 0 and 1")
     if not options.character or len(set(options.character)) != len(options.character):

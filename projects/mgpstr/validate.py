@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from common.data.loader import Batch
+from common.errors import UserError
 from common.infer.recognizer import autocast
 from common.models.images import to_float_nchw
 from projects.mgpstr.fusion import Fused, decode_batch
@@ -98,7 +99,7 @@ def character_targets(codes: LabelCodes, labels: list[str], device: torch.device
 def evaluate(
     model: torch.nn.Module, codes: LabelCodes, batches: Iterable[Batch], device: torch.device, amp: str = "no"
 ) -> Evaluation:
-    """Read all batches in eval mode; the model's mode is put back."""
+    """Read all batches in eval mode; the model's mode is put back. Raises `UserError` where nothing could be read."""
     result, training = Evaluation(), model.training
     model.eval()
     for batch in batches:
@@ -115,4 +116,6 @@ def evaluate(
         shown = [one.candidates["char"] for one in fused[:5]]
         result.samples = [(label, one.text, one.confidence) for label, one in zip(batch.labels, shown)]
     model.train(training)
+    if not result.words:
+        raise UserError("evaluation: none of its pictures can be read; `strlab doctor FOLDER` says why")
     return result

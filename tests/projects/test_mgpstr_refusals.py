@@ -43,6 +43,8 @@ def refused(status: int, capsys: pytest.CaptureFixture, text: str) -> None:
         (["--isrand_aug", "--augs_num=9"], "--augs_num"),
         (["--amp=fp16"], "fp16 needs a CUDA device"),
         (["--lr=0"], "must be positive"),
+        (["--lr=nan"], "--lr: nan must be a number"),
+        (["--save_interval=-1"], "--save_interval"),
         (["--resume=/nowhere.pth"], "no such checkpoint"),
         (["--granularities=bpe-wp", *MICRO], "char first"),
     ],
@@ -69,6 +71,13 @@ def test_boxes(boxes: bytes | None, text: str, corpus: Path, tmp_path: Path, cap
         writer.add(crop("a", 0), "a", **({} if boxes is None else {"boxes": boxes}))
     words = ["--is_mask_supervision", f"--train_data={tmp_path / 'data'}", "--select_data=ST", "--batch_ratio=1"]
     refused(train_final_dist.main(command(corpus, tmp_path, *words, model=ACDS)), capsys, text)
+
+
+def test_validation_without_a_readable_picture(corpus: Path, tmp_path: Path, capsys) -> None:
+    with LmdbWriter(tmp_path / "broken") as writer:
+        writer.add(b"no picture", "a")
+    words = command(corpus, tmp_path, f"--valid_data={tmp_path / 'broken'}")
+    refused(train_final_dist.main(words), capsys, "none of its pictures can be read")
 
 
 def test_pickled_labels_are_named(corpus: Path, tmp_path: Path, capsys) -> None:
