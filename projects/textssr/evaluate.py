@@ -18,7 +18,7 @@ import importlib.util
 import io
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -30,10 +30,10 @@ from skimage.metrics import structural_similarity
 
 from common.errors import UserError, command
 from common.files import write_bytes, write_text
-from common.infer.recognizer import Prediction, open_recognizer
 from common.metrics.accuracy import Scores
 from common.metrics.protocols import PROTOCOL_36
 from projects.textssr.metrics import mean_similarity, sequence_accuracy
+from projects.textssr.readers import Read, open_reader
 
 PERCEPTUAL = {
     "FID": ("pytorch_fid", "pt_inception-2015-12-05-6726825d.pth"),
@@ -42,7 +42,6 @@ PERCEPTUAL = {
 READ = {"region": "word36", "truth": "word36 real", "vae": "word36 VAE"}
 """Folders that are read, and what the share of right words there is called."""
 FIGURES = ["words", "SeqAcc", *READ.values(), "NED", "NED36", "SSIM", *PERCEPTUAL]
-Read = Callable[[list[Path]], list[Prediction]]
 
 
 def read_labels(run: Path) -> dict[str, str]:
@@ -191,7 +190,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="OUTPUT", help="folders of infer.py")
     parser.add_argument(
-        "--reader", type=Path, default=None, help="checkpoint of one of our readers; without: no reading"
+        "--reader", default=None, help="checkpoint of one of our readers, or rapidocr (package); without: no reading"
     )
     parser.add_argument("--reader-model", default=None, help="its model, where no card stands beside it")
     parser.add_argument("--device", default="auto")
@@ -204,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(argv)
     reader = None
     if options.reader is not None:
-        reader = open_recognizer(options.reader, options.reader_model, options.device)
+        reader = open_reader(options.reader, options.reader_model, options.device)
     results = [evaluate(run, reader) for run in options.runs]
     for result in results:
         parts = [f"{name} {_shown(result[name])}" for name in FIGURES if result.get(name) is not None]

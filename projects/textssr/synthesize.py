@@ -29,11 +29,11 @@ from tqdm.auto import tqdm
 from common.data.lmdb import LmdbWriter, WordLmdb
 from common.errors import UserError, command
 from common.files import write_text
-from common.infer.recognizer import Recognizer, open_recognizer
 from common.metrics.protocols import PROTOCOLS
 from projects.textssr.data import Regions
 from projects.textssr.infer import add_model_flags, open_generator, open_regions
 from projects.textssr.painting import Generator, region_of, sample_draws
+from projects.textssr.readers import Read, check_reader, open_reader
 from projects.textssr.words import anagrams, fitting, read_list
 
 NOTE = "options.json"
@@ -61,7 +61,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     texts.add_argument("--limit", type=int, default=None, help="use only so many regions")
     texts.add_argument("--language", default=None, help="only regions of this language (JSON)")
     keep = parser.add_argument_group("filter")
-    keep.add_argument("--reader", type=Path, default=None, help="checkpoint of one of our readers")
+    keep.add_argument("--reader", default=None, help="checkpoint of one of our readers, or rapidocr (package)")
     keep.add_argument("--reader-model", default=None, help="its model, where no card stands beside it")
     keep.add_argument("--match", choices=("exact", "36", "62", "94"), default="exact", help="when it counts as read")
     keep.add_argument("--no-filter", action="store_true", help="keep everything")
@@ -96,9 +96,9 @@ class Worker:
         self.regions: Regions = open_regions(options)
         self.regions.shared = None  # the crop's place follows from the word alone
         self.generator: Generator = open_generator(options)
-        self.reader: Recognizer | None = None
+        self.reader: Read | None = None
         if options.reader is not None:
-            self.reader = open_recognizer(options.reader, options.reader_model, options.device)
+            self.reader = open_reader(options.reader, options.reader_model, options.device)
 
     def make(self, number: int, jobs: Sequence[Job]) -> int:
         """Write part `number`; the JSON lines come last and mark it as finished. Returns how many were accepted."""
@@ -165,8 +165,8 @@ def check(options: argparse.Namespace) -> None:
     """Refuse flags that contradict each other, and a folder that another command began."""
     if options.reader is None and not options.no_filter:
         raise UserError("--reader: give a checkpoint that filters the words, or --no-filter to keep all")
-    if options.reader is not None and not options.reader.exists():
-        raise UserError(f"--reader: {options.reader} does not exist")
+    if options.reader is not None:
+        check_reader(options.reader)
     if min(options.per_region, options.part_size, options.batch_size) < 1:
         raise UserError("--per-region, --part-size, --batch-size: give 1 or more")
     values = {name: str(value) for name, value in vars(options).items() if name not in NOT_PART_OF_RESULT}

@@ -27,6 +27,7 @@ from projects.textssr.diffusion import Condition, diffusion_loss, encode, normal
 from projects.textssr.fonts import default_font
 from projects.textssr.glyphs import GlyphRenderer
 from projects.textssr.latents import CachedRegions, collate_cached, posteriors
+from projects.textssr.launch import start_all_processes
 from projects.textssr.train_vae import parse
 from projects.textssr.training import Stopped, Trainer, load_scheduler, load_vae, logger, start
 from projects.textssr.unet import TextUNet
@@ -79,6 +80,8 @@ class DiffusionLoss:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, build, run."""
+    if argv is None:
+        start_all_processes()
     options = parse(argv)
     if options.config is None:
         raise UserError("--config: missing; give for instance projects/textssr/configs/train_diff_step1_cfg.py")

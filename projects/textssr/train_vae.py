@@ -22,6 +22,7 @@ from common.errors import UserError, command
 from projects.textssr.config import VAE_KEYS, read_config
 from projects.textssr.data import LmdbRegions, RegionMaker
 from projects.textssr.diffusion import encode
+from projects.textssr.launch import start_all_processes
 from projects.textssr.training import Stopped, Trainer, load_vae, start
 
 
@@ -54,6 +55,8 @@ def fit_scaling_factor(vae: AutoencoderKL, dataset: LmdbRegions, most: int = 64)
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, build, run."""
+    if argv is None:
+        start_all_processes()
     options = parse(argv)
     if options.config is None:
         raise UserError("--config: missing; give for instance projects/textssr/configs/train_vae_cfg.py")

@@ -24,9 +24,11 @@ from common.data.lmdb import WordLmdb
 from common.data.synth.scenes import SceneOptions, render_scenes
 from common.errors import UserError
 from common.infer.recognizer import Prediction
-from projects.textssr import evaluate, infer, make_base, synthesize, train_diff, train_vae, words
+from projects.textssr import evaluate, infer, make_base, readers, synthesize, train_diff, train_vae, words
 from projects.textssr.config import DIFFUSION_KEYS, VAE_KEYS, read_config
+from projects.textssr.launch import asked_for
 from projects.textssr.painting import paste_back
+from projects.textssr.readers import read_crop
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / "projects" / "textssr" / "configs"
@@ -101,6 +103,7 @@ def test_checkpoints_have_the_published_form(trained) -> None:
         }  # fmt: skip
     config = json.loads((trained / "step1/checkpoint-3/unet/config.json").read_text())
     assert (config["_class_name"], config["in_channels"]) == ("UNet2DConditionModel", 4)
+    assert json.loads((trained / "vae/checkpoint-3/vae/config.json").read_text())["scaling_factor"] > 1.0
     assert (trained / "step1/final/unet/config.json").is_file()
     averaged = trained / "step2/checkpoint-3/unet_ema"
     assert set(weights(averaged)) == set(weights(trained / "step2/checkpoint-3/unet"))
@@ -171,6 +174,13 @@ def test_a_killed_run_goes_on_exactly(scenes, base, tmp_path) -> None:
     assert same(out / f"checkpoint-{steps}/vae", tmp_path / f"whole/checkpoint-{steps}/vae")
 
 
+def test_the_number_of_processes_is_found_in_the_launcher() -> None:
+    script = ["train_vae.py", "--config", "c.py"]
+    assert asked_for(["python", "/bin/accelerate", "launch", "--num_processes=2", *script]) == 2
+    assert asked_for(["python", "-m", "accelerate.commands.launch", "--cpu", "--num-processes", "3", *script]) == 3
+    assert asked_for(["python", "/bin/accelerate", "launch", *script]) == asked_for(["bash", "launch"]) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["vae", "step1", "step2"])
 def test_two_processes_are_killed_and_go_on_exactly(script, trained, scenes, base, tmp_path) -> None:
@@ -183,7 +193,7 @@ def test_two_processes_are_killed_and_go_on_exactly(script, trained, scenes, bas
         values += [f"scheduler_path={base}/scheduler", f"pretrained_unet={start}"]
         values += [f"pretrained_vae={trained}/vae/checkpoint-3/vae", "use_ema=True"]
     name = "train_vae.py" if script == "vae" else "train_diff.py"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]
     command = [*launch, f"projects/textssr/{name}", "--config", str(config), "--set", *values]
     kill_after_saving([*command, f"output_dir={tmp_path}/killed"], tmp_path / "killed")
     for folder in ("killed", "whole"):
@@ -192,7 +202,7 @@ def test_two_processes_are_killed_and_go_on_exactly(script, trained, scenes, bas
             capture_output=True, text=True, timeout=900,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
-        assert "Total train batch size (w. parallel, distributed & accumulation) = 8" in done.stderr
+        assert "Total train batch size (w. parallel, distributed & accumulation) = 8" in done.stderr, done.stderr
         assert ("Resuming from checkpoint" in done.stdout) == (folder == "killed")
     for part in ("vae",) if script == "vae" else ("unet", "unet_ema"):
         assert same(tmp_path / "killed/checkpoint-3" / part, tmp_path / "whole/checkpoint-3" / part)
@@ -255,10 +265,12 @@ def test_synthesize_resumes_and_does_not_depend_on_processes(trained, base, scen
     assert picture.shape[0] <= 64 and picture.shape[1] <= 64
     first = made.image_bytes(0)
     made.close()
-    (tmp_path / "a/parts/000000.jsonl").unlink()  # as if it had been killed there
-    assert run(synthesize, data, tmp_path / "a", *flags) == 0
+    for number in (0, 1):
+        (tmp_path / f"a/parts/{number:06d}.jsonl").unlink()  # as if it had been killed there
+    assert run(synthesize, data, tmp_path / "a", *flags, "--workers", 2) == 0
     again = WordLmdb(tmp_path / "a" / "words")
     assert (len(again), again.image_bytes(0)) == (len(attempts), first)
+    assert [json.loads(line) for line in (tmp_path / "a/manifest.jsonl").read_text().splitlines()] == attempts
     again.close()
     assert run(synthesize, data, tmp_path / "a", *flags, "--per-region", 3) == 2
     assert "begun with other flags" in capfd.readouterr().err
@@ -267,7 +279,7 @@ def test_synthesize_resumes_and_does_not_depend_on_processes(trained, base, scen
 def test_the_filter_keeps_what_is_read(trained, base, scenes, tmp_path, monkeypatch) -> None:
     reader = tmp_path / "reader.pth"
     reader.write_bytes(b"x")
-    monkeypatch.setattr(synthesize, "open_recognizer", lambda *_: Echo({}))
+    monkeypatch.setattr(synthesize, "open_reader", lambda *_: Echo({}))
     data = scenes / "test" / "test.json"
     flags = [*models(base, trained), "--reader", reader, "--per-region", 1, "--limit", 2]
     assert run(synthesize, data, tmp_path / "out", *flags) == 0
@@ -328,7 +340,20 @@ def test_bad_words_are_counted_and_left_out(trained, base, tmp_path, capfd) -> N
     assert "left out" in capfd.readouterr().out
 
 
-def test_wrong_use_is_one_line(trained, base, scenes, tmp_path, capfd) -> None:
+def test_an_ocr_package_reads_crops() -> None:
+    def engine(picture, **parts):
+        assert parts == {"use_det": False, "use_cls": False, "use_rec": True}
+        return ([["word", 0.9]], [0.1]) if picture[0, 0, 0] else (None, None)  # blue comes first
+
+    crop = np.zeros((8, 9, 3), np.uint8)
+    assert read_crop(engine, crop) == Prediction("", 0.0)
+    crop[..., 2] = 7
+    assert read_crop(engine, crop) == Prediction("word", 0.9)
+
+
+def test_wrong_use_is_one_line(trained, base, scenes, tmp_path, capfd, monkeypatch) -> None:
+    find = readers.importlib.util.find_spec
+    monkeypatch.setattr(readers.importlib.util, "find_spec", lambda name: None if "rapidocr" in name else find(name))
     config = CONFIGS / "tiny_vae_cfg.py"
     wrong = [
         (train_vae, ["--config", tmp_path / "none.py"], "no such file"),
@@ -341,23 +366,13 @@ def test_wrong_use_is_one_line(trained, base, scenes, tmp_path, capfd) -> None:
         (infer, ["--data", scenes / "test/test.json", "--text", "\u4e2d"], "no glyph for"),
         (infer, ["--data", tmp_path / "no.json"], "no such file"),
         (synthesize, [scenes / "test/test.json", tmp_path / "s"], "--reader"),
+        (synthesize, [scenes / "test/test.json", tmp_path / "s", "--reader", "none.pth"], "none.pth does not exist"),
         (evaluate, [tmp_path], "no labels.json"),
+        (evaluate, [tmp_path, "--reader", "nowhere"], "nowhere does not exist"),
+        (evaluate, [tmp_path, "--reader", "rapidocr"], "rapidocr_onnxruntime is not installed"),
         (make_base, [base], "it holds a model"),
     ]
     for script, arguments, message in wrong:
         assert run(script, *arguments) == 2, message
         error = capfd.readouterr().err
         assert message in error and "Traceback" not in error and error.strip().count("\n") == 0, error
-
-
-@pytest.mark.slow
-def test_other_projects_train_on_the_words(trained, base, scenes, tmp_path) -> None:
-    flags = [*models(base, trained), "--no-filter", "--per-region", 6]
-    assert run(synthesize, scenes / "train" / "test.json", tmp_path / "made", *flags) == 0
-    data = tmp_path / "made" / "words"
-    common_flags = ["--model_name", "TRBA_small", "--select_data", "/", "--train_data", str(data)]
-    common_flags += ["--eval_data", str(data), "--mask_path", "", "--batch_size", "4", "--workers", "0"]
-    common_flags += ["--num_iter", "2", "--val_interval", "2", "--exp_name", "words", "--output", str(tmp_path)]
-    command = [sys.executable, "projects/siga/train.py", *common_flags, "--device", "cpu"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-2000:]

@@ -1,0 +1,39 @@
+"""`accelerate launch --num_processes N` without a GPU: accelerate starts one process there, whatever N says."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+
+def start_all_processes() -> None:
+    """Replace this process by N, under torchrun with gloo, where accelerate was asked for N > 1 on a CPU.
+
+    Does nothing in a process group, with a GPU, or without accelerate. The number stands in the launcher's command line
+    only: it passes it on to nobody.
+    """
+    launcher = Path(f"/proc/{os.getppid()}/cmdline")
+    if torch.cuda.is_available() or "WORLD_SIZE" in os.environ or not launcher.is_file():
+        return
+    processes = asked_for(launcher.read_bytes().decode(errors="replace").split("\0"))
+    if processes > 1:
+        print(f"accelerate starts one process on a CPU: {processes} are started by torchrun", flush=True)
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        os.execve(sys.executable, [sys.executable, *launch, *sys.argv], os.environ | {"ACCELERATE_USE_CPU": "true"})
+
+
+def asked_for(command: Sequence[str]) -> int:
+    """The number of processes that an `accelerate launch` command line asks for; 1 for any other command."""
+    launches = [place for place, word in enumerate(command) if word in ("launch", "accelerate.commands.launch")]
+    if not launches or not any("accelerate" in word for word in command[: launches[0] + 1]):
+        return 1
+    words = [part for word in command[launches[0] :] for part in word.split("=", 1)]
+    for flag, value in pairwise(words):
+        if flag.replace("-", "_") == "__num_processes" and value.isdigit():
+            return int(value)
+    return 1
