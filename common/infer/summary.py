@@ -143,11 +143,13 @@ def add_examples(report: Report, finished: Finished, rows: list[dict[str, str]],
     rng = np.random.default_rng(0)
     chosen = [rows[i] for i in sorted(rng.choice(len(rows), min(count, len(rows)), replace=False))]
     cells = cells_of(open_for(finished), chosen, set_folders(finished.evaluation), attention=True)
-    report.heading("Examples").text(
+    told = (
         "Crops drawn at random from the evaluation sets: the prediction in green (right) or red (36-character "
-        "protocol), the truth and the confidence below it. Under the crop: where each character was looked for, in "
-        "reading order."
+        "protocol), the truth and the confidence below it."
     )
+    if any(len(cell.images) > 1 for cell in cells):
+        told += " Under the crop: where each character was looked for, in reading order."
+    report.heading("Examples").text(told)
     report.grid(cells)
 
 

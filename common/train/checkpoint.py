@@ -18,6 +18,7 @@ import re
 import shutil
 import subprocess
 import uuid
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -192,7 +193,8 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
             from safetensors.torch import load_file
 
             return load_file(path, device=str(map_location))
-        with torch.serialization.safe_globals(SAFE_TYPES):
+        with torch.serialization.safe_globals(SAFE_TYPES), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd pickles, which are refused in words below
             return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(path, str(error))) from None

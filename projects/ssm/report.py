@@ -19,7 +19,7 @@ from common.train.checkpoint import last_number, load
 from projects.ssm.pretrain.collate import superimpose
 from projects.ssm.pretrain.model import SSMPretrainer, build_pretrainer
 
-SHOWN = 6
+SHOWN = 8
 RUNS = (("finetune", "pre-trained", "eval"), ("scratch", "scratch", "eval-scratch"))
 """Folder of the run, what its encoder started from, folder of its evaluation."""
 CURVES = {"val_accuracy": "validation accuracy", "loss": "training loss"}

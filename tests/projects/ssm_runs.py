@@ -33,10 +33,15 @@ def pretrain(corpus: Path, out: Path, *more: object) -> list[str]:
     return [*words.split(), *map(str, more)]
 
 
-def configuration(corpus: Path, *overrides: str) -> dict:
-    """A settled configuration of a very small TransOCR: 4 steps an epoch."""
+def finetune(corpus: Path, *overrides: str) -> list[str]:
+    """Overrides of train.py for a very small TransOCR: 4 steps an epoch."""
     sizes = [f"model.{name}={value}".replace(" ", "") for name, value in MICRO.items()]
     fixed = ["+experiment=cpu-micro", f"data.root_dir={corpus}", "data.num_workers=0", "trainer.accelerator=cpu"]
     fixed += ["trainer.max_epochs=2", "trainer.val_check_interval=2", "+trainer.enable_model_summary=false"]
+    return [*fixed, *sizes, *overrides]
+
+
+def configuration(corpus: Path, *overrides: str) -> dict:
+    """The settled configuration of the same."""
     with initialize_config_dir(str(CONFIGS), version_base="1.2"):
-        return settle(compose("main", [*fixed, *sizes, *overrides]))
+        return settle(compose("main", finetune(corpus, *overrides)))

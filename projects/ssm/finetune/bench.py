@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +16,10 @@ from torch.utils.benchmark import Timer
 
 from common.errors import command
 from projects.ssm.finetune.checkpoint import to_device
-from projects.ssm.finetune.config import CONFIGS, explained, settle
+from projects.ssm.finetune.config import CONFIGS, quietly, settle, start
 from projects.ssm.models.build import build_recogniser
+
+SECONDS = 1.0  # of each timing, at least
 
 
 @torch.inference_mode()
@@ -32,7 +33,7 @@ def run(config: DictConfig) -> None:
     image = torch.rand(1, 3, *options["img_size"], device=device)
     for length in [1, *lengths[4::5]] if in_range else [None]:
         timer = Timer("model(image, length)", globals={"model": model, "image": image, "length": length})
-        print(length or "", timer.blocked_autorange(min_run_time=1))
+        print(length or "", timer.blocked_autorange(min_run_time=SECONDS))
     if not in_range:
         for name, part in model.named_children():
             print(f"{name:<12} {sum(p.numel() for p in part.parameters()):>12,} parameters")
@@ -40,19 +41,16 @@ def run(config: DictConfig) -> None:
 
 
 @hydra.main(config_path=str(CONFIGS), config_name="bench", version_base="1.2")
+@quietly
 def task(config: DictConfig) -> None:
     """What Hydra starts."""
     run(config)
 
 
 @command
-@explained
 def main(argv: Sequence[str] | None = None) -> None:
     """Compose, build, time."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    if argv is not None:
-        sys.argv = [sys.argv[0], *map(str, argv)]
-    task()
+    start(task, argv)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
@@ -36,7 +37,10 @@ class SafeFiles(CheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
         """Without running anything of the file."""
-        return load(path, map_location or "cpu")
+        content = load(path, map_location or "cpu")
+        if "pytorch-lightning_version" not in content:
+            raise UserError(f"ckpt_path: {path} holds no state to go on from; start from its weights with pretrained=")
+        return content
 
     def remove_checkpoint(self, path: Any) -> None:
         """The file and its card."""
@@ -46,7 +50,7 @@ class SafeFiles(CheckpointIO):
 
 class Checkpoints(ModelCheckpoint):
     """The three best by validation accuracy, and `last.ckpt` after every validation and epoch (not only after one
-    that was among the best)."""
+    that was among the best) and on SIGTERM."""
 
     def __init__(self, folder: Path) -> None:
         name = "{epoch}-{step}-{val_accuracy:.4f}-{val_NED:.4f}"
@@ -67,6 +71,14 @@ class Checkpoints(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
         self.save_newest(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        super().on_exception(trainer, pl_module, exception)
+        if isinstance(exception, SIGTERMException):  # raised between two steps
+            self.save_newest(trainer)
+            print(
+                f"stopped after step {trainer.global_step}; go on with ckpt_path={self.dirpath}/last.ckpt", flush=True
+            )
 
 
 def parse_model_args(words: Sequence[str]) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from common.errors import UserError
 from projects.ssm.models.build import CLASSES
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
+FAILED: list[UserError] = []
+BEGUN: list[bool] = []
 BUNDLES = ("SceneTextDataModule", "ChineseSceneTextDataModule")
 
 
@@ -88,6 +92,9 @@ def settle_trainer(trainer: dict[str, Any]) -> None:
     """The published rules of precision and devices, and what this machine has of them."""
     if "gpus" in trainer:
         trainer["devices"] = trainer.pop("gpus")
+    for key in ("max_epochs", "max_steps"):
+        if not isinstance(trainer.get(key, 0), int):
+            raise UserError(f"trainer.{key}: {trainer[key]!r} is not a whole number")
     if trainer.get("accelerator") == "gpu" and not torch.cuda.is_available():
         print("trainer.accelerator: no GPU can be used here; training on the processor, one process")
         trainer["accelerator"], trainer["devices"] = "cpu", 1
@@ -116,6 +123,39 @@ def explained(task: Callable) -> Callable:
             raise UserError(one_line(str(error))) from None
 
     return wrapped
+
+
+def quietly(job: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+    """Keep a job's errors of input from Hydra, which would add a line of its own; `start` raises them."""
+
+    @wraps(job)
+    def wrapped(config: DictConfig) -> None:
+        BEGUN.append(True)
+        try:
+            explained(job)(config)
+        except UserError as error:
+            FAILED.append(error)
+
+    return wrapped
+
+
+@explained
+def start(task: Callable[[], None], argv: Sequence[str] | None = None) -> None:
+    """Run a `hydra.main` function on the given words, or on the command line's."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to `explained`, which tells them in a line
+    if argv is not None:
+        sys.argv = [sys.argv[0], *map(str, argv)]
+    FAILED.clear()
+    BEGUN.clear()
+    try:
+        task()
+    except OSError as error:  # Hydra makes the run's folder before the job begins
+        if BEGUN or error.filename is None:  # Hydra's own error of a missing configuration is an OSError too
+            raise
+        told = f"{error.filename}: {error.strerror}"
+        raise UserError(f"hydra.run.dir: {told}; give a folder that can be written") from None
+    if FAILED:
+        raise FAILED[0]
 
 
 def one_line(message: str) -> str:

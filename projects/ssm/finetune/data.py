@@ -45,7 +45,7 @@ def open_words(root: Path, image_size: tuple[int, int], rules: dict[str, Any], a
     try:
         return WordDataset(discover(root), image_size=image_size, augment=augment, **rules)
     except UserError as error:
-        hint = "; for labels that are not Latin set data.normalize_unicode=false"
+        hint = "; labels that are not Latin need data.normalize_unicode=false, other characters another charset="
         raise UserError(f"{error}{hint if 'no usable sample' in str(error) else ''}") from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,9 +26,10 @@ class SetReading:
 
 
 def test_root(root: Path, name: str) -> Path | None:
-    """Folder of a test set: test/<name> as published, evaluation/<name> in our tree, None where neither is."""
-    own = {"IIIT5k": "IIIT5k_3000"}
-    for folder in (f"test/{name}", f"evaluation/{name}", f"evaluation/{own.get(name, name)}"):
+    """Folder of a test set: test/<name> (of `test_custom.py` test_custom/<name>) as published, evaluation/<name> in our
+    tree, None where neither is."""
+    own = {"IIIT5k": "IIIT5k_3000"}.get(name, name)
+    for folder in (f"test/{name}", f"test_custom/{name}", f"evaluation/{name}", f"evaluation/{own}"):
         if (root / folder).is_dir():
             return root / folder
     return None
@@ -53,8 +55,22 @@ def read_set(
         words += [(label, one.text, one.confidence) for label, one in zip(batch.labels, found)]
     if not words:
         raise UserError(f"{folder}: no word could be read")
+    return SetReading(figures_of(words, charset), words)
+
+
+def figures_of(words: Sequence[tuple[str, str, float]], charset: str) -> SetMetrics:
+    """Figures of (label, prediction, confidence) words."""
     labels, texts, confidences = zip(*words)
-    return SetReading(ssm_metrics(texts, labels, confidences, charset), words)
+    return ssm_metrics(texts, labels, confidences, charset)
+
+
+def by_length(readings: Iterable[SetReading], charset: str) -> dict[str, SetMetrics]:
+    """Figures of all words of some sets by the length of their label: `len_1`, `len_2`, … as far as there are any."""
+    groups: dict[int, list[tuple[str, str, float]]] = {}
+    for reading in readings:
+        for word in reading.words:
+            groups.setdefault(len(word[0]), []).append(word)
+    return {f"len_{length}": figures_of(groups[length], charset) for length in sorted(groups)}
 
 
 def write_json(path: Path, readings: dict[str, SetReading]) -> None:

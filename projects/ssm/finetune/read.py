@@ -31,6 +31,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from projects.ssm.finetune.reader import SSMReader
 
     options, words = parser().parse_known_args(argv)
+    given = options.images or []
+    # model arguments behind --images are no files; the published parser takes them for such
+    words += [word for word in given if "=" in word and not Path(word).exists()]
+    options.images = [word for word in given if word not in words]
     if not options.images:
         raise UserError("--images: it is needed: one or more image files")
     arguments = parse_model_args(words)

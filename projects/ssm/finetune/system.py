@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.data.loader import Batch
+from common.errors import UserError
 from common.metrics.papers import ssm_metrics
 from common.models.images import to_float_nchw
 from common.train.meters import MetricsLog
@@ -69,7 +70,13 @@ class System(pl.LightningModule):
         return self.model.state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
-        return self.model.load_state_dict(state_dict, strict=strict, assign=assign)
+        try:
+            return self.model.load_state_dict(state_dict, strict=strict, assign=assign)
+        except RuntimeError as error:
+            told = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"ckpt_path: another model's run: {told} …; give its configuration, or pretrained="
+            ) from None
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         batch.images = batch.images.to(device, non_blocking=True)

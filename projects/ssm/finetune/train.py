@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from common.errors import UserError, command
 from common.train.run import check_writable
 from common.train.seed import seed_everything
-from projects.ssm.finetune.config import CONFIGS, explained, settle
+from projects.ssm.finetune.config import CONFIGS, quietly, settle, start
 
 
 def build(config: dict[str, Any], out: Path):
@@ -37,12 +37,9 @@ def build(config: dict[str, Any], out: Path):
         system.model.permutations.random = np.random.default_rng(config["seed"])
     if config["pretrained"]:
         print(weights.load_recogniser(system.model, options["charset_train"], config["pretrained"]))
-    for switch, file, start in (
-        ("parseq_pretrained", "parseq_checkpoint", weights.load_matching),
-        ("ckpt_pretrained", "ckpt_checkpoint", weights.load_matching),
-    ):
-        if options.get(switch):
-            print(start(system.model, needed(options, switch, file)))
+    for prefix in ("parseq", "ckpt"):
+        if options.get(f"{prefix}_pretrained"):
+            print(weights.load_matching(system.model, needed(options, f"{prefix}_pretrained", f"{prefix}_checkpoint")))
     if options.get("encoder_pretrained"):
         file = needed(options, "encoder_pretrained", "encoder_checkpoint")
         form, positions = options.get("encoder_format"), bool(options.get("encoder_pos_embed"))
@@ -126,6 +123,7 @@ def run(config: dict[str, Any], out: Path):
 
 
 @hydra.main(config_path=str(CONFIGS), config_name="main", version_base="1.2")
+@quietly
 def task(config: DictConfig) -> None:
     """What Hydra starts, once for each configuration."""
     out = Path(HydraConfig.get().runtime.output_dir)
@@ -133,13 +131,9 @@ def task(config: DictConfig) -> None:
 
 
 @command
-@explained
 def main(argv: Sequence[str] | None = None) -> None:
     """Compose, build, fit."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to `explained`, which tells them in a line
-    if argv is not None:
-        sys.argv = [sys.argv[0], *map(str, argv)]
-    task()
+    start(task, argv)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from omegaconf import DictConfig
 
 from common.errors import UserError, command
 from common.files import write_text
-from projects.ssm.finetune.config import CONFIGS, explained, settle
+from projects.ssm.finetune.config import CONFIGS, quietly, settle, start
 from projects.ssm.finetune.train import run
 
 
@@ -32,6 +31,8 @@ def candidates(low: float, high: float, count: int, seed: int) -> list[float]:
     """`count` rates: log-spaced over the range from its high end, one a decade, then log-uniform draws."""
     if not 0 < low < high:
         raise UserError(f"tune.lr: min {low} and max {high} must be positive and in order")
+    if count < 1:
+        raise UserError(f"tune.num_samples: {count} must be at least 1")
     first = np.geomspace(high, low, min(count, math.ceil(math.log10(high / low)) + 1)).tolist()
     rng = np.random.default_rng(seed)
     return first + np.exp(rng.uniform(math.log(low), math.log(high), count - len(first))).tolist()
@@ -50,7 +51,11 @@ def search(config: DictConfig, out: Path) -> list[dict[str, float]]:
     folder = Path(tune.resume_dir) if tune.resume_dir else out
     settled = settle(config)
     results: list[dict[str, float]] = []
-    rates = candidates(float(tune.lr.min), float(tune.lr.max), int(tune.num_samples), settled["seed"])
+    try:
+        low, high, count = float(tune.lr.min), float(tune.lr.max), int(tune.num_samples)
+    except (TypeError, ValueError):
+        raise UserError("tune: lr.min and lr.max must be numbers, num_samples a whole number") from None
+    rates = candidates(low, high, count, settled["seed"])
     for number, rate in enumerate(rates):
         place = folder / f"trial-{number}"
         note = place / "result.json"
@@ -68,19 +73,16 @@ def search(config: DictConfig, out: Path) -> list[dict[str, float]]:
 
 
 @hydra.main(config_path=str(CONFIGS), config_name="tune", version_base="1.2")
+@quietly
 def task(config: DictConfig) -> None:
     """What Hydra starts."""
     search(config, Path(HydraConfig.get().runtime.output_dir))
 
 
 @command
-@explained
 def main(argv: Sequence[str] | None = None) -> None:
     """Compose, run the trials, name the best."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    if argv is not None:
-        sys.argv = [sys.argv[0], *map(str, argv)]
-    task()
+    start(task, argv)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from projects.ssm.models.abinet import (
     PositionAttention,
     Vision,
 )
+from projects.ssm.models.layers import decoding_steps
 
 
 class ABINet(nn.Module):
@@ -114,6 +115,6 @@ class ABINet(nn.Module):
 
     def forward(self, images: Tensor, max_length: int | None = None) -> Tensor:
         """The last alignment's logits `[B, max_length + 1, C + 1]`."""
-        steps = min(max_length or self.max_label_length, self.max_label_length) + 1
+        steps = decoding_steps(self.max_label_length, max_length)
         heads = self.iterate(images)
         return (heads.alignment[-1] if heads.alignment else heads.vision).logits[:, :steps]

@@ -27,8 +27,14 @@ def build_recogniser(name: str, charset: str, arguments: Mapping) -> nn.Module:
     if name not in CLASSES:
         raise UserError(f"model: {name}: unknown; choose one of {', '.join(CLASSES)}")
     cls = CLASSES[name]
-    known = set(inspect.signature(cls).parameters) | set(inspect.signature(cls.__mro__[1]).parameters)
+    known = {**inspect.signature(cls.__mro__[1]).parameters, **inspect.signature(cls).parameters}
     options = {key: value for key, value in arguments.items() if key in known}
+    for key, value in options.items():
+        check_kind(key, value, known[key].annotation)
+    if "patch_size" in options:
+        size, patch = options.get("img_size", known["img_size"].default), options["patch_size"]
+        if any(side % part for side, part in zip(size, patch)):
+            raise UserError(f"model.img_size: {list(size)} is not a multiple of model.patch_size {list(patch)}")
     for key in ("img_size", "patch_size"):
         if key in options:
             options[key] = tuple(options[key])
@@ -36,6 +42,14 @@ def build_recogniser(name: str, charset: str, arguments: Mapping) -> nn.Module:
         return cls(len(charset), **options)
     except (ValueError, AssertionError) as error:
         raise UserError(f"model {name}: {error}") from None
+
+
+def check_kind(key: str, value: object, annotation: str) -> None:
+    """Refuse a value that is not what the constructor's annotation says."""
+    kinds = {"bool": (bool, "true or false"), "int": (int, "a whole number"), "float": ((int, float), "a number")}
+    kind, told = kinds.get(annotation, (object, ""))
+    if not isinstance(value, kind) or (isinstance(value, bool) and annotation in ("int", "float")):
+        raise UserError(f"model.{key}: {value!r} is not {told}")
 
 
 def codec_for(model: nn.Module, charset: str) -> EosBosPadCodec | CtcCodec:

@@ -34,3 +34,8 @@ def run(blocks: nn.ModuleList, tokens: Tensor) -> Tensor:
     for block in blocks:
         tokens = block(tokens)
     return tokens
+
+
+def decoding_steps(longest: int, wanted: int | None) -> int:
+    """Steps of a greedy pass: characters asked for (all of them without a wish, never more) and the end."""
+    return min(wanted or longest, longest) + 1

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from common.models.decoders import KeyValueCache, greedy_decode
 from projects.ssm.models.attention import MultiheadAttention
 from projects.ssm.models.encoders import ViTEncoder
-from projects.ssm.models.layers import ScaledEmbedding
-from projects.ssm.models.transocr import EOS, initialise, place
+from projects.ssm.models.layers import decoding_steps
+from projects.ssm.models.transocr import EOS, TokenReader, place
 
 
 class TwoStreamLayer(nn.Module):
@@ -77,7 +77,7 @@ class TwoStreamDecoder(nn.Module):
         return self.norm(queries)
 
 
-class PARSeq(nn.Module):
+class PARSeq(TokenReader):
     """Reads `[B, 3, H, W]` crops, normalised to [-1, 1]. Classes: 0 ends a word, then the charset (C + 1 in all).
 
     Args:
@@ -107,22 +107,12 @@ class PARSeq(nn.Module):
         decode_ar: bool = True,
         refine_iters: int = 1,
     ) -> None:
-        super().__init__()
-        self.max_label_length, self.decode_ar, self.refine_iters = max_label_length, decode_ar, refine_iters
-        self.bos_id, self.pad_id = charset_size + 1, charset_size + 2
+        super().__init__(charset_size, max_label_length, embed_dim)
+        self.decode_ar, self.refine_iters = decode_ar, refine_iters
         self.permutations = Permutations(perm_num, perm_forward, perm_mirrored)
-        self.pos_queries = nn.Parameter(torch.empty(1, max_label_length + 1, embed_dim))
         self.encoder = ViTEncoder(img_size, patch_size, embed_dim, enc_depth, enc_num_heads, enc_mlp_ratio)
         self.decoder = TwoStreamDecoder(embed_dim, dec_num_heads, int(embed_dim * dec_mlp_ratio), dec_depth, dropout)
-        self.head = nn.Linear(embed_dim, charset_size + 1)
-        self.text_embed = ScaledEmbedding(charset_size + 3, embed_dim)
-        self.drop = nn.Dropout(dropout)
-        initialise(self)
-
-    def no_weight_decay(self) -> set[str]:
-        """Parameter names that weight decay leaves alone."""
-        names = {"text_embed.embedding.weight", "pos_queries"}
-        return names | {f"encoder.{name}" for name in ("pos_embed", "cls_token", "dist_token")}
+        self.finish(charset_size, embed_dim, dropout)
 
     def embed(self, ids: Tensor, start: int = 0) -> Tensor:
         """Content of the tokens; position j of the word carries `pos_queries[j - 1]` and BOS (j = 0) none."""
@@ -164,7 +154,7 @@ class PARSeq(nn.Module):
 
         Without `max_length` the greedy pass stops once every row holds an EOS.
         """
-        steps = min(max_length or self.max_label_length, self.max_label_length) + 1
+        steps = decoding_steps(self.max_label_length, max_length)
         memory = self.decoder.memory_keys(self.encoder(images))
         first = torch.full((len(images),), self.bos_id, device=images.device)
         if self.decode_ar:

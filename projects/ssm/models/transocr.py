@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from common.models.decoders import KeyValueCache, greedy_decode
 from projects.ssm.models.attention import MultiheadAttention
 from projects.ssm.models.encoders import SplitEncoder, ViTEncoder
-from projects.ssm.models.layers import ScaledEmbedding
+from projects.ssm.models.layers import ScaledEmbedding, decoding_steps
 
 EOS = 0
 
@@ -54,7 +54,29 @@ class Decoder(nn.Module):
         return self.norm(tokens)
 
 
-class TransOCR(nn.Module):
+class TokenReader(nn.Module):
+    """What TransOCR and PARSeq share: token ids, position queries, the head, and the token embedding."""
+
+    def __init__(self, charset_size: int, max_label_length: int, dim: int) -> None:
+        super().__init__()
+        self.max_label_length = max_label_length
+        self.bos_id, self.pad_id = charset_size + 1, charset_size + 2
+        self.pos_queries = nn.Parameter(torch.empty(1, max_label_length + 1, dim))
+
+    def finish(self, charset_size: int, dim: int, dropout: float) -> None:
+        """Head and embedding, which come behind encoder and decoder in the published order, and all first weights."""
+        self.head = nn.Linear(dim, charset_size + 1)
+        self.text_embed = ScaledEmbedding(charset_size + 3, dim)
+        self.drop = nn.Dropout(dropout)
+        initialise(self)
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameter names that weight decay leaves alone."""
+        names = {"text_embed.embedding.weight", "pos_queries"}
+        return names | {f"encoder.{name}" for name in ("pos_embed", "cls_token", "dist_token")}
+
+
+class TransOCR(TokenReader):
     """Reads `[B, 3, H, W]` crops, normalised to [-1, 1].
 
     Args:
@@ -80,25 +102,14 @@ class TransOCR(nn.Module):
         dropout: float = 0.1,
         standard: bool = True,
     ) -> None:
-        super().__init__()
-        self.max_label_length = max_label_length
-        self.bos_id, self.pad_id = charset_size + 1, charset_size + 2
-        self.pos_queries = nn.Parameter(torch.empty(1, max_label_length + 1, dec_embed_dim))
+        super().__init__(charset_size, max_label_length, dec_embed_dim)
         encoder = ViTEncoder if standard else SplitEncoder
         self.encoder = encoder(img_size, patch_size, enc_embed_dim, enc_depth, enc_num_heads, enc_mlp_ratio)
         if enc_embed_dim != dec_embed_dim:
             self.dec_embd = nn.Linear(enc_embed_dim, dec_embed_dim)
         hidden = int(dec_embed_dim * dec_mlp_ratio)
         self.decoder = Decoder(dec_embed_dim, dec_num_heads, hidden, dec_depth, dropout)
-        self.head = nn.Linear(dec_embed_dim, charset_size + 1)
-        self.text_embed = ScaledEmbedding(charset_size + 3, dec_embed_dim)
-        self.drop = nn.Dropout(dropout)
-        initialise(self)
-
-    def no_weight_decay(self) -> set[str]:
-        """Parameter names that weight decay leaves alone."""
-        names = {"text_embed.embedding.weight", "pos_queries"}
-        return names | {f"encoder.{name}" for name in ("pos_embed", "cls_token", "dist_token")}
+        self.finish(charset_size, dec_embed_dim, dropout)
 
     def encode(self, images: Tensor) -> Tensor:
         memory = self.encoder(images)
@@ -128,7 +139,7 @@ class TransOCR(nn.Module):
         Without `max_length` decoding stops once every row holds an EOS; with it, `max_length + 1` steps are made.
         Each step computes one token: keys and values of the earlier ones are kept.
         """
-        steps = min(max_length or self.max_label_length, self.max_label_length) + 1
+        steps = decoding_steps(self.max_label_length, max_length)
         memory = self.encode(images)
         layers = self.decoder.layers
         context = [layer.cross_attn.keys_values(memory) for layer in layers]

@@ -9,6 +9,7 @@ from common.models.attention import AttentionDecoder, BidirectionalLSTM
 from common.models.resnet import residual_stage
 from common.models.tps import Tps
 from projects.ssm.models.crnn import CTCRecogniser
+from projects.ssm.models.layers import decoding_steps
 
 
 class ConvNet(nn.Module):
@@ -102,7 +103,7 @@ class TRBA(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=self.pad_id)
 
     def forward(self, images: Tensor, max_length: int | None = None) -> Tensor:
-        steps = min(max_length or self.max_label_length, self.max_label_length) + 1
+        steps = decoding_steps(self.max_label_length, max_length)
         return self.model.Prediction(self.model.encode(images), start=self.bos_id, steps=steps).logits
 
 

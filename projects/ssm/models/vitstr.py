@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.models.vit import PlainViT
+from projects.ssm.models.layers import decoding_steps
 
 
 class ViTSTR(nn.Module):
@@ -37,7 +38,7 @@ class ViTSTR(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=self.pad_id)
 
     def forward(self, images: Tensor, max_length: int | None = None) -> Tensor:
-        steps = min(max_length or self.max_label_length, self.max_label_length) + 1
+        steps = decoding_steps(self.max_label_length, max_length)
         tokens = self.model.forward_features(images)
         # the class token and what follows stand for BOS and the characters; BOS is dropped
         return self.model.head(tokens[:, 1 : steps + 1])

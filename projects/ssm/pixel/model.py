@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
@@ -13,6 +16,12 @@ from projects.ssm.models.layers import run, vit_blocks, vit_norm
 from projects.ssm.pretrain.model import fixed, pixel_target
 
 CHANNELS = {"SR": 3, "Seg": 1}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "pixel_vit_small": {},
+    # ours, for processors: takes the encoder of ssm_micro_patch8
+    "pixel_vit_micro_patch8": {"patch_size": (8, 8), "embed_dim": 128, "depth": 6, "num_heads": 4},
+}
+"""Names that `--model` takes -> sizes; the first is published."""
 
 
 class UniPixelViT(nn.Module):
@@ -68,22 +77,22 @@ class UniPixelViT(nn.Module):
         return unpatchify(predicted, self.patch_size, self.img_size)
 
 
-def load_encoder(model: UniPixelViT, state: dict[str, Tensor]) -> list[str]:
-    """Take `patch_embed`, `blocks` and `norm` of SSM's, DiG's (`encoder.`) or CCD's (`module.backbone.`) names.
+def load_encoder(model: UniPixelViT, content: Mapping[str, Any]) -> list[str]:
+    """Take `patch_embed`, `blocks` and `norm` of a checkpoint of SSM, DiG (`encoder.`) or CCD (`module.backbone.`).
 
-    Returns the names taken. Raises ValueError where none fits.
+    Returns the names taken. Raises ValueError unless all of them are there in the model's shapes.
     """
+    parts = (content[key] for key in ("student", "model", "state_dict") if isinstance(content.get(key), Mapping))
+    state = next(parts, content)
     prefixes = ("encoder.", "module.backbone.", "backbone.", "")
     prefix = next(prefix for prefix in prefixes if not prefix or any(name.startswith(prefix) for name in state))
-    own = model.state_dict()
-    renamed = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    taken = {
-        name: tensor
-        for name, tensor in renamed.items()
-        if name.startswith(("patch_embed.", "blocks.", "norm.")) and name in own and own[name].shape == tensor.shape
-    }
-    if not taken:
-        raise ValueError("no tensor of this file belongs to the encoder")
+    own = {name: t for name, t in model.state_dict().items() if name.startswith(("patch_embed.", "blocks.", "norm."))}
+    taken = {name: state.get(prefix + name) for name in own}
+    other = [name for name, tensor in taken.items() if tensor is None or tensor.shape != own[name].shape]
+    if other:
+        raise ValueError(
+            f"{len(other)} of the encoder's {len(own)} tensors are not in it in this size, first {other[0]}"
+        )
     model.load_state_dict(taken, strict=False)
     return list(taken)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 from common.errors import UserError
@@ -149,9 +149,9 @@ def one_of(flag: str, value: str, names: Sequence[str]) -> None:
         raise UserError(f"{flag}: {value!r} is unknown; near: {', '.join(near)}")
 
 
-def check(options: argparse.Namespace) -> None:
-    """Refuse early, in words."""
-    one_of("--model", options.model, list(VARIANTS))
+def check(options: argparse.Namespace, models: Iterable[str] = VARIANTS) -> None:
+    """Refuse early, in words; `models` are the names that `--model` takes."""
+    one_of("--model", options.model, list(models))
     one_of("--direction", options.direction, DIRECTIONS)
     one_of("--mmschedule", options.mmschedule, ("const", "cosine"))
     if not options.data_path:

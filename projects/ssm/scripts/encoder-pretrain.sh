@@ -6,6 +6,8 @@
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 python="${PYTHON:-python3}"
+own="$here/../../.venv/bin/python"  # of `make setup`, where no environment is active
+if [[ -z "${PYTHON:-}${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" && -x "$own" ]]; then python="$own"; fi
 # a second folder only counts as such when it is no flag
 data="${DATA_PATH:-}"; out="${OUTPUT_PATH:-}"; processes="${NPROC:-}"
 if [[ $# -gt 0 && "$1" != -* ]]; then data="$1"; shift; fi

@@ -1,0 +1,94 @@
+"""main_pixel.py at its smallest: both tasks, best files, resuming, measuring alone, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.data.lmdb import LmdbWriter
+from common.train.checkpoint import load
+from projects.ssm.pixel.model import UniPixelViT, load_encoder
+from projects.ssm.pretrain.main_pixel import main
+from projects.ssm.pretrain.model import build_pretrainer
+from tests.common.lmdbs import encoded, noise
+from tests.projects.dig_runs import same
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("pixel")
+    for part in ("train", "val"):
+        with LmdbWriter(root / f"sr-{part}") as writer:
+            for i in range(6):
+                high = noise(i, 32, 128)
+                extras = {"image_lr": encoded(high[::2, ::2]), "image_hr": encoded(high)}
+                writer.add(encoded(high), "word", **extras)
+        for name in ("image", "mask"):
+            (root / part / name).mkdir(parents=True)
+        for i in range(4):
+            picture = noise(i, 32, 128)
+            mask = np.repeat((picture[..., :1] > 128) * np.uint8(255), 3, axis=2)
+            (root / part / "image" / f"{i}.jpg").write_bytes(encoded(picture, "JPEG"))
+            (root / part / "mask" / f"{i}_mask.jpg").write_bytes(encoded(mask, "JPEG"))
+    model = build_pretrainer("ssm_micro_patch8")
+    torch.save({"model": model.state_dict()}, root / "checkpoint-19.pth")
+    return root
+
+
+def words(data: Path, out: Path, kind: str, *more: object) -> list[str]:
+    places = f"--data_path {data}/sr-train --eval_data_path {data}/sr-val" if kind == "SR" else f"--data_path {data}"
+    fixed = f"""--pixel_type {kind} {places} --output_dir {out} --log_dir {out}/log --demo_dir {out}/vis --batch_size 2
+        --epochs 2 --warmup_epochs 1 --lr 1e-3 --num_workers 0 --model pixel_vit_micro_patch8 --device cpu
+        --pretrained {data}/checkpoint-19.pth"""
+    return [*fixed.split(), *map(str, more)]
+
+
+BEST = {"SR": "psnr-*-ssim-*-checkpoint-?.pth", "Seg": "IoU-*-checkpoint-?.pth"}
+
+
+@pytest.mark.parametrize("kind", BEST)
+def test_trains_measures_and_goes_on(kind: str, data: Path, tmp_path: Path, capsys) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main(words(data, whole, kind, "--vis")) == 0
+    assert "tensors of the encoder kept" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (whole / "log.txt").read_text().splitlines()]
+    figures = {"SR": {"psnr", "ssim"}, "Seg": {"iou", "iou_columns"}}[kind] | {"mse"}
+    assert [row["epoch"] for row in rows] == [0, 1] and figures < set(rows[0])
+    assert list((whole / "best").glob(BEST[kind])) and (whole / "vis" / "0.jpg").is_file()
+    assert main(words(data, parts, kind, "--max_steps", 1)) == 0
+    assert main(words(data, parts, kind, "--auto_resume")) == 0
+    same(load(parts / "checkpoint-1.pth")["model"], load(whole / "checkpoint-1.pth")["model"])
+    capsys.readouterr()
+    assert main(words(data, whole, kind, "--eval_only", "--model_path", whole / "checkpoint-1.pth")) == 0
+    assert f"mse: {rows[1]['mse']:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "told"),
+    [
+        ("SR", ["--eval_data_path", ""], "--eval_data_path"),
+        ("Seg", ["--data_path", "/nowhere"], "/nowhere"),
+        ("SR", ["--model", "pixel_vit_smal"], "pixel_vit_small"),
+        ("SR", ["--model", "pixel_vit_small"], "encoder's"),
+        ("SR", ["--isrand_aug"], "augmentation"),
+        ("SR", ["--eval_only"], "--model_path"),
+    ],
+)
+def test_refusals(kind: str, more: list[str], told: str, data: Path, tmp_path: Path, capsys) -> None:
+    assert main(words(data, tmp_path, kind, *more)) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
+
+
+def test_encoders_of_others() -> None:
+    model = UniPixelViT("Seg", embed_dim=32, depth=1, num_heads=2, decoder_depth=1)
+    state = {name: torch.randn_like(tensor) for name, tensor in model.state_dict().items()}
+    for key, prefix in (("model", "encoder."), ("student", "module.backbone."), ("state_dict", "")):
+        content = {key: {prefix + name: tensor for name, tensor in state.items()}}
+        assert "blocks.0.attn.qkv.weight" in load_encoder(model, content)
+    assert torch.equal(model.norm.weight, state["norm.weight"])
+    assert not torch.equal(model.decoder_pred.weight, state["decoder_pred.weight"])
