@@ -47,21 +47,22 @@ def attention_strip(image: np.ndarray, attention: np.ndarray, most: int = 26, co
     return tile([heat(image, one) for one in maps], columns)
 
 
-def attention_sheet(image: np.ndarray, attention: np.ndarray, text: str, scale: int = 3) -> np.ndarray:
-    """A sheet for one image: the crop above, then one line for each character with the character beside it."""
+def attention_sheet(image: np.ndarray, attention: np.ndarray, text: Sequence[str], scale: int = 3) -> np.ndarray:
+    """A sheet for one image: the crop above, then one line for each token of `text` with the token beside it."""
     from PIL import Image, ImageDraw, ImageFont
 
     maps = np.asarray(attention, np.float32)
     maps = maps[:, None, :] if maps.ndim == 2 else maps
     height, width = image.shape[0] * scale, image.shape[1] * scale
-    margin, gap = 46, 4
+    font, gap = ImageFont.load_default(size=24), 4
+    margin = 16 + int(max(font.getlength(name) for name in ["m", "end", *text]))  # tokens may be whole words
     lines = [enlarge(image, scale), *(heat(enlarge(image, scale), one) for one in maps[: len(text) + 1])]
     sheet = Image.new("RGB", (margin + width, (height + gap) * len(lines) - gap), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=24)
+    draw = ImageDraw.Draw(sheet)
     for number, (line, name) in enumerate(zip(lines, ["", *text, "end"])):
         top = number * (height + gap)
         sheet.paste(Image.fromarray(line), (margin, top))
-        draw.text((margin / 2, top + height / 2), name, "black", font=font if len(name) == 1 else None, anchor="mm")
+        draw.text((margin / 2, top + height / 2), name, "black", font=font, anchor="mm")
     return np.asarray(sheet)
 
 

@@ -18,7 +18,7 @@ from common.infer.report import Cell, Report
 from common.infer.summary import open_for, read_predictions, set_folders, standard_report
 from projects.mgpstr.box_masks import mask_from_boxes, parse_boxes
 from projects.mgpstr.preprocess import SIZE
-from projects.mgpstr.sheets import head_sheets
+from projects.mgpstr.sheets import demo_sheet
 from projects.mgpstr.validate import COLUMNS
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def add_heads(report: Report, finished: Finished) -> None:
     report.heading("Heads and fusion").text(
         "Word accuracy in % by the papers' rule (labels in lower case, reduced to the 36 characters) for each head "
         "alone and for the most confident of them; `won` says how often each head gave the fused answer. ACDS-STR has "
-        "characters only."
+        "characters only. Words of evaluation are not trained on, and a short word is mostly a single token of the "
+        "sub-word vocabularies: on this corpus those heads can read only what they have learnt to spell in pieces."
     )
     for file in files:
         content = json.loads(file.read_text("utf-8"))
@@ -74,14 +75,15 @@ def add_attention(report: Report, finished: Finished) -> None:
     crops = [recognizer.prepare(WordLmdb(folders[row["set"]]).image_bytes(int(row["index"]))) for row in chosen]
     cells = []
     for row, crop, prediction in zip(chosen, crops, recognizer(crops, attention=True)):
-        right = row["correct_36"] == "1"
-        for name, sheet in head_sheets(crop, prediction, most=8).items():
-            cells.append(Cell([sheet], f"{name}: {prediction.extra[name]['text']}", [f"truth `{row['label']}`"], right))
+        good = row["correct_36"] == "1"
+        cells.append(
+            Cell([demo_sheet(crop, prediction)], f"fused: {prediction.text}", [f"truth `{row['label']}`"], good)
+        )
     if cells:
         report.heading("A3: where each head looked").text(
             "From left to right characters, BPE and WordPiece of the same crop; one line for each token and the end."
         )
-        report.grid(cells)
+        report.grid(cells, cell_width=640)
 
 
 def add_maps(report: Report, finished: Finished) -> None:
@@ -104,7 +106,10 @@ def add_maps(report: Report, finished: Finished) -> None:
     with torch.inference_mode():
         maps = recognizer.reader.extras(torch.from_numpy(np.stack(crops)).to(recognizer.reader.device))["character map"]
     cells = [
-        Cell([enlarge(crop, 3), enlarge(as_picture(mask.astype(float)), 3), heat(enlarge(crop, 3), values)], one.text)
+        Cell(
+            [enlarge(crop, 3), enlarge(as_picture(mask.astype(float)), 3), heat(enlarge(crop, 3), values)],
+            f"read: {one.text}",
+        )
         for crop, mask, values, one in zip(crops, masks, maps, predictions)
     ]
     report.heading("ACDS-STR: character map and its mask").text(
