@@ -8,7 +8,6 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import lmdb
@@ -73,9 +72,18 @@ def read_words(path: Path, language: str | None = None) -> list[Word]:
     return words
 
 
-@lru_cache(maxsize=256)
-def _environment(path: Path, process: int, device: int, inode: int) -> lmdb.Environment:
-    return open_environment(path)
+_open: dict[tuple[int, int, int], lmdb.Environment] = {}
+"""By process, device and inode: LMDB refuses to open a file twice in a process."""
+
+
+def _environment(path: Path) -> lmdb.Environment:
+    place = (path / "data.mdb").stat()
+    key = (os.getpid(), place.st_dev, place.st_ino)
+    if key not in _open:
+        for inherited in [old for old in _open if old[0] != key[0]]:
+            _open.pop(inherited).close()  # of the parent that forked; only this process's copy is closed
+        _open[key] = open_environment(path)
+    return _open[key]
 
 
 class SceneLmdb:
@@ -88,10 +96,9 @@ class SceneLmdb:
     def environment(self) -> lmdb.Environment:
         """The handle of this process; LMDB allows one a file, so all readers of a file share it."""
         try:
-            place = (self.path / "data.mdb").stat()
+            return _environment(self.path)
         except OSError as error:
             raise UserError(f"{self.path}: no readable data.mdb ({error.strerror}): was it moved?") from None
-        return _environment(self.path, os.getpid(), place.st_dev, place.st_ino)
 
     def index(self) -> list[tuple[str, int]]:
         """(id, number of annotation) of every annotation in key order; pictures without annotations are left out."""

@@ -160,7 +160,7 @@ def contact_sheet(run: Path, labels: dict[str, str], predictions: Sequence[str] 
         good = predictions is None or predictions[number].lower() == text.lower()
         words = f"{text}{read}".encode("ascii", "replace").decode()
         colour = (0, 110, 0) if good else (190, 0, 0)
-        cv2.putText(sheet, words, (left, top + side + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.36, colour, 1, cv2.LINE_AA)
+        cv2.putText(sheet, words, (left, top + side + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA)
     return sheet
 
 

@@ -17,7 +17,7 @@ from common.errors import UserError
 from projects.textssr.data import Sample
 from projects.textssr.diffusion import Condition, Draw, paint, to_pixels
 from projects.textssr.regions import Box
-from projects.textssr.training import load_scheduler, load_vae
+from projects.textssr.training import load_scheduler, load_vae, place
 from projects.textssr.unet import TextUNet
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -44,9 +44,8 @@ class Generator:
         kind = PRECISIONS[precision]
         if kind == torch.float16 and device.type == "cpu":
             raise UserError("--precision: fp16 needs a GPU; use fp32 or bf16")
-        painter = load_vae(vae, "--vae").to(device, kind).eval().requires_grad_(False)
-        model = model.to(device, kind).eval().requires_grad_(False)
-        return cls(painter, model, load_scheduler(scheduler), device, steps)
+        painter = place(load_vae(vae, "--vae"), device, kind)
+        return cls(painter, place(model, device, kind), load_scheduler(scheduler), device, steps)
 
     def paint(self, samples: Sequence[Sample], draw: Draw, *, clamp: bool = True) -> np.ndarray:
         """Crops uint8 `[B, R, R, 3]` RGB that show the samples' texts. `clamp=False` wraps overflow as published."""

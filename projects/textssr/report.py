@@ -66,6 +66,9 @@ def verdict(figures: dict) -> str:
         f"The reader gets **{real:.1f} %** of the {figures['words']} real regions right, **{vae:.1f} %** after the VAE "
         f"alone (encoded and decoded, nothing painted) and **{painted:.1f} %** of the words that were painted."
     ]
+    if real < 5:
+        parts.append("**It reads hardly anything**, so nothing follows from its readings: judge by the pictures.")
+        return " ".join(parts)
     if real < 50:
         parts.append("It misses most real words, so it is a weak judge of painted ones: look at the pictures.")
     if vae < 0.7 * real:

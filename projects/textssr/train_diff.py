@@ -29,7 +29,7 @@ from projects.textssr.glyphs import GlyphRenderer
 from projects.textssr.latents import CachedRegions, collate_cached, posteriors
 from projects.textssr.launch import start_all_processes
 from projects.textssr.train_vae import parse
-from projects.textssr.training import Stopped, Trainer, load_scheduler, load_vae, logger, start
+from projects.textssr.training import Stopped, Trainer, load_scheduler, load_vae, logger, place, start
 from projects.textssr.unet import TextUNet
 
 
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config.enable_xformers_memory_efficient_attention:
         unet.enable_xformers_memory_efficient_attention()
     half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
-    vae.requires_grad_(False).eval().to(accelerator.device, half)
+    vae = place(vae, accelerator.device, half)
     ema = EMAModel(unet.parameters(), model_cls=TextUNet, model_config=unet.config) if config.use_ema else None
     if ema is not None:
         ema.to(accelerator.device)

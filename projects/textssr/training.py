@@ -7,6 +7,7 @@ import logging
 import math
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +16,13 @@ from types import SimpleNamespace
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.logging import get_logger
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import ProjectConfiguration, gather_object, set_seed
 from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm.auto import tqdm
 
 from common.data.loader import SeededSampler
@@ -42,7 +44,17 @@ def load_vae(folder: str | Path, key: str) -> AutoencoderKL:
     """A VAE of a diffusers folder. Raises UserError that names the configuration key."""
     if not (Path(folder) / "config.json").is_file():
         raise UserError(f"{folder}: {key}: no config.json; give a diffusers VAE folder")
-    return AutoencoderKL.from_pretrained(folder, local_files_only=True)
+    try:
+        return AutoencoderKL.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{folder}: {key}: the weights cannot be read ({reason}): copy them again") from None
+
+
+def place(model: ModelMixin, device: torch.device, kind: torch.dtype) -> ModelMixin:
+    """`model` on a device, in half precision where asked for, frozen and in evaluation mode."""
+    model = model.to(device) if kind == torch.float32 else model.to(device, kind)
+    return model.eval().requires_grad_(False)
 
 
 def load_scheduler(folder: str | Path) -> DDPMScheduler:
@@ -68,6 +80,20 @@ class _Requests:
     def __iter__(self) -> Iterator[list[int]]:
         for request in self.sampler.requests(endless=False):
             yield request.indices.tolist()
+
+
+class _Collate:
+    """(batch, reasons of samples left out with their counts): a loader's worker counts in its own copy of the data."""
+
+    def __init__(self, dataset: Dataset, collate: Callable[[list], dict | None]) -> None:
+        self.dataset, self.collate = dataset, collate
+
+    def __call__(self, samples: list) -> tuple[dict | None, dict[str, int]]:
+        worker = get_worker_info()
+        counts = (worker.dataset if worker else self.dataset).rejected
+        left_out = dict(counts)
+        counts.clear()
+        return self.collate(samples), left_out
 
 
 def start(config: SimpleNamespace) -> Accelerator:
@@ -145,9 +171,10 @@ class Trainer:
             len(dataset), config.train_batch_size, config.seed, accelerator.process_index, accelerator.num_processes,
             drop_last=drop_last,
         )  # fmt: skip
+        self.rejected, dataset.rejected = Counter(dataset.rejected), Counter()
         workers = config.dataloader_num_workers
         self.loader = DataLoader(
-            dataset, batch_sampler=_Requests(self.sampler), collate_fn=collate, num_workers=workers,
+            dataset, batch_sampler=_Requests(self.sampler), collate_fn=_Collate(dataset, collate), num_workers=workers,
             worker_init_fn=_one_thread, generator=torch.Generator(),
         )  # fmt: skip
         self.updates_per_epoch = math.ceil(len(self.sampler) / self.accumulate)
@@ -284,7 +311,8 @@ class Trainer:
         self.sampler.epoch, self.sampler.position = self.epoch, self.micro
         window = Window(self.accelerator)
         last = len(self.sampler) - 1
-        for micro, batch in enumerate(self.loader, start=self.micro):
+        for micro, (batch, left_out) in enumerate(self.loader, start=self.micro):
+            self.rejected.update(left_out)
             closing = (micro + 1) % self.accumulate == 0 or micro == last
             if self.accelerator.reduce(torch.tensor(float(batch is None), device=self.accelerator.device)) > 0:
                 batch = batch if batch is not None else window.spare
@@ -344,11 +372,12 @@ class Trainer:
 
     def rejections(self) -> str:
         """Reasons of samples left out and how often each came, for the end of a run."""
-        counts = getattr(self.dataset, "rejected", {})
-        return "; ".join(f"{reason} ({count})" for reason, count in counts.items()) or "none"
+        return "; ".join(f"{reason} ({count})" for reason, count in self.rejected.items()) or "none"
 
     def finish(self) -> None:
-        """Close the trackers and say what was left out."""
+        """Close the trackers and say what was left out by all processes."""
+        parts = gather_object([dict(self.rejected)])
+        self.rejected = sum((Counter(part) for part in parts), Counter())
         self.accelerator.end_training()
         logger.info("Samples left out: %s", self.rejections())
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.train import checkpoint
 
 INPUT_CHANNELS = 13
 PLANES, PLANE_SIZE, CONTEXT = 25, 64, 1024
@@ -90,14 +90,9 @@ class TextUNet(UNet2DConditionModel):
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """The tensors of a diffusers model folder: safetensors, else a weights-only `.bin`. Raises UserError for none."""
-    path = folder / "diffusion_pytorch_model.safetensors"
-    if path.is_file():
-        return load_file(path)
-    from common.train import checkpoint
-
-    path = folder / "diffusion_pytorch_model.bin"
-    if path.is_file():
-        return checkpoint.load(path)
+    for name in ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"):
+        if (folder / name).is_file():
+            return checkpoint.load(folder / name)
     raise UserError(f"{folder}: no diffusion_pytorch_model.safetensors or .bin: copy the weights there")
 
 

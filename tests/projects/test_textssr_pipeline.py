@@ -24,11 +24,13 @@ from common.data.lmdb import WordLmdb
 from common.data.synth.scenes import SceneOptions, render_scenes
 from common.errors import UserError
 from common.infer.recognizer import Prediction
-from projects.textssr import evaluate, infer, make_base, readers, synthesize, train_diff, train_vae, words
+from projects.textssr import evaluate, infer, make_base, readers, report, synthesize, train_diff, train_vae, words
 from projects.textssr.config import DIFFUSION_KEYS, VAE_KEYS, read_config
 from projects.textssr.launch import asked_for
 from projects.textssr.painting import paste_back
 from projects.textssr.readers import read_crop
+from projects.textssr.training import load_scheduler, load_vae
+from projects.textssr.unet import TextUNet
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / "projects" / "textssr" / "configs"
@@ -333,11 +335,60 @@ def bad_scenes(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_training_leaves_bad_words_out(workers, base, tmp_path, caplog) -> None:
+    data, out = bad_scenes(tmp_path / "scenes"), tmp_path / "out"
+    values = [f"lmdb_path={data}", f"pretrained_model_name_or_path={base}", f"output_dir={out}", "train_batch_size=7"]
+    values += ["max_train_steps=1", f"dataloader_num_workers={workers}"]
+    with caplog.at_level("INFO"):
+        assert run(train_vae, "--config", CONFIGS / "tiny_vae_cfg.py", "--set", *values) == 0
+    left_out = next(message for message in caplog.messages if "Samples left out" in message)
+    assert all(reason in left_out for reason in ("outside", "polygon is not", "lacks", "not an image")), left_out
+
+
 def test_bad_words_are_counted_and_left_out(trained, base, tmp_path, capfd) -> None:
     data, out = bad_scenes(tmp_path / "scenes"), tmp_path / "out"
     assert run(infer, "--data", data, "--output", out, *models(base, trained)) == 0
     assert list(json.loads((out / "labels.json").read_text()).values()) == ["fine", "x" * 40]
     assert "left out" in capfd.readouterr().out
+
+
+def test_a_stable_diffusion_folder_of_reduced_width_loads(tmp_path) -> None:
+    """The layout of SD 2.1 (v-prediction, four levels), with the parts that are not needed and its own scheduler."""
+    folder = tmp_path / "stable-diffusion-v2-1"
+    assert run(make_base, folder, "--size", "narrow") == 0
+    (folder / "text_encoder").mkdir()
+    (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    card = {"_class_name": "DDIMScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
+            "clip_sample": False, "num_train_timesteps": 1000, "prediction_type": "v_prediction", "steps_offset": 1,
+            "set_alpha_to_one": False, "skip_prk_steps": True, "trained_betas": None}  # fmt: skip
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(card))
+    unet, fresh = TextUNet.from_folder(folder / "unet")
+    assert "conv_in.weight" in fresh and all(name.startswith(("ttf_net.", "conv_in.weight")) for name in fresh)
+    assert unet.conv_in.in_channels == 13 and unet.config.cross_attention_dim == 1024
+    assert len(load_vae(folder / "vae", "").config.block_out_channels) == 4
+    assert load_scheduler(folder / "scheduler").config.prediction_type == "v_prediction"
+    for part, opener in (("unet", TextUNet.from_folder), ("vae", lambda path: load_vae(path, "--vae"))):
+        broken = folder / part / "diffusion_pytorch_model.safetensors"
+        broken.write_bytes(broken.read_bytes()[:5000])
+        with pytest.raises(UserError, match=part):
+            opener(folder / part)
+        broken.unlink()
+        with pytest.raises(UserError, match=part):
+            opener(folder / part)
+
+
+def test_the_verdict_follows_the_figures() -> None:
+    def of(real: float, vae: float, painted: float) -> str:
+        lengths = [{"length": 3, "words": 9, "word36": painted}]
+        figures = {"words": 9, "word36": painted, "word36 real": real, "word36 VAE": vae}
+        return report.verdict(figures | {"lengths": lengths})
+
+    assert "nothing follows" in of(0, 0, 0)
+    assert "cannot paint" in of(90, 80, 1) and "rough" in of(90, 80, 1)
+    assert "VAE alone makes much" in of(90, 40, 30) and "loses a part" in of(90, 40, 30)
+    assert "about as well" in of(90, 80, 80) and "read right: 3 characters" in of(90, 80, 80)
+    assert "not read" in report.verdict({"word36": 1})
 
 
 def test_an_ocr_package_reads_crops() -> None:
