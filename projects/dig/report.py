@@ -25,7 +25,7 @@ from projects.dig.pretraining import MoCoViT, build_pretrainer
 if TYPE_CHECKING:
     from common.reproduce import Finished
 
-RUNS = {"finetune": "from the pre-trained encoder", "scratch": "from scratch"}
+RUNS = {"finetune": "pre-trained", "scratch": "from scratch"}
 
 
 def build(run_dir: Path, recipe: Finished) -> Report:

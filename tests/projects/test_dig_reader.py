@@ -88,7 +88,7 @@ def test_report_compares_both_runs(tmp_path: Path) -> None:
     report.compare(page, tmp_path)
     html, _ = page.write(tmp_path)
     text = html.read_text()
-    assert "from the pre-trained encoder" in text and "from scratch" in text
+    assert "pre-trained" in text and "from scratch" in text
     assert "Here pre-training helps: +18.0 points" in text
 
 
