@@ -180,6 +180,7 @@ REFUSALS = [
     ("run_mae_pretraining_moco", ["--image_alone_path", "nowhere"], "nowhere"),
     ("run_mae_pretraining_moco", ["--batch_size", "900"], "batch"),
     ("run_mae_pretraining_moco", ["--amp", "fp16"], "--amp"),
+    ("run_mae_pretraining_moco", ["--log_dir", __file__], "--log_dir"),
     ("run_class_finetuning", ["--nb_classes", "96"], "--nb_classes"),
     ("run_class_finetuning", ["--voc_type", "LOWERCASE"], "--nb_classes"),
     ("run_class_finetuning", ["--model", "vit_base_patch16_224"], "--model"),
