@@ -14,7 +14,7 @@ PRETRAINERS = (
     *("flipae_vit_small_dec256d4b", "flipae_vit_tiny_str", "flipae_vit_tiny_dec128d4b"),
     *(f"flipae_vit_small_strdec{depth}" for depth in (1, 2, 6, 8)),
     *(f"flipae_vit_small_dec256d{depth}b" for depth in (1, 2, 6, 8)),
-    *("flipae_vit_small_strdim384", "flipae_vit_small_dec384d4b", "ssm_micro_patch8"),
+    *("flipae_vit_small_strdim384", "flipae_vit_small_dec384d4b", "ssm_micro_patch16x8"),
 )
 
 
@@ -39,7 +39,7 @@ def _recogniser(name: str) -> ModelRow:
 
 def _pretrainer(name: str) -> ModelRow:
     """A row of the pre-training script."""
-    own = name == "ssm_micro_patch8"
+    own = name == "ssm_micro_patch16x8"
     published = (Weights("checkpoint-19.pth of the small model", TERMS, WHERE),)
     return ModelRow(
         name=f"ssm/{name}",

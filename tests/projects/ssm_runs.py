@@ -12,7 +12,7 @@ from tests.common.lmdbs import write_words
 WORDS = ["ab", "cat", "d0g", "10", "sun", "tea", "ice", "map", "x1", "owl"]
 MICRO = {
     "enc_embed_dim": 32, "enc_num_heads": 2, "enc_depth": 1, "dec_embed_dim": 32, "dec_num_heads": 2, "dec_depth": 1,
-    "patch_size": [8, 8], "batch_size": 4, "dropout": 0.1,
+    "patch_size": [16, 8], "batch_size": 4, "dropout": 0.1,
 }  # fmt: skip
 
 
@@ -28,7 +28,7 @@ def write_corpus(root: Path) -> Path:
 def pretrain(corpus: Path, out: Path, *more: object) -> list[str]:
     """The published flags with our smallest model: 4 steps an epoch."""
     words = f"""--data_path {corpus}/training --output_dir {out} --log_dir {out}/log --demo_dir {out}/vis --batch_size 4
-        --epochs 2 --warmup_epochs 1 --lr 1e-3 --mode single --model ssm_micro_patch8 --mm 0.995 --mmschedule cosine
+        --epochs 2 --warmup_epochs 1 --lr 1e-3 --mode single --model ssm_micro_patch16x8 --mm 0.995 --mmschedule cosine
         --direction aug_pool --num_workers 0 --feat_start_epoch 0 --device cpu"""
     return [*words.split(), *map(str, more)]
 

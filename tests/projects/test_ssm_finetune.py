@@ -21,7 +21,7 @@ from tests.common.lmdbs import encoded, noise
 from tests.projects.dig_runs import same
 from tests.projects.ssm_runs import configuration, write_corpus
 
-SMALL = {"img_size": (32, 128), "patch_size": (8, 8), "enc_embed_dim": 32, "enc_num_heads": 2, "enc_depth": 1,
+SMALL = {"img_size": (32, 128), "patch_size": (16, 8), "enc_embed_dim": 32, "enc_num_heads": 2, "enc_depth": 1,
          "dec_embed_dim": 32, "dec_num_heads": 2, "dec_depth": 1}  # fmt: skip
 LOWER, SOME = "0123456789abcdefghijklmnopqrstuvwxyz", "abcde!"
 
@@ -90,7 +90,7 @@ def pretrained(path: Path, form: str) -> tuple[Path, dict]:
     encoder = recogniser().encoder.state_dict()
     encoder = {name: torch.randn_like(tensor) for name, tensor in encoder.items()}
     if form == "ssm":
-        model = build_pretrainer("ssm_micro_patch8", embed_dim=32, depth=1, num_heads=2, mlp_dim=8)
+        model = build_pretrainer("ssm_micro_patch16x8", embed_dim=32, depth=1, num_heads=2, mlp_dim=8)
         content = {"model": {**model.state_dict(), **encoder}, "epoch": 1}
     elif form == "dig":
         content = {

@@ -34,7 +34,7 @@ def data(tmp_path_factory) -> Path:
             mask = np.repeat((picture[..., :1] > 128) * np.uint8(255), 3, axis=2)
             (root / part / "image" / f"{i}.jpg").write_bytes(encoded(picture, "JPEG"))
             (root / part / "mask" / f"{i}_mask.jpg").write_bytes(encoded(mask, "JPEG"))
-    model = build_pretrainer("ssm_micro_patch8")
+    model = build_pretrainer("ssm_micro_patch16x8")
     torch.save({"model": model.state_dict()}, root / "checkpoint-19.pth")
     return root
 
@@ -42,7 +42,7 @@ def data(tmp_path_factory) -> Path:
 def words(data: Path, out: Path, kind: str, *more: object) -> list[str]:
     places = f"--data_path {data}/sr-train --eval_data_path {data}/sr-val" if kind == "SR" else f"--data_path {data}"
     fixed = f"""--pixel_type {kind} {places} --output_dir {out} --log_dir {out}/log --demo_dir {out}/vis --batch_size 2
-        --epochs 2 --warmup_epochs 1 --lr 1e-3 --num_workers 0 --model pixel_vit_micro_patch8 --device cpu
+        --epochs 2 --warmup_epochs 1 --lr 1e-3 --num_workers 0 --model pixel_vit_micro_patch16x8 --device cpu
         --pretrained {data}/checkpoint-19.pth"""
     return [*fixed.split(), *map(str, more)]
 

@@ -18,8 +18,8 @@ from projects.ssm.pretrain.model import fixed, pixel_target
 CHANNELS = {"SR": 3, "Seg": 1}
 VARIANTS: dict[str, dict[str, Any]] = {
     "pixel_vit_small": {},
-    # ours, for processors: takes the encoder of ssm_micro_patch8
-    "pixel_vit_micro_patch8": {"patch_size": (8, 8), "embed_dim": 128, "depth": 6, "num_heads": 4},
+    # ours, for processors: takes the encoder of ssm_micro_patch16x8
+    "pixel_vit_micro_patch16x8": {"patch_size": (16, 8), "embed_dim": 128, "depth": 4, "num_heads": 4},
 }
 """Names that `--model` takes -> sizes; the first is published."""
 

@@ -191,9 +191,9 @@ _SIZES = {
     **{f"small_dec256d{depth}b": {**_SMALL, "decoder_depth": depth} for depth in (1, 2, 6, 8)},
     # despite its name the published "dec384" is 256 wide and 8 deep
     "small_dec384d4b": {**_SMALL, "decoder_depth": 8},
-    # ours, for CPUs: 8x8 patches, about 1.1 M parameters in the encoder
-    "micro_patch8": {
-        "embed_dim": 128, "depth": 6, "num_heads": 4, "decoder_dim": 64, "decoder_depth": 2,
+    # ours, for CPUs: patches 16 high and 8 wide, about 0.8 M parameters in the encoder
+    "micro_patch16x8": {
+        "embed_dim": 128, "depth": 4, "num_heads": 4, "decoder_dim": 64, "decoder_depth": 2,
         "decoder_heads": 2, "mlp_dim": 256,
     },
 }  # fmt: skip
@@ -208,7 +208,7 @@ VARIANTS: dict[str, str] = {
     **{f"flipae_vit_small_dec256d{depth}b": f"small_dec256d{depth}b" for depth in (1, 2, 6, 8)},
     "flipae_vit_small_strdim384": "small_dec384d4b",
     "flipae_vit_small_dec384d4b": "small_dec384d4b",
-    "ssm_micro_patch8": "micro_patch8",
+    "ssm_micro_patch16x8": "micro_patch16x8",
 }
 """Names that `--model` takes -> size; all but the last are published."""
 
@@ -216,6 +216,6 @@ VARIANTS: dict[str, str] = {
 def build_pretrainer(name: str, **options) -> SSMPretrainer:
     """The pre-trainer `name` of `VARIANTS`; `options` override its sizes. Raises KeyError for an unknown name."""
     size = dict(_SIZES[VARIANTS[name]])
-    if VARIANTS[name] == "micro_patch8":
-        size["patch_size"] = (8, 8)
+    if VARIANTS[name] == "micro_patch16x8":
+        size["patch_size"] = (16, 8)
     return SSMPretrainer(**{**size, **options})

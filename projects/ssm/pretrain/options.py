@@ -53,7 +53,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model and losses")
     group.add_argument("--model", default="flipae_vit_small_str", help=f"one of {', '.join(VARIANTS)}")
     group.add_argument("--input_size", type=pair, default=[32, 128], help="HEIGHT,WIDTH in pixels")
-    group.add_argument("--patch_size", type=pair, default=[4, 4], help="HEIGHT,WIDTH; ssm_micro_patch8 has its own")
+    group.add_argument("--patch_size", type=pair, default=[4, 4], help="HEIGHT,WIDTH; ssm_micro_patch16x8 has its own")
     group.add_argument("--norm_pix_loss", action="store_true", help="standardise the pixels of each patch")
     group.add_argument("--mm", type=float, default=0.995, help="momentum of the target network, at the start")
     group.add_argument("--mmschedule", default="const", help="const or cosine (rises to 1)")

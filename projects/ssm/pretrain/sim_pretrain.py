@@ -33,7 +33,7 @@ def build_options(options: argparse.Namespace) -> dict:
     """Constructor arguments, also kept in the checkpoints' cards."""
     chosen = {"img_size": tuple(options.input_size), "copy_prompt": options.copy_prompt,
               "ema_decoder_twice": not options.ema_decoder_once}  # fmt: skip
-    if VARIANTS[options.model] != "micro_patch8":
+    if VARIANTS[options.model] != "micro_patch16x8":
         chosen["patch_size"] = tuple(options.patch_size)
     return chosen
 
