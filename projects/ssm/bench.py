@@ -73,7 +73,7 @@ def recogniser(name: str) -> torch.nn.Module:
 def fine_tuning(name: str, batch: int = 8) -> Callable[[], object]:
     """A whole step on words of six letters, with dropout."""
     model = recogniser(name).train()
-    optimizer = build_optimizer("adamw", model.parameters(), 1e-4)
+    optimizer = build_optimizer("adamw", model.parameters(), 1e-4, fused=True)
     images = torch.rand(batch, *IMAGES) * 2 - 1
     targets = torch.randint(1, 37, (batch, 8))
     targets[:, 0], targets[:, -1] = model.bos_id, 0

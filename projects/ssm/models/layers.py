@@ -31,6 +31,8 @@ def vit_blocks(depth: int, dim: int, heads: int, mlp_ratio: float = 4.0) -> nn.M
 
 
 def run(blocks: nn.ModuleList, tokens: Tensor) -> Tensor:
+    """`tokens` `[B, N, D]` through all blocks."""
+    tokens = tokens.contiguous()  # a patch convolution leaves them channel by channel, which every norm would copy
     for block in blocks:
         tokens = block(tokens)
     return tokens
