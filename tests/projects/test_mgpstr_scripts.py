@@ -62,7 +62,7 @@ def test_files_in_the_published_form(whole: Path) -> None:
     assert card["model"] == "mgpstr/char_str_micro_patch16x8_3_32_128"
     options = (whole / "opt.txt").read_text()
     assert options.startswith("------------ Options -------------\n") and "batch_size: 4\n" in options
-    assert options.endswith("Trainable network params num : 1,240,908")
+    assert options.endswith("Trainable network params num : 864,844")
     log = (whole / "log_train.txt").read_text().splitlines()
     assert log[1].startswith("[1/4] LR: 1.00000, Train loss: ") and ", Valid loss: " in log[1]
     assert log[2].startswith("char_accuracy    : ") and ", fused_accuracy   : " in log[2]
