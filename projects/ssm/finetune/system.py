@@ -121,9 +121,13 @@ class System(pl.LightningModule):
         return loss
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
-        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        gradients = [p for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in gradients])
+        if gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            nn.utils.clip_grads_with_norm_(gradients, gradient_clip_val, norm)
         if self.trainer.precision != "16-mixed":  # whose scaler skips such a step by itself
-            norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
             check_finite(norm, step=self.global_step, what="gradient norm", batch_ids=self.samples, folder=self.out)
 
     def note(self, loss: Tensor) -> None:
