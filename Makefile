@@ -28,8 +28,9 @@ test: $(VENV)/.ready  ## the test suite (no GPU, two cores)
 test-all: $(VENV)/.ready  ## the suite with the slow tests
 	$(BIN)/python -m pytest --slow -n 2 --dist loadfile
 
-lint: $(VENV)/.ready  ## ruff
+lint: $(VENV)/.ready  ## ruff: rules and format
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
 
 data: $(VENV)/.ready  ## render the embedded corpus into data/synth
 	$(BIN)/strlab data synth data/synth

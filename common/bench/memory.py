@@ -14,9 +14,8 @@ from common.bench.rows import Row, prepared
 
 def peak_of(row: Row) -> float | None:
     """GiB of a fresh process that imports the library, builds the row and calls it twice; None where it failed."""
-    done = subprocess.run(
-        [sys.executable, "-m", __name__, row.name], capture_output=True, text=True, check=False
-    )  # fmt: skip
+    command = [sys.executable, "-m", __name__, row.name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     return float(done.stdout.split()[-1]) if done.returncode == 0 else None
 
 

@@ -38,8 +38,13 @@ class Adadelta(torch.optim.Adadelta):
         """True when no option asks for more than the plain rule on dense float32 CPU tensors."""
         options = ("maximize", "capturable", "differentiable", "weight_decay")
         return not any(group.get(name) for name in options) and all(
-            p.grad is None or (p.device.type == "cpu" and p.dtype == p.grad.dtype == torch.float32 and p.is_contiguous()
-                               and p.grad.is_contiguous())
+            p.grad is None
+            or (
+                p.device.type == "cpu"
+                and p.dtype == p.grad.dtype == torch.float32
+                and p.is_contiguous()
+                and p.grad.is_contiguous()
+            )
             for p in group["params"]
         )
 

@@ -30,8 +30,14 @@ from common.errors import UserError
 
 # Types that published checkpoints carry beside tensors and that are plain data when rebuilt.
 SAFE_TYPES: list[Any] = [
-    argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath, np.dtype, np.ndarray, np._core.multiarray.scalar,
-    np._core.multiarray._reconstruct, *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"),
+    argparse.Namespace,
+    pathlib.PosixPath,
+    pathlib.PurePosixPath,
+    np.dtype,
+    np.ndarray,
+    np._core.multiarray.scalar,
+    np._core.multiarray._reconstruct,
+    *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"),
 ]
 TEMPORARY = ".tmp-"  # part of the names of unfinished files; nothing with it counts as a checkpoint
 CONVERT = "a trusted copy is converted with `state = …; torch.save(state_dict of tensors, NEW)` where it was made"
@@ -236,9 +242,7 @@ def latest(folder: str | Path, pattern: str = "*.pth") -> tuple[Path, Any] | Non
     return None
 
 
-def keep_last(
-    folder: str | Path, pattern: str, count: int, keep: Callable[[Path], bool] = lambda path: False
-) -> None:
+def keep_last(folder: str | Path, pattern: str, count: int, keep: Callable[[Path], bool] = lambda path: False) -> None:
     """Delete the oldest complete checkpoints (and cards) beyond `count`; 0 keeps all. A failed delete is only said."""
     if count <= 0:
         return
@@ -271,7 +275,12 @@ def git_commit(folder: str | Path | None = None) -> str:
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=where, capture_output=True, text=True, timeout=10, check=False)
+            cwd=where,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return done.stdout.strip() or "unknown"

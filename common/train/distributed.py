@@ -148,8 +148,13 @@ def process_group(device: str, dist_url: str, local_rank: int) -> Iterator[Dist]
 def add_launch_arguments(parser: argparse.ArgumentParser, default_rank: int = 0) -> None:
     """Add `--local_rank` (also spelt `--local-rank`, as current launchers do), `--dist_url` and `--device`."""
     parser.add_argument(
-        "--local_rank", "--local-rank", dest="local_rank", type=int, default=default_rank,
-        help="given by torch.distributed.launch; used where LOCAL_RANK is not in the environment")
+        "--local_rank",
+        "--local-rank",
+        dest="local_rank",
+        type=int,
+        default=default_rank,
+        help="given by torch.distributed.launch; used where LOCAL_RANK is not in the environment",
+    )
     parser.add_argument("--dist_url", default="env://", help="rendezvous of the process group")
 
 
@@ -211,7 +216,11 @@ def choose_device(name: str, local_rank: int) -> torch.device:
 
 
 def setup_distributed(
-    device: str = "auto", backend: str | None = None, *, dist_url: str = "env://", local_rank: int = -1,
+    device: str = "auto",
+    backend: str | None = None,
+    *,
+    dist_url: str = "env://",
+    local_rank: int = -1,
     timeout_minutes: float = 30.0,
 ) -> Dist:
     """Join the group and silence `print` on other ranks than 0 (`print(…, force=True)` still prints).
@@ -238,8 +247,12 @@ def setup_distributed(
     backend = backend or ("nccl" if where.type == "cuda" else "gloo")
     try:
         td.init_process_group(
-            backend, init_method=dist_url, rank=launch.rank, world_size=launch.world_size,
-            timeout=timedelta(minutes=timeout_minutes))
+            backend,
+            init_method=dist_url,
+            rank=launch.rank,
+            world_size=launch.world_size,
+            timeout=timedelta(minutes=timeout_minutes),
+        )
     except (ValueError, RuntimeError) as error:
         raise UserError(f"--dist_url: {dist_url} cannot be joined ({str(error).splitlines()[0]})") from None
     dist = Dist(launch.rank, launch.world_size, launch.local_rank, where, backend)

@@ -118,9 +118,16 @@ class Meters:
         chosen = [f"{name} {means[name]:.4g}" for name in (names or means) if name in means]
         rate, wait = self._rate()
         speed = f"{rate:.1f} img/s" if rate else "- img/s"
-        return "  ".join([
-            f"[{step:>{len(str(total))}}/{total}]", *chosen, speed, f"data wait {wait:.0f}%", *memory_note(),
-            f"eta {self._eta(step, total)}"])
+        return "  ".join(
+            [
+                f"[{step:>{len(str(total))}}/{total}]",
+                *chosen,
+                speed,
+                f"data wait {wait:.0f}%",
+                *memory_note(),
+                f"eta {self._eta(step, total)}",
+            ]
+        )
 
     def _eta(self, step: int, total: int) -> str:
         if len(self._window_images) < 2:

@@ -23,8 +23,14 @@ def no_decay(name: str, parameter: nn.Parameter) -> bool:
 
 
 def parameter_groups(
-    named: Named, weight_decay: float, *, skip: Iterable[str] = (), layer_of: Callable[[str], int] | None = None,
-    layers: int = 0, layer_decay: float = 1.0, exempt: Callable[[str, nn.Parameter], bool] = no_decay,
+    named: Named,
+    weight_decay: float,
+    *,
+    skip: Iterable[str] = (),
+    layer_of: Callable[[str], int] | None = None,
+    layers: int = 0,
+    layer_decay: float = 1.0,
+    exempt: Callable[[str, nn.Parameter], bool] = no_decay,
 ) -> list[dict[str, Any]]:
     """Trainable parameters in groups by decay and, with `layer_of`, by depth.
 
@@ -51,18 +57,30 @@ def parameter_groups(
         if layer_of is not None:
             layer = layer_of(name)
             key, scale = f"layer_{layer}_{key}", layer_decay ** (layers - layer)
-        group = groups.setdefault(key, {
-            "params": [], "names": [], "weight_decay": 0.0 if free else weight_decay, "lr_scale": scale,
-            "group_name": key})
+        group = groups.setdefault(
+            key,
+            {
+                "params": [],
+                "names": [],
+                "weight_decay": 0.0 if free else weight_decay,
+                "lr_scale": scale,
+                "group_name": key,
+            },
+        )
         group["params"].append(parameter)
         group["names"].append(name)
     return list(groups.values())
 
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
-    "adadelta": Adadelta, "adafactor": torch.optim.Adafactor, "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW, "nadam": torch.optim.NAdam, "radam": torch.optim.RAdam,
-    "rmsprop": torch.optim.RMSprop, "sgd": torch.optim.SGD,
+    "adadelta": Adadelta,
+    "adafactor": torch.optim.Adafactor,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "nadam": torch.optim.NAdam,
+    "radam": torch.optim.RAdam,
+    "rmsprop": torch.optim.RMSprop,
+    "sgd": torch.optim.SGD,
 }
 
 
@@ -111,7 +129,8 @@ def check_finite(
         note = f"; the batch's sample numbers are in {path}"
     raise NonFinite(
         f"step {step}: {what} is {value}, nothing was stepped{note}; lower --lr, train with --amp no, or look at these"
-        " samples")
+        " samples"
+    )
 
 
 class Precision:

@@ -34,8 +34,10 @@ def check_room(folder: str | Path, needed: int, what: str = "checkpoints") -> No
     """Raise `DiskFull` if the file system of `folder` has fewer than `needed` bytes free."""
     free = free_bytes(Path(folder))
     if free < needed:
-        raise DiskFull(f"{folder}: no room for {what}: {needed:,} bytes are needed, {free:,} are free; free some, or "
-                       "choose another folder")
+        raise DiskFull(
+            f"{folder}: no room for {what}: {needed:,} bytes are needed, {free:,} are free; free some, or "
+            "choose another folder"
+        )
 
 
 def state_bytes(model: torch.nn.Module, optimizer_copies: int = 2) -> int:

@@ -54,14 +54,22 @@ class TrainingState:
         generators = dist.gather(rng_state())
         with dist.failing_together():
             if dist.is_main:
-                save_atomic(path, {
-                    "format": FORMAT, "commit": git_commit(), "torch": str(torch.__version__),
-                    "world_size": dist.world_size, "step": self.step,
-                    "model": unwrap(self.model).state_dict(),
-                    "optimizer": self.optimizer.state_dict() if self.optimizer else None,
-                    "parts": {name: part.state_dict() for name, part in self.parts.items()},
-                    "rng": generators, "options": plain(self.options), "extra": plain(self.extra),
-                })
+                save_atomic(
+                    path,
+                    {
+                        "format": FORMAT,
+                        "commit": git_commit(),
+                        "torch": str(torch.__version__),
+                        "world_size": dist.world_size,
+                        "step": self.step,
+                        "model": unwrap(self.model).state_dict(),
+                        "optimizer": self.optimizer.state_dict() if self.optimizer else None,
+                        "parts": {name: part.state_dict() for name, part in self.parts.items()},
+                        "rng": generators,
+                        "options": plain(self.options),
+                        "extra": plain(self.extra),
+                    },
+                )
         return Path(path)
 
     def resume(self, source: str | Path | dict[str, Any], dist: Dist) -> TrainingState:
@@ -90,8 +98,10 @@ class TrainingState:
         if state["world_size"] == dist.world_size:
             set_rng_state(state["rng"][dist.rank])
         else:
-            print(f"{where}: written by {state['world_size']} processes, resumed by {dist.world_size}: random draws "
-                  "and the order of samples go on, but not as they would have")
+            print(
+                f"{where}: written by {state['world_size']} processes, resumed by {dist.world_size}: random draws "
+                "and the order of samples go on, but not as they would have"
+            )
         return self
 
 

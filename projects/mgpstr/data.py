@@ -127,8 +127,7 @@ def refuse_pickles(paths: Iterable[Path]) -> None:
 
 
 def check_labels(dataset: WordDataset, codes: LabelCodes, options: argparse.Namespace) -> None:
-    """Refuse sets with labels that the model has not enough positions for (only filters turned off let them through).
-    """
+    """Refuse labels that the model has not enough positions for (only filters turned off let them through)."""
     if not options.data_filtering_off and all(character.isascii() for character in options.character):
         return
     bad = [label for label in (dataset.label(i) for i in range(len(dataset))) if not codes.fits(label)]

@@ -44,8 +44,7 @@ class Reading(NamedTuple):
 
 
 class MgpViT(PlainViT):
-    """The network inside the wrapper. `norm` and one of the heads exist in the published files and are never applied.
-    """
+    """The network inside the wrapper. `norm` and one of the heads are in the published files and never applied."""
 
     def __init__(self, granularities: Sequence[str], num_classes: int, length: int, **vit) -> None:
         super().__init__(num_classes=num_classes, **vit)

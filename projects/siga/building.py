@@ -27,12 +27,16 @@ def make_codec(family: str, character: str, batch_max_length: int) -> Codec:
 def build_options(options: argparse.Namespace) -> dict[str, Any]:
     """What beyond the variant's name fixes the model, as a card keeps it: `build_siga`'s arguments, `character`."""
     given = {
-        "character": options.character, "batch_max_length": options.batch_max_length,
+        "character": options.character,
+        "batch_max_length": options.batch_max_length,
         "image_size": [options.imgH, options.imgW],
     }
     if options.family != "T":
-        given |= {"num_fiducial": options.num_fiducial, "output_channel": options.output_channel,
-                  "hidden_size": options.hidden_size}
+        given |= {
+            "num_fiducial": options.num_fiducial,
+            "output_channel": options.output_channel,
+            "hidden_size": options.hidden_size,
+        }
     return given
 
 
@@ -83,8 +87,10 @@ def load_vit(model: SigaModel, state: Mapping[str, Any], what: str) -> str:
     usable = {name: value for name, value in state.items() if name in own and not name.startswith(skipped)}
     wrong = [name for name, value in usable.items() if value.shape != own[name].shape]
     if wrong or not any(name.startswith("blocks.") for name in usable):
-        raise UserError(f"{what}: not the weights of a ViT of this size ({wrong[0] if wrong else 'no blocks.*'}); "
-                        "give timm's deit_base_patch16_224")
+        raise UserError(
+            f"{what}: not the weights of a ViT of this size ({wrong[0] if wrong else 'no blocks.*'}); "
+            "give timm's deit_base_patch16_224"
+        )
     model.mgp_str.load_state_dict(usable, strict=False)
     return f"ViT: {len(usable)} tensors from {what}; patch embedding, positions and heads start fresh"
 

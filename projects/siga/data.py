@@ -64,8 +64,12 @@ def mask_source(options: argparse.Namespace) -> tuple[MaskSource, str]:
     if options.mask_path:
         return EitherMasks(Mirrored(options.mask_path), raw=True), f"masks: {options.mask_path}"
     beside = Replaced("training", "Mask")
-    if options.family == "S" and options.mask_path is None and "training" in Path(options.train_data).parts \
-            and beside(Path(options.train_data)).is_dir():
+    if (
+        options.family == "S"
+        and options.mask_path is None
+        and "training" in Path(options.train_data).parts
+        and beside(Path(options.train_data)).is_dir()
+    ):
         return EitherMasks(beside, raw=True), f"masks: {beside(Path(options.train_data))}"
     return MaskSource(text_mask, at="native"), "masks: k-means while training (mask_create makes them once and faster)"
 
@@ -107,9 +111,17 @@ def training_data(options: argparse.Namespace) -> tuple[WordDataset, list[tuple[
     # "error" and "skip" judge what a label holds before the deletion, so that only the case is normalised there.
     judged = words if options.foreign == "delete" else Normaliser(lower=not options.sensitive)
     make = partial(
-        WordDataset, paths, image_size=(options.imgH, options.imgW), max_length=options.batch_max_length, keep=judged,
-        charset=options.character, on_unsupported="keep" if options.foreign == "delete" else options.foreign,
-        augment=augment, augment_at=place, masks=masks)
+        WordDataset,
+        paths,
+        image_size=(options.imgH, options.imgW),
+        max_length=options.batch_max_length,
+        keep=judged,
+        charset=options.character,
+        on_unsupported="keep" if options.foreign == "delete" else options.foreign,
+        augment=augment,
+        augment_at=place,
+        masks=masks,
+    )
     try:
         dataset = make()
     except UserError as error:
@@ -169,8 +181,10 @@ def check_samples(dataset: WordDataset, count: int) -> str:
             continue
         shares.append(float(sample.mask.mean()) if sample.mask is not None else 0.0)
     if len(reasons) * 2 >= len(chosen):
-        raise UserError(f"{reasons[0]} ({len(reasons)} of {len(chosen)} samples looked at cannot be read); look with "
-                        "`strlab doctor`")
+        raise UserError(
+            f"{reasons[0]} ({len(reasons)} of {len(chosen)} samples looked at cannot be read); look with "
+            "`strlab doctor`"
+        )
     text = f"text pixels {100 * np.mean(shares):.1f} %, images without any {sum(share == 0 for share in shares)}"
     return f"samples checked: {len(chosen)}, unreadable {len(reasons)}, {text}"
 

@@ -51,8 +51,10 @@ _HERE = {(flag.dest, family) for flag in MODEL + OWN for family in flag.families
 def _training_only() -> list[Flag]:
     """T's one parser serves training and testing, so its test script takes every training flag, unused."""
     rest = [flag for flag in DATA + STEPS + FILES if "T" in flag.families and (flag.dest, "T") not in _HERE]
-    return [Flag(flag.names, flag.kind, flag.value("T"), flag.help, "T", "T", flag.nargs, flag.choices, flag.const)
-            for flag in rest]
+    return [
+        Flag(flag.names, flag.kind, flag.value("T"), flag.help, "T", "T", flag.nargs, flag.choices, flag.const)
+        for flag in rest
+    ]
 
 
 NAME = Flag("--model_name", str, per(R="TRBA"), "as in training; default: the checkpoint's card, else TRBA")

@@ -82,8 +82,12 @@ DATA = (
     Flag("--workers", int, per(R=8, S=12, T=1), "loader processes"),
     Flag("--batch_size", int, per(R=384, S=288, T=8), "images a step: of each process (R, T), of all together (S)"),
     Flag("--test_batch_size", int, per(R=256, S=192, T=0), "images a step in evaluation; 0: as --batch_size"),
-    Flag("--select_data", str, per(RS="label", T="MJ-ST"),
-         "synth (MJ, ST), synth_SA, label (11 real sets), mix, mix_SA, SD, / (all), or folder names joined by -"),
+    Flag(
+        "--select_data",
+        str,
+        per(RS="label", T="MJ-ST"),
+        "synth (MJ, ST), synth_SA, label (11 real sets), mix, mix_SA, SD, / (all), or folder names joined by -",
+    ),
     Flag("--batch_ratio", str, per(RS=None, T="0.5-0.5"), "share of each source in a batch (T); R, S check its length"),
     Flag("--total_data_usage_ratio", str, "1.0", dead="RST"),
     Flag("--data_filtering_off", bool, families="T", help="evaluate labels longer than --batch_max_length too"),
@@ -94,8 +98,10 @@ DATA = (
     Flag("--augs_mag", int, None, "strength 0, 1 or 2; drawn for each operation if not given", families="T"),
     Flag("--issel_aug", bool, families="T", help="augment with the groups that the next eight switches name"),
     Flag("--sel_prob", float, 1.0, families="T", dead="T"),
-    *(Flag(f"--{group}", bool, families="T", help=f"group of --issel_aug: {group}")
-      for group in ("pattern", "warp", "geometry", "weather", "noise", "blur", "camera", "process")),
+    *(
+        Flag(f"--{group}", bool, families="T", help=f"group of --issel_aug: {group}")
+        for group in ("pattern", "warp", "geometry", "weather", "noise", "blur", "camera", "process")
+    ),
     Flag("--issemantic_aug", bool, families="T", help="noise, motion blur and geometry only"),
     Flag("--isrotation_aug", bool, families="T", help="rotation only"),
     Flag("--isscatter_aug", bool, families="T", help="sets nothing in the published code", dead="T"),
@@ -117,8 +123,14 @@ STEPS = (
     Flag("--lr_adadelta", float, 1.0, families="RS", dead="RS"),
     Flag("--sgd_momentum", float, 0.9, families="RS", dead="RS"),
     Flag("--sgd_weight_decay", float, 1e-6, families="RS", dead="RS"),
-    Flag("--schedule", str, "super", "super (R one-cycle, S warm-up and cosine) or fractions of the steps to decay at",
-         dead="T", nargs="*"),
+    Flag(
+        "--schedule",
+        str,
+        "super",
+        "super (R one-cycle, S warm-up and cosine) or fractions of the steps to decay at",
+        dead="T",
+        nargs="*",
+    ),
     Flag("--lr_drop_rate", float, 0.1, "factor at each fraction of --schedule", dead="T"),
     Flag("--scheduler", bool, families="T", help="cosine schedule; constant without"),
     Flag("--manual_seed --manualSeed", int, per(RS=111, T=1111), "seed of python, numpy, torch and the data"),
@@ -127,8 +139,13 @@ FILES = (
     Flag("--exp_name", help="name of the run; default Seed{seed}-{model} (R, S), {model} (T, which adds -Seed{seed})"),
     Flag("--saved_model", default="", help="checkpoint to go on from: weights, and optimizer and step if it has them"),
     Flag("--saved_path", default="./saved_models", help="folder of the runs"),
-    Flag("--resume --retrain", default=False, nargs="?", const="auto",
-         help="auto (newest state of this run, or a fresh start), a training state, or yes (needs --saved_model)"),
+    Flag(
+        "--resume --retrain",
+        default=False,
+        nargs="?",
+        const="auto",
+        help="auto (newest state of this run, or a fresh start), a training state, or yes (needs --saved_model)",
+    ),
     Flag("--benchmark_all_eval", bool, help="evaluate the paper's ten sets and total, not every set under --eval_data"),
     Flag("--fast_acc", bool, families="T", help="evaluate IC13_857 SVT IIIT5k_3000 IC15_1811 SVTP CUTE80 only"),
     Flag("--log_multiple_test", bool, families="RS", dead="RS"),
@@ -159,12 +176,18 @@ OURS = (
     Flag("--amp", default="no", choices=("no", "fp16", "bf16"), help="mixed precision; the paper trains in fp32"),
     Flag("--compile", bool, help="torch.compile the model"),
     Flag("--tf32", bool, help="TF32 matrix products on CUDA"),
-    Flag("--aug_resample", bool, dead="T",
-         help="draw R's and S's geometry for every image, not once a run as published"),
-    Flag("--fast_aug", bool, dead="RS",
-         help="T: compose the geometric operations into one warp (other pixels, same draws)"),
-    Flag("--rectify_masks", choices=("yes", "no"), dead="T",
-         help="send masks through the TPS too; published R yes, S no"),
+    Flag(
+        "--aug_resample", bool, dead="T", help="draw R's and S's geometry for every image, not once a run as published"
+    ),
+    Flag(
+        "--fast_aug",
+        bool,
+        dead="RS",
+        help="T: compose the geometric operations into one warp (other pixels, same draws)",
+    ),
+    Flag(
+        "--rectify_masks", choices=("yes", "no"), dead="T", help="send masks through the TPS too; published R yes, S no"
+    ),
     Flag("--tps", default="", help="TPS.pth: weights of the TPS, which is then frozen; without them it is trained"),
     Flag("--pretrained", default="", help="T: ViT weights to start from (DeiT-base of timm, safetensors or torch)"),
     Flag("--accumulate", int, 1, "batches a step"),
@@ -174,8 +197,12 @@ OURS = (
     Flag("--keep_states", int, 2, "training states that are kept; 0: all"),
     Flag("--disk_full", default="stop", choices=("stop", "continue"), help="what to do when a state cannot be written"),
     Flag("--check_data", int, 16, "samples that are read and decoded before the first step; 0: none"),
-    Flag("--foreign", default="delete", choices=("delete", "skip", "error"),
-         help="labels with characters outside the charset: delete these characters (published), skip the label, stop"),
+    Flag(
+        "--foreign",
+        default="delete",
+        choices=("delete", "skip", "error"),
+        help="labels with characters outside the charset: delete these characters (published), skip the label, stop",
+    ),
     Flag("--bad_share", float, 0.01, "share of unreadable samples that stops the run"),
     Flag("--print_interval", int, 20, "steps between console lines"),
 )

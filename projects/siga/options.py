@@ -12,9 +12,20 @@ from projects.siga.flags import TRAIN, Flag
 from projects.siga.variants import Variant, variant
 
 SELECTIONS = {
-    "synth": ["MJ", "ST"], "synth_SA": ["MJ", "ST", "SA"], "SD": ["train"],
+    "synth": ["MJ", "ST"],
+    "synth_SA": ["MJ", "ST", "SA"],
+    "SD": ["train"],
     "label": [
-        "1.SVT", "2.IIIT", "3.IC13", "4.IC15", "5.COCO", "6.RCTW17", "7.Uber", "8.ArT", "9.LSVT", "10.MLT19",
+        "1.SVT",
+        "2.IIIT",
+        "3.IC13",
+        "4.IC15",
+        "5.COCO",
+        "6.RCTW17",
+        "7.Uber",
+        "8.ArT",
+        "9.LSVT",
+        "10.MLT19",
         "11.ReCTS",
     ],
 }
@@ -24,7 +35,11 @@ SELECTIONS["mix_SA"] = [*SELECTIONS["mix"], "SA"]
 
 
 def parse(
-    argv: Sequence[str] | None, flags: Sequence[Flag] = TRAIN, *, prog: str, description: str,
+    argv: Sequence[str] | None,
+    flags: Sequence[Flag] = TRAIN,
+    *,
+    prog: str,
+    description: str,
     model_name: str | None = None,
 ) -> argparse.Namespace:
     """Parse a command line.
@@ -76,8 +91,11 @@ def build_parser(
 ) -> argparse.ArgumentParser:
     """The parser of one family; with `suppress` no defaults, so that the result holds only what was given."""
     parser = argparse.ArgumentParser(
-        prog=prog, description=description, allow_abbrev=False,
-        epilog=f"Defaults shown are those of family {family}; name a model to see its own.")
+        prog=prog,
+        description=description,
+        allow_abbrev=False,
+        epilog=f"Defaults shown are those of family {family}; name a model to see its own.",
+    )
     live = parser.add_argument_group("options")
     dead = parser.add_argument_group("accepted for compatibility, no effect")
     for flag in flags:
@@ -105,8 +123,12 @@ def _add(group: argparse._ArgumentGroup, flag: Flag, family: str, suppress: bool
 def _small_sizes(options: argparse.Namespace) -> None:
     """The small variants have their own sizes where the command line does not say otherwise."""
     settings = options.variant
-    own = {"imgH": settings.image_size[0], "imgW": settings.image_size[1], "output_channel": settings.columns,
-           "hidden_size": settings.hidden}
+    own = {
+        "imgH": settings.image_size[0],
+        "imgW": settings.image_size[1],
+        "output_channel": settings.columns,
+        "hidden_size": settings.hidden,
+    }
     for name, value in own.items():
         if name not in options.given:
             setattr(options, name, value)
@@ -115,8 +137,11 @@ def _small_sizes(options: argparse.Namespace) -> None:
 def note_dead(options: argparse.Namespace, flags: Sequence[Flag] = TRAIN) -> None:
     """One line for flags that were given with another value than the default and that nothing reads."""
     ignored = [
-        f"--{flag.dest}" for flag in flags
-        if options.family in flag.families and options.family in flag.dead and flag.dest in options.given
+        f"--{flag.dest}"
+        for flag in flags
+        if options.family in flag.families
+        and options.family in flag.dead
+        and flag.dest in options.given
         and getattr(options, flag.dest) != flag.value(options.family)
     ]
     if ignored:
@@ -146,7 +171,8 @@ def ratios(options: argparse.Namespace, sources: list[str]) -> list[float]:
         raise UserError(f"--batch_ratio: {options.batch_ratio!r} are no numbers joined by -, as 0.5-0.5") from None
     if len(shares) != len(sources) or min(shares) <= 0:
         raise UserError(
-            f"--batch_ratio: {len(shares)} shares for {len(sources)} sources ({'-'.join(sources)}); give each one")
+            f"--batch_ratio: {len(shares)} shares for {len(sources)} sources ({'-'.join(sources)}); give each one"
+        )
     return shares
 
 
@@ -161,7 +187,8 @@ def check(options: argparse.Namespace) -> None:
         raise UserError(f"--hidden_size: {options.hidden_size}: {options.model_name} has {options.variant.hidden} only")
     if options.family == "R" and options.output_channel != options.variant.columns:
         raise UserError(
-            f"--output_channel: {options.output_channel}: {options.model_name} has {options.variant.columns} only")
+            f"--output_channel: {options.output_channel}: {options.model_name} has {options.variant.columns} only"
+        )
     if options.input_channel != 3:
         raise UserError(f"--input_channel: {options.input_channel}: images are read in colour; give 3")
     if len(set(options.character)) != len(options.character) or not options.character:
@@ -179,7 +206,10 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("accumulate", "data_ratio", "batch_max_length"), (1, inf)),
     **dict.fromkeys(("workers", "test_batch_size", "save_interval", "keep_states", "check_data"), (0, inf)),
     **dict.fromkeys(("bad_share", "intact_prob", "lr_drop_rate"), (0, 1)),
-    "manual_seed": (0, 2**32 - 1), "augs_mag": (0, 2), "augs_num": (1, inf), "grad_clip": (1e-12, inf),
+    "manual_seed": (0, 2**32 - 1),
+    "augs_mag": (0, 2),
+    "augs_num": (1, inf),
+    "grad_clip": (1e-12, inf),
 }
 """Least and greatest value of the flags that have one; None (not given) is always right."""
 
@@ -205,5 +235,3 @@ def fractions(options: argparse.Namespace) -> list[float] | None:
     if not values or not all(0 < value < 1 for value in values):
         raise UserError(f"--schedule: {' '.join(given)!r}: give super, or fractions between 0 and 1 as 0.6 0.8")
     return values
-
-

@@ -55,9 +55,7 @@ def save_state(state: TrainingState, folder: Path, options: argparse.Namespace, 
     return common_states.save_state(state, folder, dist, options.keep_states, options.disk_full)
 
 
-def resume(
-    state: TrainingState, model: SigaModel, folder: Path, options: argparse.Namespace, dist: Dist
-) -> str:
+def resume(state: TrainingState, model: SigaModel, folder: Path, options: argparse.Namespace, dist: Dist) -> str:
     """Put the run where `--resume` and `--saved_model` say. Returns a line for the log.
 
     `--resume auto`: newest whole state of this run's folder, or a fresh start. `--resume FILE`: that state.

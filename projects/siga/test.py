@@ -95,8 +95,9 @@ def chosen_sets(options: argparse.Namespace) -> dict[str, WordDataset]:
     if options.select_data == "/":
         return evaluation_sets(options.eval_data, None, options)
     folder = Path(options.eval_data) / options.select_data
-    return evaluation_sets(folder if folder.is_dir() else options.eval_data, None if folder.is_dir() else [
-        options.select_data], options)
+    return evaluation_sets(
+        folder if folder.is_dir() else options.eval_data, None if folder.is_dir() else [options.select_data], options
+    )
 
 
 def rows(evaluation: Evaluation) -> list[dict[str, object]]:
@@ -105,8 +106,11 @@ def rows(evaluation: Evaluation) -> list[dict[str, object]]:
     for name, result in evaluation.sets.items():
         words = max(result.words, 1)
         row = {
-            "dataset": name, "samples": result.words, "accuracy": round(result.accuracy, 3),
-            "norm_ED": round(result.mean_ned / 100, 5), "confidence": round(result.confidence / words, 5),
+            "dataset": name,
+            "samples": result.words,
+            "accuracy": round(result.accuracy, 3),
+            "norm_ED": round(result.mean_ned / 100, 5),
+            "confidence": round(result.confidence / words, 5),
             "ms_per_image": round(1000 * result.seconds / words, 3),
         }
         if result.bad:
@@ -131,8 +135,10 @@ def log_text(path: Path, evaluation: Evaluation, parameters: float) -> str:
     lines = [DASHES, f"model: {path}"]
     for row in rows(evaluation):
         heads = "\t".join(f"{head}: {row[head]:0.3f}" for head in (*T_HEADS, "out") if head in row)
-        lines.append(f"Acc {row['accuracy']:0.3f}\tdataset: {row['dataset']}\tsamples: {row['samples']}\t"
-                     f"normalized_ED {row['norm_ED']:0.3f}" + (f"\t{heads}" if heads else ""))
+        lines.append(
+            f"Acc {row['accuracy']:0.3f}\tdataset: {row['dataset']}\tsamples: {row['samples']}\t"
+            f"normalized_ED {row['norm_ED']:0.3f}" + (f"\t{heads}" if heads else "")
+        )
     total = evaluation.total
     if total.heads:
         lines.append("total: " + "\t".join(f"{name}: {value:0.3f}" for name, value in evaluation.heads.items()))
@@ -160,8 +166,14 @@ def evaluate_one(
     single = options.family == "T" and options.calculate_infer_time
     with autocast(dist.device, options.amp):
         evaluation = evaluate(
-            model.to(dist.device), codec, sets, batch_size=1 if single else options.batch_size, workers=options.workers,
-            dist=dist, glyph="iter2")
+            model.to(dist.device),
+            codec,
+            sets,
+            batch_size=1 if single else options.batch_size,
+            workers=options.workers,
+            dist=dist,
+            glyph="iter2",
+        )
     text = log_text(path, evaluation, sum(p.numel() for p in model.parameters()) / 1e6)
     if folder is not None:
         append(folder / "log_all_evaluation.txt", text)

@@ -1,8 +1,8 @@
 """Train SIGA: R (TRBA, RBA), S (TSBA) or T (char_str_base_patch4_3_32_128), with the published flags.
 
-    torchrun --nproc_per_node 2 projects/siga/train.py --model_name TRBA --train_data … --eval_data … --mask_path …
-    python -m torch.distributed.launch --nproc_per_node 2 projects/siga/train.py …
-    python projects/siga/train.py …
+torchrun --nproc_per_node 2 projects/siga/train.py --model_name TRBA --train_data … --eval_data … --mask_path …
+python -m torch.distributed.launch --nproc_per_node 2 projects/siga/train.py …
+python projects/siga/train.py …
 """
 
 from __future__ import annotations
@@ -38,8 +38,13 @@ from projects.siga.validate import Evaluation, as_row, evaluate
 
 CONSOLE = ["loss", "share", "predmask", "correct", "low", "middle"]
 PUBLISHED_T = {
-    "loss_our": "ours", "loss_TRBA": "trba", "loss_glyph": "glyph1", "loss_Iter": "iter1", "loss_final": "share",
-    "Pred_mask_loss": "predmask", "Correct Location": "correct",
+    "loss_our": "ours",
+    "loss_TRBA": "trba",
+    "loss_glyph": "glyph1",
+    "loss_Iter": "iter1",
+    "loss_final": "share",
+    "Pred_mask_loss": "predmask",
+    "Correct Location": "correct",
 }
 
 
@@ -91,8 +96,12 @@ class Run:
             print(self.meters.line(step + 1, options.total_steps, CONSOLE))
             lr = self.stepper.optimizer.param_groups[0]["lr"]
             self.metrics.write(
-                step=step + 1, lr=lr, img_s=round(self.meters.throughput * self.dist.world_size, 2),
-                data_wait=round(self.meters.data_wait, 2), **{k: round(v, 6) for k, v in self.meters.means().items()})
+                step=step + 1,
+                lr=lr,
+                img_s=round(self.meters.throughput * self.dist.world_size, 2),
+                data_wait=round(self.meters.data_wait, 2),
+                **{k: round(v, 6) for k, v in self.meters.means().items()},
+            )
         if step % options.log_interval == 0 and self.dist.is_main:
             self.log_scalars(step, parts, group)
 
@@ -100,8 +109,10 @@ class Run:
         """A line when the number of stored masks that were not there has doubled; zeros stood in for them."""
         if count >= max(2 * self.masks_missing, 1):
             self.masks_missing = count
-            print(f"masks: {count} missing or unreadable by step {step + 1}, all-zero ones used; make them again with "
-                  "mask_create")
+            print(
+                f"masks: {count} missing or unreadable by step {step + 1}, all-zero ones used; make them again with "
+                "mask_create"
+            )
             self.metrics.write(step=step + 1, event="masks", missing=count)
 
     def log_scalars(self, step: int, parts: dict[str, torch.Tensor], group: Sequence) -> None:
@@ -129,8 +140,13 @@ class Run:
         options, extra = self.options, self.state.extra
         began = time.time()
         evaluation = evaluate(
-            self.stepper.bare, self.stepper.codec, self.sets, batch_size=options.test_batch_size or options.batch_size,
-            workers=options.workers, dist=self.dist)
+            self.stepper.bare,
+            self.stepper.codec,
+            self.sets,
+            batch_size=options.test_batch_size or options.batch_size,
+            workers=options.workers,
+            dist=self.dist,
+        )
         better = evaluation.best_accuracy > extra["best_accuracy"]
         extra["best_accuracy"] = max(extra["best_accuracy"], evaluation.best_accuracy)
         if self.dist.is_main:
@@ -172,7 +188,8 @@ class Run:
         """A checkpoint in the published form, with its card."""
         optimizer = self.stepper.optimizer
         states.save_published(
-            self.folder / name, self.stepper.model, optimizer, step, self.options, commit=git_commit(), **card)
+            self.folder / name, self.stepper.model, optimizer, step, self.options, commit=git_commit(), **card
+        )
 
     def keep(self, step: int) -> None:
         """Numbered checkpoint and training state, where they are due after this step."""
@@ -209,12 +226,23 @@ def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, WordLoader]:
     wrapped = wrap(model, dist, find_unused=True, sync_batch_norm=sync)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     stepper = Stepper(
-        make_optimizer(wrapped, options), make_schedule(options), Precision(options.amp, dist.device), options, dist,
-        folder, StopRequest(), torch.compile(wrapped) if options.compile else wrapped, codec)
+        make_optimizer(wrapped, options),
+        make_schedule(options),
+        Precision(options.amp, dist.device),
+        options,
+        dist,
+        folder,
+        StopRequest(),
+        torch.compile(wrapped) if options.compile else wrapped,
+        codec,
+    )
     state = TrainingState(
-        stepper.model, stepper.optimizer, {"sampler": loader.sampler, "scaler": stepper.precision},
+        stepper.model,
+        stepper.optimizer,
+        {"sampler": loader.sampler, "scaler": stepper.precision},
         {key: value for key, value in vars(options).items() if key not in ("variant", "given")},
-        extra={"best_accuracy": -1.0, "loss_sum": 0.0, "loss_count": 0})
+        extra={"best_accuracy": -1.0, "loss_sum": 0.0, "loss_count": 0},
+    )
     with dist.failing_together():
         notes.append(states.resume(state, model, folder, options, dist))
     notes.append(precision_note(options.amp, options.compile, options.tf32, dist.device))
@@ -230,8 +258,15 @@ def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, WordLoader]:
         if tensorboard is not None and main:
             check_writable(tensorboard, "--tensorboard")
     run = Run(
-        options, dist, folder, stepper, state, sets, ScalarWriter(tensorboard if main else None),
-        MetricsLog(folder / "metrics.jsonl" if main else None, state.step or None))
+        options,
+        dist,
+        folder,
+        stepper,
+        state,
+        sets,
+        ScalarWriter(tensorboard if main else None),
+        MetricsLog(folder / "metrics.jsonl" if main else None, state.step or None),
+    )
     return run, loader
 
 

@@ -173,8 +173,15 @@ def share_loss(codec: Codec, logits: torch.Tensor, labels: list[str]) -> float:
 
 @torch.no_grad()
 def evaluate(
-    model: SigaModel, codec: Codec, sets: Mapping[str, WordDataset], *, batch_size: int, workers: int, dist: Dist,
-    glyph: str = "glyph1", show: int = 5,
+    model: SigaModel,
+    codec: Codec,
+    sets: Mapping[str, WordDataset],
+    *,
+    batch_size: int,
+    workers: int,
+    dist: Dist,
+    glyph: str = "glyph1",
+    show: int = 5,
 ) -> Evaluation:
     """Read all sets. Every rank takes each `world_size`-th word and all get the sums.
 
@@ -194,14 +201,15 @@ def evaluate(
         result = SetResult()
         if len(dataset) > dist.rank:
             sampler = SeededSampler(
-                len(dataset), batch_size, rank=dist.rank, world_size=dist.world_size, shuffle=False, even=False)
+                len(dataset), batch_size, rank=dist.rank, world_size=dist.world_size, shuffle=False, even=False
+            )
             # Unreadable samples are counted, not fatal: an evaluation set is what it is.
             loader = word_loader(dataset, sampler, min(workers, len(sampler)), bad=BadSamples(len(dataset), limit=1.0))
             for batch in loader:
                 readings = read_batch(model, codec, batch, dist.device, result, glyph)
                 result.bad += len(batch.bad)
                 free = show - len(samples)
-                samples += [(t, r.text, r.confidence) for t, r in zip(batch.labels[:max(free, 0)], readings)]
+                samples += [(t, r.text, r.confidence) for t, r in zip(batch.labels[: max(free, 0)], readings)]
         results[name] = SetResult()
         for other in dist.gather(result):
             results[name].add(other)
@@ -213,7 +221,8 @@ def as_row(evaluation: Evaluation) -> dict[str, object]:
     """Plain figures for metrics.jsonl: accuracy by set and in total, 1-NED, confidence."""
     total = evaluation.total
     row: dict[str, object] = {
-        "accuracy": round(total.accuracy, 4), "one_minus_ned": round(total.mean_ned, 4),
+        "accuracy": round(total.accuracy, 4),
+        "one_minus_ned": round(total.mean_ned, 4),
         "confidence": round(float(np.divide(total.confidence, max(total.words, 1))), 5),
         "sets": {name: round(result.accuracy, 4) for name, result in evaluation.sets.items()},
     }

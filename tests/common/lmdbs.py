@@ -33,6 +33,14 @@ def write_words(path: Path, labels: Sequence[str], broken: Sequence[int] = (), m
     return path
 
 
+def write_corpus(root: Path, words: Sequence[str], sizes: dict[str, int]) -> Path:
+    """Word LMDBs in folders of `root`, each with the first so many words."""
+    for name, count in sizes.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        write_words(root / name, words[:count])
+    return root
+
+
 def put(path: Path, *pairs: tuple[bytes, bytes | None]) -> None:
     """Set (or with None delete) raw keys of an LMDB."""
     with (

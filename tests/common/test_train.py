@@ -21,14 +21,19 @@ from common.train.seed import rng_state, seed_everything, set_rng_state
 from common.train.state import TrainingState
 
 
-@pytest.mark.parametrize(("env", "expected"), [
-    ({}, Launch()),
-    ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Launch(3, 8, 1, "torchrun")),
-    ({"SLURM_PROCID": "5", "SLURM_NTASKS": "6", "SLURM_LOCALID": "2"}, Launch(5, 6, 2, "slurm")),
-    ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, Launch()),
-    ({f"OMPI_COMM_WORLD_{name}": value for name, value in (("RANK", "1"), ("SIZE", "2"), ("LOCAL_RANK", "1"))},
-     Launch(1, 2, 1, "mpi")),
-])
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({}, Launch()),
+        ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Launch(3, 8, 1, "torchrun")),
+        ({"SLURM_PROCID": "5", "SLURM_NTASKS": "6", "SLURM_LOCALID": "2"}, Launch(5, 6, 2, "slurm")),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, Launch()),
+        (
+            {f"OMPI_COMM_WORLD_{name}": value for name, value in (("RANK", "1"), ("SIZE", "2"), ("LOCAL_RANK", "1"))},
+            Launch(1, 2, 1, "mpi"),
+        ),
+    ],
+)
 def test_launch(env: dict, expected: Launch) -> None:
     assert detect_launch(env) == expected
 
@@ -59,7 +64,8 @@ def test_silenced_print(capsys) -> None:
 def test_one_cycle_equals_torch() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     theirs = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, 0.3, total_steps=57, pct_start=0.2, div_factor=7, final_div_factor=50, cycle_momentum=False)
+        optimizer, 0.3, total_steps=57, pct_start=0.2, div_factor=7, final_div_factor=50, cycle_momentum=False
+    )
     ours = schedule.one_cycle(0.3, 57, pct_start=0.2, div_factor=7, final_div_factor=50)
     for step in range(57):
         assert ours(step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
@@ -82,11 +88,14 @@ def test_other_schedules() -> None:
 def test_groups_by_layer_and_decay() -> None:
     model = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2)})
     model["a"].weight.requires_grad_(False)
-    groups = parameter_groups(model.named_parameters(), 0.05, layer_of=lambda name: int(name[0] == "b"), layers=1,
-                              layer_decay=0.5)
+    groups = parameter_groups(
+        model.named_parameters(), 0.05, layer_of=lambda name: int(name[0] == "b"), layers=1, layer_decay=0.5
+    )
     assert [(g["group_name"], g["weight_decay"], g["lr_scale"], g["names"]) for g in groups] == [
-        ("layer_0_no_decay", 0.0, 0.5, ["a.bias"]), ("layer_1_decay", 0.05, 1.0, ["b.weight"]),
-        ("layer_1_no_decay", 0.0, 1.0, ["b.bias"])]
+        ("layer_0_no_decay", 0.0, 0.5, ["a.bias"]),
+        ("layer_1_decay", 0.05, 1.0, ["b.weight"]),
+        ("layer_1_no_decay", 0.0, 1.0, ["b.bias"]),
+    ]
     optimizer = build_optimizer("AdamW", groups, 0.1)
     schedule.set_learning_rate(optimizer, 0.2, weight_decay=0.3)
     assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(0.1, 0.0), (0.2, 0.3), (0.2, 0.0)]

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = '''
+SCRIPT = """
 import sys
 sys.path.insert(0, {root!r})
 import torch
@@ -21,7 +21,7 @@ for step in range(1000):
     if step == 3 and dist.rank == 1:
         raise RuntimeError("planted failure of rank 1")
     torch.distributed.all_reduce(value)
-'''
+"""
 
 
 def test_one_rank_raises_and_all_end(tmp_path: Path) -> None:

@@ -1,5 +1,4 @@
-"""MGP-STR and ACDS-STR against the published code: weights' names, outputs, losses, gradients and one optimizer step.
-"""
+"""MGP-STR and ACDS-STR against the published code: names of weights, outputs, losses, gradients, an optimizer step."""
 
 from __future__ import annotations
 

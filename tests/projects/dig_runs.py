@@ -8,9 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
-
-from tests.common.lmdbs import write_words
+from tests.common.lmdbs import write_corpus as write_folders
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["ab", "Cat", "d0g", "10", "sun!", "tea", "ice", "map", "x1", "owl"]
@@ -19,10 +17,7 @@ WORDS = ["ab", "Cat", "d0g", "10", "sun!", "tea", "ice", "map", "x1", "owl"]
 def write_corpus(root: Path) -> Path:
     """training/{MJ,ST} of 10 and 6 words, validation and two evaluation sets of 7 and 5."""
     sizes = {"training/MJ": 10, "training/ST": 6, "validation": 7, "test/first": 7, "test/second": 5}
-    for name, count in sizes.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        write_words(root / name, WORDS[:count])
-    return root
+    return write_folders(root, WORDS, sizes)
 
 
 def pretrain(corpus: Path, out: Path, *more: object) -> list[str]:
@@ -65,19 +60,3 @@ def start(script: str, words: list[str], processes: int = 1, **options: object) 
         head = [sys.executable, *launch, path]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen([*head, *words], cwd=ROOT, env=environment(), **pipes, **options)
-
-
-def same(first: object, second: object, where: str = "") -> None:
-    """Equal bit for bit, through all containers."""
-    if isinstance(first, torch.Tensor):
-        assert torch.equal(first, second), where
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys(), where
-        for key in first:
-            same(first[key], second[key], f"{where}/{key}")
-    elif isinstance(first, (list, tuple)):
-        assert len(first) == len(second), where
-        for index, pair in enumerate(zip(first, second)):
-            same(*pair, f"{where}/{index}")
-    else:
-        assert first == second, where

@@ -91,10 +91,18 @@ def environment() -> dict[str, str]:
 def launch(script: str, arguments: list[str], *, how: str = "torchrun", processes: int = 2, port: int = 29733, **words):
     """Run a project script under torchrun, torch.distributed.launch or plain python; returns the CompletedProcess."""
     starter = {
-        "torchrun": ["-m", "torch.distributed.run"], "launch": ["-m", "torch.distributed.launch"], "python": [],
+        "torchrun": ["-m", "torch.distributed.run"],
+        "launch": ["-m", "torch.distributed.launch"],
+        "python": [],
     }[how]
     if starter:
         starter += ["--nproc_per_node", str(processes), "--master_port", str(port)]
     return subprocess.run(
-        [sys.executable, *starter, str(ROOT / "projects" / "siga" / script), *arguments], env=environment(),
-        capture_output=True, text=True, timeout=240, check=False, **words)
+        [sys.executable, *starter, str(ROOT / "projects" / "siga" / script), *arguments],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        **words,
+    )

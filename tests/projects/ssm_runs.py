@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from projects.ssm.finetune.config import CONFIGS, settle
-from tests.common.lmdbs import write_words
+from tests.common.lmdbs import write_corpus as write_folders
 
 WORDS = ["ab", "cat", "d0g", "10", "sun", "tea", "ice", "map", "x1", "owl"]
 MICRO = {
@@ -19,10 +19,7 @@ MICRO = {
 def write_corpus(root: Path) -> Path:
     """training/{MJ,ST} of 10 and 6 words, validation, and two evaluation sets."""
     sizes = {"training/MJ": 10, "training/ST": 6, "validation": 5, "evaluation/IIIT5k": 6, "evaluation/SVT": 4}
-    for name, count in sizes.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        write_words(root / name, WORDS[:count])
-    return root
+    return write_folders(root, WORDS, sizes)
 
 
 def pretrain(corpus: Path, out: Path, *more: object) -> list[str]:

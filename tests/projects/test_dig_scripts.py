@@ -14,7 +14,8 @@ import torch
 from common.train.checkpoint import load
 from projects.dig import run_class_finetuning, run_mae_pretraining_moco
 from projects.dig.trainer import STATE
-from tests.projects.dig_runs import finetune, pretrain, same, start, write_corpus
+from tests.common.compare import same
+from tests.projects.dig_runs import finetune, pretrain, start, write_corpus
 
 SCRIPTS = {
     "run_mae_pretraining_moco": (run_mae_pretraining_moco.main, pretrain),

@@ -18,8 +18,21 @@ def test_two_ranks_save_once_and_leave_with_status_0(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus")
     words = command(corpus, tmp_path, "TRBA_small", "--num_iter", 5000, "--val_interval", 5000, "--batch_size", 2)
     process = subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29741",
-         str(ROOT / "projects/siga/train.py"), *words], env=environment(), stdout=subprocess.PIPE, text=True)
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc_per_node",
+            "2",
+            "--master_port",
+            "29741",
+            str(ROOT / "projects/siga/train.py"),
+            *words,
+        ],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     for line in process.stdout:
         if line.startswith("[   2/5000]"):
             break

@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from common.train.checkpoint import load
 from projects.siga import train
 from projects.siga.engine import Stepper
 from projects.siga.test import main as evaluate_main
+from tests.common.compare import same
 from tests.projects.siga_corpus import ROOT, command, environment, launch, write_corpus, write_words
 
 STATE = "training_state-{:09d}.pth"
@@ -33,23 +33,6 @@ def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole")
     assert train.main(command(corpus, out, "TRBA_small", "--Aug", "--save_interval", 1, "--keep_states", 0)) == 0
     return out / "saved_models" / "run"
-
-
-def same(first, second, where: str = "") -> None:
-    """Equal bit for bit, through all containers; generator states and options included."""
-    assert type(first) is type(second), where
-    if isinstance(first, torch.Tensor):
-        assert torch.equal(first, second), where
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys(), where
-        for key in first:
-            same(first[key], second[key], f"{where}/{key}")
-    elif isinstance(first, (list, tuple)):
-        assert len(first) == len(second), where
-        for index, pair in enumerate(zip(first, second)):
-            same(*pair, f"{where}/{index}")
-    else:
-        assert first == second, where
 
 
 def assert_same_state(first: Path, second: Path) -> None:
@@ -148,8 +131,12 @@ def test_killed_and_resumed_equals_uninterrupted(whole: Path, corpus: Path, tmp_
         corpus, tmp_path, "TRBA_small", "--Aug", "--save_interval", 1, "--keep_states", 0, "--resume", "auto"
     )
     run = tmp_path / "saved_models" / "run"
-    process = subprocess.Popen([sys.executable, str(ROOT / "projects/siga/train.py"), *words], env=environment(),
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "projects/siga/train.py"), *words],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.time() + 120
     while not (run / STATE.format(1)).exists() and process.poll() is None and time.time() < deadline:
         time.sleep(0.01)
@@ -231,31 +218,38 @@ def refused(words: list[str], capsys, *parts: str) -> None:
     assert all(part in lines[0] for part in ("error: ", *parts)), lines[0]
 
 
-@pytest.mark.parametrize(("more", "parts"), [
-    (["--train_data", "/no/such"], ["/no/such", "no such folder"]),
-    (["--select_data", "XX"], ["no LMDB named XX", "MJ"]),
-    (["--character", "!?"], ["--character", "no usable sample", "40 empty"]),
-    (["--character", "0123456789"], ["--character", "no character of it"]),
-    (["--foreign", "error", "--character", "abc"], ["outside the charset"]),
-    (["--device", "cuda"], ["--device", "CUDA"]),
-    (["--amp", "fp16"], ["--amp", "CUDA"]),
-    (["--saved_model", "/no/file.pth"], ["/no/file.pth", "no such checkpoint"]),
-    (["--output", "/proc/nowhere"], ["/proc/nowhere", "cannot be written"]),
-    (["--batch_size", "0"], ["--batch_size"]),
-    (["--batch_size", "4000"], ["batch size 4000"]),
-    (["--schedule", "fast"], ["--schedule"]),
-    (["--optimizer", "lion"], ["--optimizer"]),
-    (["--tps", __file__], [Path(__file__).name]),
-    (["--mask_path", "/no/masks"], ["/no/masks"]),
-    (["--hidden_size", "0"], ["--hidden_size"]),
-])
+@pytest.mark.parametrize(
+    ("more", "parts"),
+    [
+        (["--train_data", "/no/such"], ["/no/such", "no such folder"]),
+        (["--select_data", "XX"], ["no LMDB named XX", "MJ"]),
+        (["--character", "!?"], ["--character", "no usable sample", "40 empty"]),
+        (["--character", "0123456789"], ["--character", "no character of it"]),
+        (["--foreign", "error", "--character", "abc"], ["outside the charset"]),
+        (["--device", "cuda"], ["--device", "CUDA"]),
+        (["--amp", "fp16"], ["--amp", "CUDA"]),
+        (["--saved_model", "/no/file.pth"], ["/no/file.pth", "no such checkpoint"]),
+        (["--output", "/proc/nowhere"], ["/proc/nowhere", "cannot be written"]),
+        (["--batch_size", "0"], ["--batch_size"]),
+        (["--batch_size", "4000"], ["batch size 4000"]),
+        (["--schedule", "fast"], ["--schedule"]),
+        (["--optimizer", "lion"], ["--optimizer"]),
+        (["--tps", __file__], [Path(__file__).name]),
+        (["--mask_path", "/no/masks"], ["/no/masks"]),
+        (["--hidden_size", "0"], ["--hidden_size"]),
+    ],
+)
 def test_bad_input_is_one_line(more: list[str], parts: list[str], corpus: Path, tmp_path: Path, capsys) -> None:
     refused([*command(corpus, tmp_path), *more], capsys, *parts)
 
 
 def test_other_models_are_refused(capsys) -> None:
-    for words, part in ((["--model_name", "CRNN"], "CRNN"), (["--model_name", "nope"], "nope"), ([], "--model_name"),
-                        (["--Transformer", "mgp-str"], "mgp-str")):
+    for words, part in (
+        (["--model_name", "CRNN"], "CRNN"),
+        (["--model_name", "nope"], "nope"),
+        ([], "--model_name"),
+        (["--Transformer", "mgp-str"], "mgp-str"),
+    ):
         refused(words, capsys, part)
 
 

@@ -17,8 +17,8 @@ from projects.ssm.finetune.test import main as measure
 from projects.ssm.finetune.train import run
 from projects.ssm.models.build import build_recogniser
 from projects.ssm.pretrain.model import build_pretrainer
+from tests.common.compare import same
 from tests.common.lmdbs import encoded, noise
-from tests.projects.dig_runs import same
 from tests.projects.ssm_runs import configuration, write_corpus
 
 SMALL = {"img_size": (32, 128), "patch_size": (16, 8), "enc_embed_dim": 32, "enc_num_heads": 2, "enc_depth": 1,

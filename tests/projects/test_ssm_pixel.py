@@ -14,8 +14,8 @@ from common.train.checkpoint import load
 from projects.ssm.pixel.model import UniPixelViT, load_encoder
 from projects.ssm.pretrain.main_pixel import main
 from projects.ssm.pretrain.model import build_pretrainer
+from tests.common.compare import same
 from tests.common.lmdbs import encoded, noise
-from tests.projects.dig_runs import same
 
 
 @pytest.fixture(scope="module")
