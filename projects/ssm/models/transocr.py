@@ -30,11 +30,16 @@ class DecoderLayer(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(
-        self, tokens: Tensor, past: tuple[Tensor, Tensor], memory: tuple[Tensor, Tensor], mask: Tensor | None
+        self,
+        tokens: Tensor,
+        past: tuple[Tensor, Tensor],
+        memory: Tensor | tuple[Tensor, Tensor],
+        mask: Tensor | None,
     ) -> Tensor:
-        """`tokens` `[B, L, d]` attend to the keys and values `past` (their own included) and `memory`."""
+        """`tokens` `[B, L, d]` attend to the keys and values `past` (their own included) and to the `memory`, an
+        image's tokens or their keys and values."""
         tokens = self.norm1(tokens + self.drop(self.self_attn.attend(tokens, *past, mask)))
-        tokens = self.norm2(tokens + self.drop(self.cross_attn.attend(tokens, *memory)))
+        tokens = self.norm2(tokens + self.drop(self.cross_attn(tokens, memory)))
         hidden = self.drop(F.gelu(self.linear1(tokens)))
         return self.norm3(tokens + self.drop(self.linear2(hidden)))
 
@@ -49,8 +54,7 @@ class Decoder(nn.Module):
 
     def forward(self, tokens: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
         for layer in self.layers:
-            past, context = layer.self_attn.keys_values(tokens), layer.cross_attn.keys_values(memory)
-            tokens = layer(tokens, past, context, mask)
+            tokens = layer(tokens, layer.self_attn.keys_values(tokens), memory, mask)
         return self.norm(tokens)
 
 
