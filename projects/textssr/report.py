@@ -6,6 +6,9 @@ import csv
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
+
 from common.infer.pictures import enlarge
 from common.infer.report import Cell, Report
 from common.infer.summary import standard_report
@@ -41,7 +44,7 @@ def add_verdict(report: Report, out: Path) -> None:
     found = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in paths}
     own = found.get("paint_own")
     if own:
-        report.text(verdict(own))
+        report.text(f"{verdict(own)} {colours(out / 'paint_own')}".strip())
     report.table(
         ["run", *FIGURES],
         [[name, *(figures.get(figure) for figure in FIGURES)] for name, figures in found.items()],
@@ -94,6 +97,19 @@ def verdict(figures: dict) -> str:
     if figures["words"] < SMALL_SAMPLE:
         parts.append(f"With {figures['words']} words these shares are rough.")
     return " ".join(parts)
+
+
+def colours(folder: Path) -> str:
+    """What becomes of the colours, by the mean saturation (0 grey, 1 pure) of the regions; "" without their files."""
+    found = []
+    for name in ("truth", "vae", "region"):
+        files = sorted((folder / name).glob("*.png"))
+        found.append([cv2.cvtColor(load(file), cv2.COLOR_RGB2HSV)[..., 1].mean() / 255 for file in files])
+    if not all(found):
+        return ""
+    real, vae, painted = map(np.mean, found)
+    told = f"Mean saturation: {real:.2f} real, {vae:.2f} after the VAE, {painted:.2f} painted"
+    return f"{told}; **most of the colour is lost**." if vae < real / 2 else f"{told}."
 
 
 def add_regions(report: Report, folder: Path, most: int = 16) -> None:

@@ -431,3 +431,12 @@ def test_wrong_use_is_one_line(trained, base, scenes, tmp_path, capfd, monkeypat
         assert run(script, *arguments) == 2, message
         error = capfd.readouterr().err
         assert message in error and "Traceback" not in error and error.strip().count("\n") == 0, error
+
+
+def test_lost_colours_are_told(tmp_path: Path) -> None:
+    assert report.colours(tmp_path) == ""
+    for name, grey in (("truth", 0), ("vae", 180), ("region", 200)):
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / "0.png"), np.full((4, 4, 3), (grey, grey, 200), np.uint8))
+    told = report.colours(tmp_path)
+    assert told.startswith("Mean saturation: 1.00 real, 0.10 after the VAE, 0.00 painted") and "lost" in told
