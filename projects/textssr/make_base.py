@@ -30,6 +30,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("out", type=Path, help="new folder")
     parser.add_argument("--size", choices=SIZES, default="tiny", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the weights")
+    parser.add_argument("--force", action="store_true", help="replace a model that OUT holds")
     return parser.parse_args(argv)
 
 
@@ -37,8 +38,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Build and save."""
     options = parse(argv)
-    if (options.out / "scheduler").exists():  # written last
-        raise UserError(f"{options.out}: it holds a model: give a new folder")
+    if (options.out / "scheduler").exists() and not options.force:  # written last
+        raise UserError(f"{options.out}: it holds a model: give a new folder, or --force to replace it")
     torch.manual_seed(options.seed)
     build_vae(options.size).save_pretrained(options.out / "vae")
     unet = UNet2DConditionModel(**unet_options(options.size))

@@ -361,6 +361,7 @@ def test_a_stable_diffusion_folder_of_reduced_width_loads(tmp_path) -> None:
     """The layout of SD 2.1 (v-prediction, four levels), with the parts that are not needed and its own scheduler."""
     folder = tmp_path / "stable-diffusion-v2-1"
     assert run(make_base, folder, "--size", "narrow") == 0
+    assert run(make_base, folder, "--size", "narrow", "--force") == 0
     (folder / "text_encoder").mkdir()
     (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     card = {"_class_name": "DDIMScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
