@@ -167,3 +167,8 @@ def add_data_set(report: Report, out: Path) -> None:
             f"Difference: {gain:+.1f} points for the same number of training steps, of one run each; the spread "
             "between runs was not measured."
         )
+        if kept < SMALL_SAMPLE:
+            report.text(
+                f"**With {kept:,} words kept this difference says nothing about them**: it is how much two runs of "
+                "such a small reader differ by chance, mostly in when they leave their first plateau."
+            )
