@@ -12,6 +12,7 @@ from common.bench.rows import Row
 from common.bench.units import jpeg_crop
 from common.data.decode import decode_resized
 from common.train.optim import build_optimizer, parameter_groups
+from projects.ssm.models.attention import MultiheadAttention
 from projects.ssm.models.transocr import TransOCR
 from projects.ssm.pretrain.collate import draw_directions, superimpose
 from projects.ssm.pretrain.losses import objective
@@ -35,6 +36,7 @@ def rows() -> list[Row]:
     return [
         *found,
         Row("ssm: cached against plain decoding, batch 64", cached, "x", 64, target=3.0, versus=plain),
+        Row("ssm: folded cross-attention of 7 tokens over projected", folded, "x", 8, target=1.0, versus=projected),
         Row("ssm: pre-training collation", collation, "u", 8, published=10.0, target=2.0),
     ]
 
@@ -131,6 +133,31 @@ def plain(batch: int = 64) -> Callable[[], object]:
         return logits
 
     return decode
+
+
+def cross_attention(fold: bool, batch: int = 8) -> Callable[[], object]:
+    """Forward and backward of one decoder layer's attention over the image."""
+    torch.manual_seed(0)
+    layer = MultiheadAttention(384, 12, dropout=0.1).train()
+    queries, memory = torch.randn(batch, 7, 384), torch.randn(batch, 256, 384, requires_grad=True)
+
+    def step() -> None:
+        mixed = layer.attend_folded(queries, memory) if fold else layer.attend(queries, *layer.keys_values(memory))
+        mixed.sum().backward()
+        layer.zero_grad()
+        memory.grad = None
+
+    return step
+
+
+def folded() -> Callable[[], object]:
+    """Without keys and values of the image."""
+    return cross_attention(True)
+
+
+def projected() -> Callable[[], object]:
+    """With them."""
+    return cross_attention(False)
 
 
 def collation(batch: int = 8) -> Callable[[], object]:

@@ -169,6 +169,6 @@ def add_data_set(report: Report, out: Path) -> None:
         )
         if kept < SMALL_SAMPLE:
             report.text(
-                f"**With {kept:,} words kept this difference says nothing about them**: it is how much two runs of "
-                "such a small reader differ by chance, mostly in when they leave their first plateau."
+                f"**With {kept:,} words kept this difference says nothing about what generated words are worth**: so "
+                "few can hardly teach a reader anything, and two runs may leave their first plateau at different times."
             )

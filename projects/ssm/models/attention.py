@@ -41,12 +41,9 @@ class MultiheadAttention(nn.MultiheadAttention):
         query_bias, _, value_bias = self.in_proj_bias.chunk(3)
         by_head = (self.num_heads, self.head_dim)
         batch, length = queries.shape[:2]
-
-        def rows(per_head: Tensor) -> Tensor:  # [heads, B * L, dim] -> [B, heads * L, dim]
-            return per_head.unflatten(1, (batch, length)).transpose(0, 1).flatten(1, 2)
-
         heads = F.linear(queries, query_weight, query_bias).flatten(0, 1).unflatten(-1, by_head).transpose(0, 1)
-        folded = rows(heads * self.head_dim**-0.5 @ key_weight.unflatten(0, by_head))
+        folded = heads * self.head_dim**-0.5 @ key_weight.unflatten(0, by_head)  # [heads, B * L, dim]
+        folded = folded.unflatten(1, (batch, length)).transpose(0, 1).flatten(1, 2)  # [B, heads * L, dim]
         weights = F.dropout((folded @ tokens.mT).softmax(-1), self.dropout, self.training)
         seen = (weights @ tokens).unflatten(1, (self.num_heads, length)).transpose(0, 1).flatten(1, 2)
         values = (seen @ value_weight.unflatten(0, by_head).mT).unflatten(1, (batch, length)).permute(1, 2, 0, 3)
