@@ -16,6 +16,7 @@ import torch.distributed as td
 from torch import nn
 
 from common.errors import UserError
+from common.train.allocator import keep_freed_memory
 
 _print = builtins.print
 
@@ -137,6 +138,7 @@ class Dist:
 @contextlib.contextmanager
 def process_group(device: str, dist_url: str, local_rank: int) -> Iterator[Dist]:
     """`setup_distributed` for the time of a script; an error that all ranks meet is told once, and the group ends."""
+    keep_freed_memory()
     dist = setup_distributed(device, dist_url=dist_url, local_rank=local_rank)
     with dist.one_voice():
         try:

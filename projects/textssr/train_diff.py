@@ -21,6 +21,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from common.errors import UserError, command
+from common.train.allocator import keep_freed_memory
 from projects.textssr.config import DIFFUSION_KEYS, read_config
 from projects.textssr.data import LmdbRegions, RegionMaker, collate
 from projects.textssr.diffusion import Condition, diffusion_loss, encode, normal
@@ -82,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse, build, run."""
     if argv is None:
         start_all_processes()
+        keep_freed_memory()
     options = parse(argv)
     if options.config is None:
         raise UserError("--config: missing; give for instance projects/textssr/configs/train_diff_step1_cfg.py")

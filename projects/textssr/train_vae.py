@@ -19,6 +19,7 @@ from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
 from common.errors import UserError, command
+from common.train.allocator import keep_freed_memory
 from projects.textssr.config import VAE_KEYS, read_config
 from projects.textssr.data import LmdbRegions, RegionMaker
 from projects.textssr.diffusion import encode
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse, build, run."""
     if argv is None:
         start_all_processes()
+        keep_freed_memory()
     options = parse(argv)
     if options.config is None:
         raise UserError("--config: missing; give for instance projects/textssr/configs/train_vae_cfg.py")

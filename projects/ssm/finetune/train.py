@@ -21,6 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from common.errors import UserError, command
+from common.train.allocator import keep_freed_memory
 from common.train.run import check_writable
 from common.train.seed import seed_everything
 from projects.ssm.finetune.config import CONFIGS, quietly, settle, start
@@ -99,6 +100,7 @@ def run(config: dict[str, Any], out: Path):
         out = Path(ckpt).resolve().parents[1]  # <run>/checkpoints/<file>: the run goes on where it was
     check_writable(out, "hydra.run.dir")
     rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
+    keep_freed_memory()
     seed_everything(config["seed"], rank)
     system = build(config, out)
     trainer = trainer_of(config, out)
