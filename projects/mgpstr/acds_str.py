@@ -203,12 +203,16 @@ class AcdsStr(nn.Module):
         return losses
 
     @torch.no_grad()
-    def read(self, images: torch.Tensor, targets: torch.Tensor | None = None) -> Reading:
-        """Arg-max ids and probabilities of the characters, and the map; with targets [B, T] also the loss."""
+    def read(self, images: torch.Tensor) -> Reading:
+        """Arg-max ids and probabilities of the characters, and the map."""
         maps, logits = self.maps_and_logits(images)
         probs, ids = logits[:, 1:].float().softmax(-1).max(-1)
-        loss = None if targets is None else logits_loss(logits, targets)
-        return Reading({"char": Decoded(ids, probs)}, {"map": maps.squeeze(1).float()}, loss)
+        return Reading({"char": Decoded(ids, probs)}, {"map": maps.squeeze(1).float()}, logits)
+
+    @torch.no_grad()
+    def character_loss(self, reading: Reading, targets: torch.Tensor) -> torch.Tensor:
+        """The characters' cross-entropy of what was read; targets int64 [B, T], 0 = ignore."""
+        return logits_loss(reading.characters, targets)
 
     def freeze_map_branch(self, statistics: bool = False) -> None:
         """`--freeze`: no gradient for conv1, bn1, smooth and layer1-4 of the CNN; conv_fpn and layer5 stay trainable.

@@ -6,6 +6,7 @@ A box is two points in pixels of the stored picture, usually the top-left and bo
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -47,17 +48,22 @@ def mask_from_boxes(
 def parse_boxes(data: bytes | None, where: str) -> list[Box]:
     """Read the value of a `boxes-%09d` key: JSON `[[x1, y1, x2, y2, character], …]`.
 
-    Raises `UserError` beginning with `where` if it is missing or malformed.
+    Raises `UserError` beginning with `where` if it is missing, malformed or has numbers that are not finite.
     """
     if data is None:
         raise UserError(
             f"{where}: no character boxes; `strlab data convert acds` makes them; or leave out --is_mask_supervision"
         )
     try:
-        boxes = json.loads(data)
-        return [(float(x1), float(y1), float(x2), float(y2), str(character)) for x1, y1, x2, y2, character in boxes]
-    except (ValueError, TypeError) as error:
+        boxes = [
+            (float(x1), float(y1), float(x2), float(y2), str(character))
+            for x1, y1, x2, y2, character in json.loads(data)
+        ]
+        if not math.isfinite(sum(sum(box[:4]) for box in boxes)):
+            raise ValueError("a number is not finite")
+    except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{where}: boxes must be JSON [[x1, y1, x2, y2, character], …] ({error})") from None
+    return boxes
 
 
 def check_boxes(boxes: Sequence[Box], width: int, height: int, tolerance: float = 0.1) -> str:
@@ -67,6 +73,8 @@ def check_boxes(boxes: Sequence[Box], width: int, height: int, tolerance: float 
     for x1, y1, x2, y2, character in boxes:
         if not np.isfinite([x1, y1, x2, y2]).all():
             return f"box of {character!r} is not finite"
+        if x1 == x2 or y1 == y2:
+            return f"box of {character!r} is flat"
         if min(x1, x2) < -tolerance * width or max(x1, x2) > (1 + tolerance) * width:
             return f"box of {character!r} lies outside the picture's width of {width}"
         if min(y1, y2) < -tolerance * height or max(y1, y2) > (1 + tolerance) * height:

@@ -94,10 +94,12 @@ def boxes_of(table: dict[str, str]) -> tuple[str, list[Box]]:
         if text == "word":
             continue
         try:
-            (x1, y1), (x2, y2) = json.loads(text)[:2]
+            (x1, y1), (x2, y2) = json.loads(text)  # of four corners the first two are a side, not a box
             numbers = tuple(float(value) for value in (x1, y1, x2, y2))
         except (ValueError, TypeError):
-            raise Refused(f"{text[:40]!r} is no pair of points [[x1, y1], [x2, y2]]") from None
+            raise Refused(
+                f"{text[:40]!r} is no pair of points [[x1, y1], [x2, y2]]; give the top left and bottom right corners"
+            ) from None
         if not all(map(math.isfinite, numbers)):
             raise Refused(f"{text[:40]!r}: coordinates must be finite")
         boxes.append((*numbers, character))

@@ -175,6 +175,13 @@ class LabelCodes:
                 targets[name] = np.stack([self._padded(name, label) for label in labels])
         return targets
 
+    def collision(self) -> str:
+        """A warning where the charset has characters whose BPE ids serve as start, end and padding, "" elsewhere."""
+        shared = [character for character in '"#!' if character in self.char.charset]
+        if "bpe" not in self.codes or not shared:
+            return ""
+        return f"bpe: the ids of {' '.join(shared)} are also its start, end and padding, as published; it misreads them"
+
     def fits(self, label: str) -> bool:
         """True when every code can hold the label."""
         try:

@@ -39,5 +39,6 @@ def shown(samples: Sequence[tuple[str, str, float]], sensitive: bool) -> list[tu
 
 
 def set_line(result: Evaluation) -> str:
-    """One set's accuracies in log_all_evaluation.txt."""
-    return "\t ".join(f"{column}_Acc {result.accuracy(column):.3f}" for column in COLUMNS)
+    """One set's accuracies in log_all_evaluation.txt, and how many of its samples are not in them."""
+    columns = [f"{column}_Acc {result.accuracy(column):.3f}" for column in COLUMNS]
+    return "\t ".join([*columns, *([f"unreadable {len(result.bad)}"] if result.bad else [])])

@@ -35,12 +35,12 @@ class Decoded(NamedTuple):
 
 class Reading(NamedTuple):
     """`decoded` of each granularity; `maps`: attentions m [B, T, N + 1] by granularity (ACDS: the map F [B, 32, 128] as
-    "map"); `loss`: the characters' cross-entropy, None without targets.
+    "map"); `characters`: tokens [B, T, D] of the character head (ACDS: its logits), for `character_loss`.
     """
 
     decoded: dict[str, Decoded]
     maps: dict[str, torch.Tensor]
-    loss: torch.Tensor | None = None
+    characters: torch.Tensor
 
 
 class MgpViT(PlainViT):
@@ -123,8 +123,8 @@ class MgpStr(nn.Module):
         }
 
     @torch.no_grad()
-    def read(self, images: torch.Tensor, targets: torch.Tensor | None = None) -> Reading:
-        """Arg-max ids and probabilities of each granularity; with character targets [B, T] also their loss.
+    def read(self, images: torch.Tensor) -> Reading:
+        """Arg-max ids and probabilities of each granularity.
 
         Sub-word heads are evaluated a few positions at a time for the texts that have not ended, so that no
         [B, T, 50257] tensor ever exists; what follows an end token changes neither the strings nor the scores.
@@ -134,8 +134,12 @@ class MgpStr(nn.Module):
         for name in self.granularities:
             steps = (tokens[name].shape[1],) if name == "char" else STRIDES
             decoded[name] = decode_top1(tokens[name][:, 1:], self.mgp_str.classifier(name), ENDS[name], steps)
-        loss = None if targets is None else sequence_loss(tokens["char"], self.mgp_str.classifier("char"), targets)
-        return Reading(decoded, attention, loss)
+        return Reading(decoded, attention, tokens["char"])
+
+    @torch.no_grad()
+    def character_loss(self, reading: Reading, targets: torch.Tensor) -> torch.Tensor:
+        """The characters' cross-entropy of what was read; targets int64 [B, T], 0 = ignore."""
+        return sequence_loss(reading.characters, self.mgp_str.classifier("char"), targets)
 
 
 def decode_top1(tokens: torch.Tensor, head: nn.Linear, end: int, strides: Sequence[int]) -> Decoded:

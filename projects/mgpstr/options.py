@@ -116,7 +116,7 @@ LEAST: dict[str, float] = {
     **dict.fromkeys(("batch_size", "num_iter", "valInterval", "batch_max_length"), 1),
     **dict.fromkeys(("lr_period", "print_interval", "checkpoint_interval"), 1),
     **dict.fromkeys(("workers", "lr_warmup", "save_interval", "keep_states", "bad_share", "subword_weight"), 0),
-    **dict.fromkeys(("lr", "beta1", "rho", "eps", "grad_clip"), 0),
+    **dict.fromkeys(("lr", "beta1", "rho", "eps", "grad_clip", "manualSeed"), 0),
 }
 
 
@@ -161,16 +161,25 @@ def get_args(argv: Sequence[str] | None = None, is_train: bool = True, prog: str
         options.character = CHARSET_94
     if options.device == "cuda" and "device" not in options.given:
         options.device = "auto"
-    note_dead(options)
+    note_dead(options, name)
     check(options)
     return options
 
 
-def note_dead(options: argparse.Namespace) -> None:
-    """Say which given flags have no effect."""
+def note_dead(options: argparse.Namespace, script: str) -> None:
+    """Say which given flags have no effect, at all or in this command."""
     dead = [name for name in (*DEAD_VALUES, *DEAD_SWITCHES) if name in options.given and name not in SILENT]
     if dead:
         print(f"no effect (accepted for compatibility): {' '.join(f'--{name}' for name in dead)}")
+    idle = {
+        "compile": f"by {script}" if script != "train_final_dist.py" else "",
+        "tf32": f"by {script}" if script == "demo.py" else "",
+        "pretrained": "beside --saved_model" if options.saved_model else "",
+        "freeze_statistics": "without --freeze" if not options.freeze else "",
+    }
+    for name, why in idle.items():
+        if why and name in options.given:
+            print(f"--{name}: not used {why}")
 
 
 def check(options: argparse.Namespace) -> None:
@@ -192,6 +201,8 @@ def check(options: argparse.Namespace) -> None:
         raise UserError(f"--intact_prob: {options.intact_prob} must be between 0 and 1")
     if not options.character or len(set(options.character)) != len(options.character):
         raise UserError("--character: empty, or a character stands in it twice")
+    if options.amp not in ("no", "fp16", "bf16"):
+        raise UserError(f"--amp: {options.amp!r} is none of no, fp16, bf16")
     if options.disk_full not in ("stop", "continue"):
         raise UserError(f"--disk_full: {options.disk_full!r} is neither stop nor continue")
     if options.is_mask_supervision and options.Transformer not in ACDS:

@@ -61,11 +61,14 @@ def inside(boxes: np.ndarray, path: Path) -> np.ndarray:
 
 
 def relative(characters: np.ndarray, crop: np.ndarray, word: str) -> bytes:
-    """Boxes [n, 4] of a word's characters in pixels of its crop, cut off at its sides, as JSON."""
+    """Boxes [n, 4] of a word's characters in pixels of its crop, cut off at its sides, as JSON; what lies outside has
+    none.
+    """
     left, top = int(crop[0]), int(crop[1])
     size = np.array([round(crop[2]) - left, round(crop[3]) - top] * 2)
     boxes = np.clip(characters - [left, top, left, top], 0, size.clip(0)).round(1).tolist()
-    return json.dumps([[*box, character] for box, character in zip(boxes, word)], ensure_ascii=False).encode()
+    seen = [[*box, character] for box, character in zip(boxes, word) if box[0] < box[2] and box[1] < box[3]]
+    return json.dumps(seen, ensure_ascii=False).encode()
 
 
 def unusable(reason: str) -> bytes:

@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from common.data.bad import FILE_NAME, BadSample, BadSamples
 from common.data.decode import BadImage, decode_rgb
 from common.data.loader import Batch
 from common.errors import UserError, command
 from common.files import write_text
 from common.infer.recognizer import pick_device, read_card
 from common.train.checkpoint import write_json
-from common.train.run import precision_note
+from common.train.run import check_writable, precision_note
 from common.train.text_log import DASHES, append
 from projects.mgpstr import logs
 from projects.mgpstr.data import benchmark, evaluation_loader, evaluation_sets, make_dataset
@@ -36,7 +37,7 @@ from projects.mgpstr.train_final_dist import build_options
 from projects.mgpstr.validate import COLUMNS, Evaluation, evaluate
 
 # option of a card -> flag
-FROM_CARD = {name: name for name in ("character", "batch_max_length", "granularities")} | {"pad": "PAD"}
+FROM_CARD = {name: name for name in ("character", "batch_max_length", "granularities", "sensitive")} | {"pad": "PAD"}
 
 
 def checkpoints(options: argparse.Namespace) -> list[Path]:
@@ -67,39 +68,54 @@ def bounds(text: str | None) -> tuple[int, int]:
 
 
 def adopt_card(options: argparse.Namespace, checkpoint: Path) -> None:
-    """Charset, lengths and heads that the command line leaves open, from the card beside our own checkpoints."""
-    for key, value in (read_card(checkpoint).get("options") or {}).items():
-        flag = FROM_CARD.get(key)
-        if flag and flag not in options.given and not (flag == "character" and options.sensitive):
-            setattr(options, flag, value)
+    """Charset, case, lengths and heads that the command line leaves open, from the card beside our own checkpoints."""
+    card, adopted = read_card(checkpoint).get("options") or {}, []
+    for key, flag in FROM_CARD.items():
+        taken = flag in options.given or (flag == "character" and "sensitive" in options.given)
+        if key in card and not taken and card[key] != getattr(options, flag):
+            setattr(options, flag, card[key])
+            adopted.append(f"--{flag}={card[key]}")
+    if adopted:
+        print(f"from the card of {checkpoint}: {' '.join(adopted)}")
 
 
-def listed_batches(root: Path, name: str, options: argparse.Namespace, size: int) -> Iterator[Batch]:
-    """`--eval_img`: batches of the list `<root>/<name>.txt`, whose lines are `label path`; unreadable files are said.
+class ListedBatches:
+    """`--eval_img`: batches of a list, whose lines are `label path`; unreadable files are said and stand in `bad`.
 
-    Labels are lower-cased unless sensitive and not reduced to the charset, as published.
+    Labels are lower-cased unless sensitive and not reduced to the charset, as published. Raises `UserError` for a line
+    of another form.
     """
-    path = root / f"{name}.txt"
-    rows = [line.split(" ", 1) for line in path.read_text("utf-8").splitlines() if line.strip()]
-    wrong = next((number for number, row in enumerate(rows, 1) if len(row) != 2), None)
-    if wrong:
-        raise UserError(f"{path}: line {wrong}: give a label, a blank and the path of its image")
-    for start in range(0, len(rows), size):
-        pictures, labels = [], []
-        for label, file in rows[start : start + size]:
-            try:
-                pictures.append(fit(decode_rgb((root / file).read_bytes()), SIZE, options.PAD))
-            except (OSError, BadImage) as error:
-                print(f"{file}: left out ({error})")
-                continue
-            labels.append(label if options.sensitive else label.lower())
-        if labels:
-            yield Batch(torch.from_numpy(np.stack(pictures)), labels, torch.arange(len(labels)))
+
+    def __init__(self, path: Path, options: argparse.Namespace, size: int) -> None:
+        lines = enumerate(path.read_text("utf-8").splitlines(), 1)
+        self.path, self.options, self.size = path, options, size
+        self.rows = [(number, *line.split(" ", 1)) for number, line in lines if line.strip()]
+        wrong = next((row[0] for row in self.rows if len(row) != 3), None)
+        if wrong:
+            raise UserError(f"{path}: line {wrong}: give a label, a blank and the path of its image")
+        self.bad = BadSamples(len(self.rows), 1.0)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, len(self.rows), self.size):
+            pictures, labels = [], []
+            for number, label, file in self.rows[start : start + self.size]:
+                try:
+                    data = (self.path.parent / file).read_bytes()
+                    pictures.append(fit(decode_rgb(data), SIZE, self.options.PAD))
+                except (OSError, BadImage) as error:
+                    print(f"{file}: left out ({error})")
+                    self.bad.add([BadSample(str(self.path), number, f"{file}: {error}")])
+                    continue
+                labels.append(label if self.options.sensitive else label.lower())
+            if labels:
+                yield Batch(torch.from_numpy(np.stack(pictures)), labels, torch.arange(len(labels)))
 
 
 def lists(options: argparse.Namespace) -> list[str]:
     """Names of the lists below `--eval_data` that `--eval_img` reads."""
-    root = Path(options.eval_data or ".")
+    if not options.eval_data:
+        raise UserError("--eval_data: not given; name the folder of the lists <name>.txt for --eval_img")
+    root = Path(options.eval_data)
     found = sorted(path.stem for path in root.glob("*.txt"))
     wanted = [name for entry in benchmark(options) for name in ([entry] if isinstance(entry, str) else entry)]
     chosen = [name for name in wanted if name in found] if options.benchmark_all_eval else found
@@ -114,8 +130,8 @@ def evaluate_all(
     """Every set of the options by name."""
     size = 1 if options.calculate_infer_time else options.batch_size
     if options.eval_img:
-        root = Path(options.eval_data)
-        sources = {name: listed_batches(root, name, options, size) for name in lists(options)}
+        names, root = lists(options), Path(options.eval_data)
+        sources = {name: ListedBatches(root / f"{name}.txt", options, size) for name in names}
     else:
         length = None if options.data_filtering_off or options.sensitive else options.batch_max_length
         sets = {name: make_dataset(paths, options, length=length) for name, paths in evaluation_sets(options).items()}
@@ -134,7 +150,7 @@ def total(results: dict[str, Evaluation]) -> Evaluation:
 def write_results(
     folder: Path, results: dict[str, Evaluation], model: torch.nn.Module, options: argparse.Namespace
 ) -> str:
-    """The published log file, evaluation.json and errors.tsv; returns what is printed."""
+    """The published log file, evaluation.json, errors.tsv and, if need be, bad_samples.csv; returns what is printed."""
     together = total(results)
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     pace = 1000 * together.seconds / max(together.words, 1)
@@ -149,9 +165,15 @@ def write_results(
         lines = ["accuracy: ", *totals, f"mean of the sets, fused: {macro:.3f}", cost]
         text = f"\n{DASHES}\n".join([*sets, "\n".join(lines)])
         append(folder / "log_all_evaluation.txt", f"{text}\n")
-    heads = {name: {"words": one.words, **one.accuracies, "won": dict(one.won)} for name, one in results.items()}
+    heads = {
+        name: {"words": one.words, "unreadable": len(one.bad), **one.accuracies, "won": dict(one.won)}
+        for name, one in results.items()
+    }
     summary = {"checkpoint": options.model_dir, "sets": heads, "total": together.accuracies}
     write_json(folder / "evaluation.json", summary)
+    listed = folder / FILE_NAME
+    listed.unlink(missing_ok=True)
+    BadSamples(len(together.bad), 1.0, listed).add(together.bad)
     header = "\t".join(["label", *COLUMNS, "confidence"])
     write_text(folder / "errors.tsv", "\n".join([header, *("\t".join(row) for row in together.errors)]) + "\n")
     return text
@@ -182,14 +204,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = build_row(options.Transformer, options.TransformerModel, **build_options(options)).to(device).eval()
     codes = LabelCodes(options.character, options.batch_max_length, model.granularities)
     print(precision_note(options.amp, False, options.tf32, device))
+    if codes.collision():
+        print(codes.collision())
     if options.flops:
         print(flops(model, device))
     rows = []
     for file in files:
         load_weights(model, file)
         # the published folder name: the path without its first part, joined by underscores
-        folder = Path(options.result_path) / ("_".join(file.parts[1:]) or file.name)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = check_writable(Path(options.result_path) / ("_".join(file.parts[1:]) or file.name), "--result_path")
         shutil.copy(file, folder)
         results = evaluate_all(model, codes, options, device)
         print(f"{file}\n{write_results(folder, results, model, options)}", flush=True)

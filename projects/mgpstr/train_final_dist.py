@@ -39,7 +39,7 @@ from projects.mgpstr.options import get_args
 from projects.mgpstr.reader import build_row, load_weights
 from projects.mgpstr.validate import Evaluation, evaluate
 
-FIXED = ("Transformer", "TransformerModel", "character", "batch_max_length", "granularities", "batch_size")
+FIXED = ("Transformer", "TransformerModel", "character", "batch_max_length", "granularities", "batch_size", "adam")
 
 
 def model_name(options: argparse.Namespace) -> str:
@@ -56,7 +56,8 @@ def build_options(options: argparse.Namespace) -> dict[str, Any]:
     """What beside the row's name fixes the network and its reader; stands in a checkpoint's card."""
     extra = {"granularities": options.granularities} if options.Transformer == "mgp-str" else {}
     return {
-        "character": options.character, "batch_max_length": options.batch_max_length, "pad": options.PAD, **extra,
+        "character": options.character, "batch_max_length": options.batch_max_length, "pad": options.PAD,
+        "sensitive": options.sensitive, **extra,
     }  # fmt: skip
 
 
@@ -115,6 +116,10 @@ class Run:
             if self.dist.is_main:
                 batches = evaluation_loader(self.validation, options.batch_size, options.workers)
                 result = evaluate(self.model, self.stepper.codes, batches, self.dist.device, options.amp)
+                if result.bad:
+                    first = result.bad[0]
+                    where = f"{first.path} {first.number}: {first.reason}"
+                    print(f"validation: {len(result.bad)} samples left out, the first {where}")
                 if result.best > extra["best_accuracy"]:
                     extra["best_accuracy"] = result.best
                     self.save_weights("best_accuracy.pth", result)
@@ -167,7 +172,9 @@ def begin(state: TrainingState, model: torch.nn.Module, folder: Path, options: a
     if found is not None:
         path, content = found
         if states.is_state(content):
-            states.same_options(content, vars(options), FIXED, str(path))
+            # a state brings its optimizer's settings with it, so that others would go unheard
+            settings = ("beta1", "beta2") if options.adam else ("rho", "eps")
+            states.same_options(content, vars(options), FIXED + settings, str(path))
         state.resume(content, dist)
         return f"resumed from {path} at step {state.step}"
     if not options.saved_model:
@@ -198,9 +205,7 @@ def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, WordLoader]:
         validation = make_dataset(discover(options.valid_data), options, length=length)
         if dist.is_main:
             check_room(folder, 2 * state_bytes(model), "a checkpoint")
-    trained = sum(parameter.numel() for parameter in model.parameters())
-    if options.freeze:
-        model.freeze_map_branch(options.freeze_statistics)
+    trained = freeze(model, options)
     module = wrap(LossModule(model, options.mask_logits), dist)
     seed_everything(options.manualSeed, dist.rank)
     precision, optimizer = Precision(options.amp, dist.device), make_optimizer(model, options)
@@ -213,7 +218,9 @@ def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, WordLoader]:
     if options.compile:
         compile_parts(model)
     notes.append(precision_note(options.amp, options.compile, options.tf32, dist.device))
-    notes.append(f"{dist.world_size} process(es), batches of {loader.sampler.batch_size} each")
+    mix = " + ".join(f"{share} {name}" for name, share in zip(options.select_data.split("-"), loader.sampler.shares))
+    notes.append(f"{dist.world_size} process(es), batches of {mix} = {loader.sampler.batch_size} each")
+    notes += filter(None, [codes.collision()])
     print("\n".join([about, *notes]))
     if dist.is_main:
         start_logs(folder, kept, [about, *notes], trained)
@@ -222,6 +229,18 @@ def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, WordLoader]:
     )
     metrics = MetricsLog(folder / "metrics.jsonl" if dist.is_main else None, state.step or None)
     return Run(options, dist, folder, model, stepper, state, validation, metrics), loader
+
+
+def freeze(model: torch.nn.Module, options: argparse.Namespace) -> int:
+    """Do what `--freeze` asks for; returns how many parameters count as trained, unused ones too, as published."""
+
+    def learnt() -> int:
+        return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+    before = learnt()
+    if options.freeze:
+        model.freeze_map_branch(options.freeze_statistics)
+    return sum(parameter.numel() for parameter in model.parameters()) - before + learnt()
 
 
 def start_logs(folder: Path, options: dict[str, Any], about: Sequence[str], trained: int) -> None:

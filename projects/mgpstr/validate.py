@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from common.data.bad import BadSample
 from common.data.loader import Batch
 from common.errors import UserError
 from common.infer.recognizer import autocast
@@ -24,9 +25,9 @@ COLUMNS = (*GRANULARITIES, "fused")
 class Evaluation:
     """Sums over samples. `correct` by granularity and "fused"; `won`: how often each granularity gave the fused answer.
 
-    `loss_sum` adds the batches' character losses; `seconds` is the time of the forward passes; `samples`: truth,
-    character prediction and its confidence of up to five words of the last batch; `errors`: truth and candidates of
-    wrong words.
+    `loss_sum` adds the batches' character losses; `seconds` is the time of the model alone, without loading, copying
+    and decoding; `samples`: truth, character prediction and its confidence of up to five words of the last batch;
+    `errors`: truth and candidates of wrong words; `bad`: what could not be read and is in no figure.
     """
 
     words: int = 0
@@ -37,6 +38,7 @@ class Evaluation:
     seconds: float = 0.0
     samples: list[tuple[str, str, float]] = field(default_factory=list)
     errors: list[tuple[str, ...]] = field(default_factory=list)
+    bad: list[BadSample] = field(default_factory=list)
 
     def accuracy(self, column: str) -> float:
         """Words read exactly, in %."""
@@ -64,6 +66,7 @@ class Evaluation:
         self.correct.update(other.correct)
         self.won.update(other.won)
         self.errors += other.errors
+        self.bad += other.bad
 
     def judge(self, label: str, fused: Fused) -> None:
         """Count one word; predictions are compared with the normalised label, a fused None is wrong."""
@@ -76,14 +79,24 @@ class Evaluation:
 
 
 @torch.no_grad()
-def read_batch(
-    model: torch.nn.Module, codes: LabelCodes, images: torch.Tensor, targets: torch.Tensor | None = None
-) -> tuple[list[Fused], Reading]:
+def read_batch(model: torch.nn.Module, codes: LabelCodes, images: torch.Tensor) -> tuple[list[Fused], Reading]:
     """Read uint8 images [B, H, W, 3] on the model's device."""
-    reading = model.read(to_float_nchw(images), targets)
+    reading = model.read(to_float_nchw(images))
+    return fuse(codes, reading), reading
+
+
+def fuse(codes: LabelCodes, reading: Reading) -> list[Fused]:
+    """The texts of what was read, one for each picture."""
     ids = {name: decoded.ids.cpu().numpy() for name, decoded in reading.decoded.items()}
     probs = {name: decoded.probs.float().cpu().numpy() for name, decoded in reading.decoded.items()}
-    return decode_batch(codes, ids, probs), reading
+    return decode_batch(codes, ids, probs)
+
+
+def clock(device: torch.device) -> float:
+    """Seconds, once the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def character_targets(codes: LabelCodes, labels: list[str], device: torch.device) -> torch.Tensor:
@@ -99,22 +112,29 @@ def character_targets(codes: LabelCodes, labels: list[str], device: torch.device
 def evaluate(
     model: torch.nn.Module, codes: LabelCodes, batches: Iterable[Batch], device: torch.device, amp: str = "no"
 ) -> Evaluation:
-    """Read all batches in eval mode; the model's mode is put back. Raises `UserError` where nothing could be read."""
+    """Read all batches in eval mode; the model's mode is put back.
+
+    `batches` may have a register `bad` of what could not be read, as a `WordLoader` has. Raises `UserError` where
+    nothing could be read.
+    """
     result, training = Evaluation(), model.training
     model.eval()
     for batch in batches:
-        images = batch.images.to(device, non_blocking=True)
+        images = to_float_nchw(batch.images.to(device, non_blocking=True))
         targets = character_targets(codes, batch.labels, device)
-        began = time.perf_counter()
         with autocast(device, amp):
-            fused, reading = read_batch(model, codes, images, targets)
-        result.seconds += time.perf_counter() - began
-        result.loss_sum += float(reading.loss) if bool((targets != 0).any()) else 0.0
+            began = clock(device)
+            reading = model.read(images)
+            result.seconds += clock(device) - began
+            if bool((targets != 0).any()):
+                result.loss_sum += float(model.character_loss(reading, targets))
+        fused = fuse(codes, reading)
         result.batches += 1
         for label, one in zip(batch.labels, fused):
             result.judge(label, one)
         shown = [one.candidates["char"] for one in fused[:5]]
         result.samples = [(label, one.text, one.confidence) for label, one in zip(batch.labels, shown)]
+    result.bad = batches.bad.rows() if hasattr(batches, "bad") else []
     model.train(training)
     if not result.words:
         raise UserError("evaluation: none of its pictures can be read; `strlab doctor FOLDER` says why")

@@ -110,7 +110,7 @@ class SvtrFeatures(nn.Module):
         height, self.width = image_size[0] // 4, image_size[1] // 4
         rates = [drop_path * index / (sum(depths) - 1) for index in range(sum(depths))]
         self.pos_embed = nn.Parameter(torch.zeros(1, height * self.width, dims[0]))
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        nn.init.xavier_normal_(self.pos_embed)
         self.patch_embed = PatchEmbed(in_channels, dims[0])
         for stage in range(3):
             grid, first = (height >> stage, self.width), sum(depths[:stage])

@@ -43,7 +43,8 @@ def build_options(options: argparse.Namespace) -> dict[str, Any]:
 def build_model(options: argparse.Namespace, codec: Codec) -> SigaModel:
     """The model of these options with the published start: R and S by name (biases 0, Kaiming), T by its layers.
 
-    Without TPS weights (`--tps`) the rectification is trained, where the published code froze it at its random start.
+    The rectification is trainable until `starting_weights` has seen weights for it; the published code froze it at its
+    random start.
     """
     words = build_options(options)
     words.pop("character")
@@ -57,8 +58,10 @@ def build_model(options: argparse.Namespace, codec: Codec) -> SigaModel:
     return model
 
 
-def starting_weights(model: SigaModel, options: argparse.Namespace) -> list[str]:
-    """Load `--tps` and `--pretrained` into a fresh model; returns lines for the log.
+def starting_weights(model: SigaModel, options: argparse.Namespace, start: tuple[str, Any] | None = None) -> list[str]:
+    """Load `--tps` and `--pretrained` into a fresh model and settle whether its rectification is trained.
+
+    `start`: path and content of the checkpoint or training state that the run goes on from. Returns lines for the log.
 
     Raises:
         UserError: a file that does not fit, or a flag that this variant has no use for.
@@ -71,12 +74,34 @@ def starting_weights(model: SigaModel, options: argparse.Namespace) -> list[str]
         load_tps(model, load(options.tps), what=options.tps)
         lines.append(f"TPS: weights from {options.tps}, frozen")
     elif has_tps:
-        lines.append("TPS: no weights given (--tps), so the rectification is trained with the rest")
+        lines.append(settle_tps(model, start))
     if options.pretrained:
         if options.family != "T":
             raise UserError(f"--pretrained: {options.model_name} is trained from scratch; only T starts from a ViT")
         lines.append(load_vit(model, load(options.pretrained), options.pretrained))
     return lines
+
+
+def settle_tps(model: SigaModel, start: tuple[str, Any] | None) -> str:
+    """Train the rectification or freeze it, as the run did that is gone on from; returns a line for the log.
+
+    Published optimizers leave the TPS out; ours have it where it was trained. A file without an optimizer has trained
+    weights for it, which stay as they are, as published.
+    """
+    if start is None:
+        return "TPS: no weights given (--tps), so the rectification is trained with the rest"
+    path, content = start
+    trained = optimized(content) == len(list(model.parameters()))
+    model.freeze_tps(not trained)
+    return f"TPS: weights from {path}, " + ("trained on, as there" if trained else "frozen")
+
+
+def optimized(content: Any) -> int:
+    """How many tensors the optimizer in a checkpoint's content steps; 0 without one."""
+    try:
+        return sum(len(group["params"]) for group in content["optimizer"]["param_groups"])
+    except (KeyError, TypeError, IndexError):
+        return 0
 
 
 def load_vit(model: SigaModel, state: Mapping[str, Any], what: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -57,21 +58,22 @@ def mask_source(options: argparse.Namespace) -> tuple[MaskSource, str]:
     """Where masks come from, and a line about it.
 
     R, S: LMDBs below `--mask_path` that mirror what follows `training` in the picture's path; S without the flag looks
-    for `Mask` in place of `training`, as published. Otherwise, and always for T, k-means on the fly.
+    for `Mask` in place of `training`, as published, and says where it found none. Otherwise, and always for T, k-means
+    on the fly.
     """
     if options.family == "T":
         return MaskSource(text_mask, at="resized"), "masks: k-means on the resized image"
     if options.mask_path:
         return EitherMasks(Mirrored(options.mask_path), raw=True), f"masks: {options.mask_path}"
-    beside = Replaced("training", "Mask")
-    if (
-        options.family == "S"
-        and options.mask_path is None
-        and "training" in Path(options.train_data).parts
-        and beside(Path(options.train_data)).is_dir()
-    ):
-        return EitherMasks(beside, raw=True), f"masks: {beside(Path(options.train_data))}"
-    return MaskSource(text_mask, at="native"), "masks: k-means while training (mask_create makes them once and faster)"
+    absent = ""
+    if options.family == "S" and options.mask_path is None and "training" in Path(options.train_data).parts:
+        beside = Replaced("training", "Mask")
+        folder = beside(Path(options.train_data))
+        if folder.is_dir():
+            return EitherMasks(beside, raw=True), f"masks: {folder}"
+        absent = f" (no folder {folder})"
+    about = f"masks: k-means while training{absent}; mask_create makes them once and faster"
+    return MaskSource(text_mask, at="native"), about
 
 
 def augmentation(options: argparse.Namespace) -> tuple[object | None, str]:
@@ -225,25 +227,33 @@ def wanted_sets(options: argparse.Namespace) -> tuple[str, ...] | None:
     return BENCHMARK if options.benchmark_all_eval else None
 
 
+def named_sets(root: str | Path) -> dict[str, Path]:
+    """The LMDBs at or below `root` by folder name; where several have the same, by their path below `root`."""
+    paths = discover(root)
+    names = [path.absolute().name for path in paths]
+    shared = {name for name, count in Counter(names).items() if count > 1}
+    return {path.relative_to(root).as_posix() if name in shared else name: path for name, path in zip(names, paths)}
+
+
 def evaluation_sets(
     root: str | Path, names: Iterable[str] | None, options: argparse.Namespace
 ) -> dict[str, WordDataset]:
-    """Evaluation sets by folder name, in the order of `names` (sorted without), without masks and augmentation.
+    """Evaluation sets by name, in the order of `names` (sorted without), without masks and augmentation.
 
     Sets that are named and absent are said and left out. Label lengths: R takes all, S drops over-long ones, T too
     unless `--data_filtering_off` or `--sensitive`.
     """
-    found = {path.name: path for path in discover(root)}
+    found = named_sets(root)
     if names is not None:
         missing = [name for name in names if name not in found]
+        several = [path for path in found for name in missing if path.endswith(f"/{name}")]
+        if several:
+            raise UserError(f"--eval_data: {root}: sets of one name: {', '.join(several)}; name a folder with one only")
         if missing:
             print(f"{root}: not there and left out: {', '.join(missing)}")
-        found = {name: found[name] for name in names if name in found}
-    if not found:
-        raise UserError(
-            f"--eval_data: {root}: none of the sets {', '.join(names or ())}; there are "
-            f"{', '.join(path.name for path in discover(root))}"
-        )
+        there, found = ", ".join(found), {name: found[name] for name in names if name in found}
+        if not found:
+            raise UserError(f"--eval_data: {root}: none of the sets {', '.join(missing)}; there are {there}")
     free = options.family == "R" or (options.family == "T" and (options.data_filtering_off or options.sensitive))
     make = partial(
         WordDataset,

@@ -55,30 +55,39 @@ def save_state(state: TrainingState, folder: Path, options: argparse.Namespace, 
     return common_states.save_state(state, folder, dist, options.keep_states, options.disk_full)
 
 
-def resume(state: TrainingState, model: SigaModel, folder: Path, options: argparse.Namespace, dist: Dist) -> str:
-    """Put the run where `--resume` and `--saved_model` say. Returns a line for the log.
+def starting_point(folder: Path, options: argparse.Namespace, dist: Dist) -> tuple[str, Any] | None:
+    """Path and content of the file that the run goes on from, as `--resume` and `--saved_model` say; None: fresh start.
 
-    `--resume auto`: newest whole state of this run's folder, or a fresh start. `--resume FILE`: that state.
-    `--resume yes` (or any other word, as published) and `--saved_model FILE`: weights and, where the file has them,
-    optimizer and step.
+    `--resume auto`: newest whole state of this run's folder, or `--saved_model`. `--resume FILE`: that state.
+    `--resume yes` (or any other word, as published) and `--saved_model FILE`: that checkpoint.
 
     Raises:
-        UserError: a file that is missing, damaged, no checkpoint, or of another variant or charset.
+        UserError: a file that is missing or damaged.
     """
     wish = str(options.resume or "")
     if wish == "auto" or (wish and wish.lower() in ("true", "yes", "1") and not options.saved_model):
         found = newest_state(folder, dist)
         if found is not None:
-            same_run(found[1], options, str(found[0]))
-            state.resume(found[1], dist)
-            return f"resumed from {found[0]} at step {state.step}"
+            return str(found[0]), found[1]
         wish = ""
     path = wish if wish and Path(wish).is_file() else options.saved_model
     if wish and not path:
         raise UserError(f"--resume: {wish}: no such file; give auto, a training state, or yes with --saved_model")
-    if not path:
+    return (path, load(path)) if path else None
+
+
+def resume(
+    state: TrainingState, model: SigaModel, start: tuple[str, Any] | None, options: argparse.Namespace, dist: Dist
+) -> str:
+    """Put the run where its `starting_point` was: a training state exactly; of a checkpoint the weights and, where it
+    has them, optimizer and step. Returns a line for the log.
+
+    Raises:
+        UserError: no checkpoint, or one of another variant, charset or optimizer.
+    """
+    if start is None:
         return "fresh start"
-    content = load(path)
+    path, content = start
     if is_state(content):
         same_run(content, options, path)
         state.resume(content, dist)
@@ -88,8 +97,8 @@ def resume(state: TrainingState, model: SigaModel, folder: Path, options: argpar
 
 
 def same_run(content: dict[str, Any], options: argparse.Namespace, what: str) -> None:
-    """Raise `UserError` if a training state is of another variant, charset or batch size."""
-    names = ("model_name", "character", "batch_max_length", "batch_size", "imgH", "imgW")
+    """Raise `UserError` if a training state is of another variant, charset, batch size or optimizer."""
+    names = ("model_name", "character", "batch_max_length", "batch_size", "imgH", "imgW", "optimizer", "adam")
     same_options(content, vars(options), names, what)
 
 
@@ -101,8 +110,10 @@ def _published_progress(state: TrainingState, content: Any, path: str) -> str:
             state.step = int(number)
         return f"weights from {path}; the optimizer starts fresh, at step {state.step}"
     try:
+        if ("betas" in content["optimizer"]["param_groups"][0]) != ("betas" in state.optimizer.defaults):
+            raise ValueError("it is of another kind")
         state.optimizer.load_state_dict(content["optimizer"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, IndexError, TypeError) as error:
         return f"weights from {path}; its optimizer does not fit ({error}) and starts fresh at step 0"
     state.step = int(content["iteration"]) + 1
     return f"weights, optimizer and step {state.step} from {path}; random draws and data order start fresh"

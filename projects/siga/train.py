@@ -215,7 +215,8 @@ def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, WordLoader]:
         about += f"\n{check_samples(dataset, options.check_data)}"
         codec = make_codec(options.family, options.character, options.batch_max_length)
         model = build_model(options, codec)
-        notes = starting_weights(model, options)
+        start = states.starting_point(folder, options, dist)
+        notes = starting_weights(model, options, start)
         loader, per_epoch = training_loader(dataset, chosen, options, dist, folder)
         options.total_steps = total_steps(options, per_epoch)
         if dist.is_main:
@@ -224,6 +225,8 @@ def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, WordLoader]:
     if sync and dist.device.type != "cuda":
         notes.append("SyncBatchNorm exists on CUDA only: batch statistics are those of each process")
     wrapped = wrap(model, dist, find_unused=True, sync_batch_norm=sync)
+    if options.family == "T" and dist.rank:  # published: seed + rank; R and S draw alike on all ranks
+        seed_everything(options.manual_seed, dist.rank)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     stepper = Stepper(
         make_optimizer(wrapped, options),
@@ -244,7 +247,7 @@ def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, WordLoader]:
         extra={"best_accuracy": -1.0, "loss_sum": 0.0, "loss_count": 0},
     )
     with dist.failing_together():
-        notes.append(states.resume(state, model, folder, options, dist))
+        notes.append(states.resume(state, model, start, options, dist))
     notes.append(precision_note(options.amp, options.compile, options.tf32, dist.device))
     notes.append(
         f"{dist.world_size} process(es), {options.total_steps} steps, {per_epoch} batches an epoch, {trained:,} trained"

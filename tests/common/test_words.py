@@ -181,9 +181,10 @@ def test_mirrored_masks_and_what_is_missing(tmp_path):
     making = WordDataset([training], image_size=(16, 40), masks=StoredMasks(Mirrored(tmp_path / "masks"), maker=dark))
     np.testing.assert_array_equal(making[1].mask, dark(noise(1)))
     assert Replaced("training", "Mask")(training) == tmp_path / "Mask" / "label" / "MJ"
-    shorter = write_words(tmp_path / "short" / "label" / "MJ", list("ab"), masks=True)
-    with pytest.raises(UserError, match=f"{shorter}: 2 masks for the 3 pictures"):
-        StoredMasks(Mirrored(tmp_path / "short")).check(dataset.lmdbs)
+    for words, wrong in (("a", "no masks up to number 3"), ("abcd", "masks beyond number 3")):
+        other = write_words(tmp_path / words / "label" / "MJ", list(words), masks=True)
+        with pytest.raises(UserError, match=f"{other}: {wrong}, the last picture of {training}"):
+            StoredMasks(Mirrored(tmp_path / words)).check(dataset.lmdbs)
     with pytest.raises(UserError, match="no folder 'training'"):
         Mirrored(tmp_path)(tmp_path / "elsewhere")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from common.data.loader import Batch
 from common.errors import UserError
 from common.infer.recognizer import Recognizer
+from projects.mgpstr import validate
 from projects.mgpstr.a3 import aggregate
 from projects.mgpstr.bench import plain_a3, plain_logits
 from projects.mgpstr.build import build_model, load_start_weights
@@ -19,6 +23,7 @@ from projects.mgpstr.label_codes import LabelCodes
 from projects.mgpstr.mgp_str import decode_top1
 from projects.mgpstr.reader import MgpReader, load_weights, open_reader
 from projects.mgpstr.sheets import demo_sheet
+from projects.mgpstr.train_final_dist import freeze
 from projects.mgpstr.validate import read_batch
 
 MICRO = ("mgp-str", "mgp_str_micro_patch16x8_3_32_128")
@@ -85,7 +90,8 @@ def test_acds_of_any_charset_and_length() -> None:
     assert set(losses) == {"char", "mask"}
     for key, parameter in model.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, key
-    reading = model.eval().read(torch.rand(2, 3, 32, 128), targets["char"])
+    reading = model.eval().read(torch.rand(2, 3, 32, 128))
+    assert torch.isfinite(model.character_loss(reading, targets["char"]))
     assert reading.decoded["char"].ids.shape == (2, 11) and reading.maps["map"].shape == (2, 32, 128)
 
 
@@ -101,6 +107,32 @@ def test_freezing_leaves_conv_fpn_and_layer5() -> None:
     model.freeze_map_branch(statistics=True)
     model.train()
     assert not backbone.layer1.training and backbone.layer5.training
+
+
+@pytest.mark.parametrize(
+    ("name", "whole", "with_freeze"),
+    [("ACDS-STR-Small", 61_065_781, 55_714_837), ("ACDS-STR-Base", 89_417_269, 84_066_325)],
+)
+def test_parameters_that_opt_txt_counts(name: str, whole: int, with_freeze: int) -> None:
+    for wish, count in ((False, whole), (True, with_freeze)):
+        with torch.device("meta"):
+            model = build_model(name)
+        assert freeze(model, Namespace(freeze=wish, freeze_statistics=False)) == count
+
+
+def test_only_the_forward_is_timed(micro, monkeypatch) -> None:
+    """Decoding and the loss take a second here; the model does not."""
+    decode, loss = validate.fuse, micro.character_loss
+
+    def slow(function):
+        return lambda *words: (time.sleep(0.5), function(*words))[1]
+
+    monkeypatch.setattr(validate, "fuse", slow(decode))
+    monkeypatch.setattr(micro, "character_loss", slow(loss))
+    batch = Batch(torch.zeros(1, 32, 128, 3, dtype=torch.uint8), ["cat"], torch.arange(1))
+    micro.read(torch.zeros(1, 3, 32, 128))  # what the first call alone needs
+    result = validate.evaluate(micro, CODES, [batch], torch.device("cpu"))
+    assert 0 < result.seconds < 0.5 and result.loss_sum > 0 and result.bad == []
 
 
 def test_start_weights_fill_the_encoder_only(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from common.data.lmdb import LmdbWriter
 from projects.mgpstr import demo, test_final, train_final_dist
+from projects.mgpstr.options import get_args
 from tests.projects.mgpstr_corpus import ACDS, CHARACTERS, MICRO, command, write_corpus
 from tests.projects.siga_corpus import crop
 
@@ -47,6 +48,8 @@ def refused(status: int, capsys: pytest.CaptureFixture, text: str) -> None:
         (["--save_interval=-1"], "--save_interval"),
         (["--resume=/nowhere.pth"], "no such checkpoint"),
         (["--granularities=bpe-wp", *MICRO], "char first"),
+        (["--manualSeed=-1"], "--manualSeed"),
+        (["--amp=half"], "--amp: 'half'"),
     ],
 )
 def test_training(words: list[str], text: str, corpus: Path, tmp_path: Path, capsys) -> None:
@@ -64,6 +67,8 @@ def test_unknown_method(corpus: Path, tmp_path: Path, capsys) -> None:
         (None, "no character boxes"),
         (b"[[0, 0, 900, 9, 'a']]", "must be JSON"),
         (json.dumps([[0, 0, 900, 9, "a"]]).encode(), "outside the picture's width"),
+        (b'[[0, 0, NaN, 9, "a"]]', "not finite"),
+        (b'[[0, 5, 9, 5, "a"]]', "is flat"),
     ],
 )
 def test_boxes(boxes: bytes | None, text: str, corpus: Path, tmp_path: Path, capsys) -> None:
@@ -95,11 +100,36 @@ def test_pickled_labels_are_named(corpus: Path, tmp_path: Path, capsys) -> None:
         (["--model_dir=/nowhere"], "does not exist"),
         (["--model_dir=."], "no iter_N.pth file"),
         (["--model_dir=.", "--range=1to9"], "give the first and the last step"),
+        (["--model_dir=.", "--amp=half"], "--amp: 'half'"),
     ],
 )
 def test_evaluation(words: list[str], text: str, corpus: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     refused(test_final.main([*CHARACTERS, f"--eval_data={corpus}", *words]), capsys, text)
+
+
+def test_lists_without_a_folder(corpus: Path, tmp_path: Path, capsys) -> None:
+    assert train_final_dist.main(command(corpus, tmp_path, "--num_iter=1")) == 0
+    capsys.readouterr()
+    words = [*CHARACTERS, "--eval_img", "--device=cpu", f"--result_path={tmp_path / 'result'}"]
+    checkpoint = tmp_path / "run-Seed1111" / "best_accuracy.pth"
+    refused(test_final.main([*words, f"--model_dir={checkpoint}"]), capsys, "--eval_data: not given")
+
+
+@pytest.mark.parametrize(
+    ("words", "script", "told"),
+    [
+        (["--compile"], "test_final.py", "--compile: not used by test_final.py"),
+        (["--tf32"], "demo.py", "--tf32: not used by demo.py"),
+        (["--pretrained=a.pth", "--saved_model=b.pth"], "train_final_dist.py", "--pretrained: not used beside"),
+        (["--freeze_statistics"], "train_final_dist.py", "--freeze_statistics: not used without --freeze"),
+    ],
+)
+def test_flags_without_effect_are_told(words: list[str], script: str, told: str, capsys) -> None:
+    get_args([*CHARACTERS, *words], is_train=False, prog=script)
+    assert told in capsys.readouterr().out
+    get_args([*CHARACTERS, "--tf32"], is_train=False, prog="test_final.py")
+    assert not capsys.readouterr().out
 
 
 def test_demo(tmp_path: Path, monkeypatch, capsys) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -18,6 +20,7 @@ from common.data.lmdb import LmdbWriter, WordLmdb
 from common.train.checkpoint import load
 from projects.mgpstr import create_lmdb_dataset, demo, test_final, train_final_dist
 from projects.mgpstr.data_convert import Refused, boxes_of, convert_acds, string_table
+from projects.mgpstr.engine import LossModule, Stepper
 from tests.projects import mgpstr_corpus
 from tests.projects.mgpstr_corpus import ACDS, CHARACTERS, MICRO, command, write_corpus
 from tests.projects.siga_corpus import ROOT, crop, environment
@@ -68,7 +71,8 @@ def test_files_in_the_published_form(whole: Path) -> None:
     assert log[2].startswith("char_accuracy    : ") and ", fused_accuracy   : " in log[2]
     assert log[3].startswith("Best_accuracy    : ")
     assert log[5] == f"{'Ground Truth':25s} | {'Prediction':25s} | Confidence Score & T/F"
-    assert "opt.select_data: ['MJ', 'ST']" in (whole / "log_dataset.txt").read_text()
+    data = (whole / "log_dataset.txt").read_text()
+    assert "opt.select_data: ['MJ', 'ST']" in data and "batches of 2 MJ + 2 ST = 4 each" in data
 
 
 def test_resume_is_exact(whole: Path, corpus: Path, tmp_path: Path) -> None:
@@ -76,6 +80,52 @@ def test_resume_is_exact(whole: Path, corpus: Path, tmp_path: Path) -> None:
     words = command(corpus, tmp_path, "--isrand_aug", "--scheduler", f"--resume={whole / STATE.format(2)}")
     assert train_final_dist.main(words) == 0
     assert_same_state(whole / STATE.format(4), tmp_path / "run-Seed1111" / STATE.format(4))
+
+
+@pytest.mark.parametrize(("more", "told"), [("--adam", "adam"), ("--rho=0.9", "rho"), ("--eps=1e-6", "eps")])
+def test_resume_with_another_optimizer(more: str, told: str, whole: Path, corpus: Path, tmp_path: Path, capsys) -> None:
+    words = command(corpus, tmp_path, f"--resume={whole / STATE.format(2)}", more)
+    assert train_final_dist.main(words) == 2
+    line = capsys.readouterr().err.strip()
+    assert f"{STATE.format(2)}: {told}: the state was written with" in line and "\n" not in line
+
+
+def test_sigterm_saves_and_resume_goes_on(whole: Path, corpus: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    plain = Stepper.__call__
+
+    def interrupted(self, batch, step):
+        if step == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return plain(self, batch, step)
+
+    run, words = tmp_path / "run-Seed1111", command(corpus, tmp_path, "--isrand_aug", "--scheduler", "--resume=auto")
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "__call__", interrupted)
+        assert train_final_dist.main(words) == 0
+    assert "asked to stop: state saved after step 2" in capsys.readouterr().out
+    assert [path.name for path in run.glob("training_state*")] == [STATE.format(2)]
+    assert train_final_dist.main(words) == 0
+    assert_same_state(whole / STATE.format(4), run / STATE.format(4))
+
+
+def test_killed_and_resumed_equals_uninterrupted(whole: Path, corpus: Path, tmp_path: Path, capsys) -> None:
+    """kill -9 after the first state, then `--resume auto`."""
+    more = ("--isrand_aug", "--scheduler", "--save_interval=1", "--keep_states=0", "--resume=auto")
+    run, words = tmp_path / "run-Seed1111", command(corpus, tmp_path, *more)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "projects/mgpstr/train_final_dist.py"), *words],
+        env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.time() + 120
+    while not (run / STATE.format(1)).exists() and process.poll() is None and time.time() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert (run / STATE.format(1)).exists(), "it ended before its first state"
+    (run / STATE.format(4)).unlink(missing_ok=True)  # a fast machine may have been done already
+    assert train_final_dist.main(words) == 0
+    assert f"resumed from {run}" in capsys.readouterr().out
+    assert_same_state(whole / STATE.format(4), run / STATE.format(4))
 
 
 def test_saved_model_goes_on_at_its_number(whole: Path, corpus: Path, tmp_path: Path, capsys) -> None:
@@ -97,7 +147,8 @@ def test_two_processes(corpus: Path, tmp_path: Path) -> None:
             env=environment(), capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
-        assert done.stdout.count("Best_accuracy") == done.stdout.count("fused_accuracy")
+        validations = 1 if more else 2  # after the last step, and after the first of a fresh run; by rank 0 alone
+        assert done.stdout.count("Best_accuracy") == done.stdout.count("fused_accuracy") == validations
         assert done.stdout.count("2 process(es)") == 1
         runs.append(tmp_path / how / "run-Seed1111" / STATE.format(4))
     assert_same_state(*runs)
@@ -128,8 +179,6 @@ def test_adam_and_bf16(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_non_finite_loss_stops_before_the_step(corpus: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    from projects.mgpstr.engine import LossModule
-
     plain = LossModule.forward
     monkeypatch.setattr(
         LossModule, "forward", lambda self, *a: {k: v * float("nan") for k, v in plain(self, *a).items()}
@@ -166,6 +215,40 @@ def test_lists_of_images(whole: Path, tmp_path: Path, monkeypatch, capsys) -> No
     words = [*CHARACTERS, "--eval_img", "--eval_data=.", "--device=cpu", f"--model_dir={whole / 'iter_2.pth'}"]
     assert test_final.main(words) == 0
     assert "missing.png: left out" in capsys.readouterr().out
+    [listed] = tmp_path.rglob("bad_samples.csv")
+    assert listed.read_text().splitlines()[1].startswith("words.txt,2,missing.png")
+
+
+def test_unreadable_pictures_are_counted_and_listed(whole: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    with LmdbWriter(tmp_path / "data" / "SVT") as writer:
+        for index, word in enumerate(("cat", "dog", "map")):
+            writer.add(b"no picture" if word == "dog" else crop(word, index), word)
+    words = [*CHARACTERS, "--workers=0", "--device=cpu", "--batch_size=1", f"--eval_data={tmp_path / 'data'}"]
+    words += ["--benchmark_all_eval", f"--model_dir={whole / 'iter_2.pth'}"]
+    assert test_final.main(words) == 0
+    assert "\t unreadable 1\n" in capsys.readouterr().out
+    [folder] = (tmp_path / "result").iterdir()
+    assert json.loads((folder / "evaluation.json").read_text())["sets"]["SVT"]["unreadable"] == 1
+    listed = (folder / "bad_samples.csv").read_text().splitlines()
+    assert len(listed) == 2 and listed[1].startswith(f"{tmp_path / 'data' / 'SVT'},2,")
+    assert test_final.main([*words, "--result_path=/proc/nowhere"]) == 2
+    assert "--result_path: /proc/nowhere" in capsys.readouterr().err
+
+
+def test_case_is_kept_as_in_training(corpus: Path, tmp_path: Path, capsys) -> None:
+    """`--sensitive` stands in the card, so that testing does not lower the labels."""
+    assert train_final_dist.main(command(corpus, tmp_path, "--num_iter=1", "--sensitive", model=MICRO)) == 0
+    assert 'bpe: the ids of " # !' in capsys.readouterr().out
+    with LmdbWriter(tmp_path / "data" / "SVT") as writer:
+        writer.add(crop("cat", 0), "Cat")
+    words = [*MICRO, "--workers=0", "--device=cpu", f"--eval_data={tmp_path / 'data'}"]
+    words += [f"--model_dir={tmp_path / 'run-Seed1111' / 'best_accuracy.pth'}", f"--result_path={tmp_path / 'result'}"]
+    assert test_final.main(words) == 0
+    printed = capsys.readouterr().out
+    assert "--sensitive=True" in printed and 'bpe: the ids of " # !' in printed
+    [folder] = (tmp_path / "result").iterdir()
+    assert (folder / "errors.tsv").read_text().splitlines()[1].startswith("Cat\t")
 
 
 @pytest.mark.parametrize("method", ["heads", "acds"])
@@ -227,12 +310,16 @@ def test_pickles_with_code_are_refused(tmp_path: Path) -> None:
 
 def test_convert_acds(tmp_path: Path) -> None:
     outside = pickle.dumps({"[[0, 0], [500, 10]]": "a", "word": "a"})
+    corners = pickle.dumps({"[[1, 1], [9, 1], [9, 9], [1, 9]]": "a", "word": "a"})
+    flat = pickle.dumps({"[[1, 5], [9, 5]]": "a", "word": "a"})
     with LmdbWriter(tmp_path / "old") as writer:
-        for index, (word, label) in enumerate((("cat", pickled("cat")), ("a", outside), ("dog", b"dog"))):
+        labels = (pickled("cat"), outside, b"dog", corners, flat)
+        for index, (word, label) in enumerate(zip(("cat", "a", "dog", "a", "a"), labels)):
             writer.add_value("label", writer.add(crop(word, index), None), label)
     written, bad = convert_acds(tmp_path / "old", tmp_path / "new")
-    assert written == 1 and [sample.number for sample in bad] == [2, 3]
+    assert written == 1 and [sample.number for sample in bad] == [2, 3, 4, 5]
     assert "outside the picture's width" in bad[0].reason
+    assert "bottom right corners" in bad[2].reason and "is flat" in bad[3].reason
     new = WordLmdb(tmp_path / "new")
     assert new.label(0) == "cat" and json.loads(new.value("boxes", 0)) == mgpstr_corpus.boxes_of("cat")
 

@@ -15,7 +15,7 @@ from common import cli
 from common.data.lmdb import WordLmdb
 from common.errors import UserError
 from projects.mgpstr.box_masks import check_boxes, parse_boxes
-from projects.mgpstr.synthtext import read_table
+from projects.mgpstr.synthtext import read_table, relative
 from tests.common.lmdbs import encoded, noise
 
 
@@ -62,6 +62,11 @@ def test_words_and_boxes(tmp_path: Path, capsys) -> None:
         assert not check_boxes(parse_boxes(words.value("boxes", index), "x"), width, height, tolerance=0)
     told = (tmp_path / "out" / "error_image_log.txt").read_text()
     assert "1 word and 1 character boxes for ['two']" in told
+
+
+def test_characters_outside_the_crop_have_no_box() -> None:
+    boxes = np.array([[2.0, 1, 8, 9], [16, 1, 22, 9]])
+    assert json.loads(relative(boxes, np.array([2.0, 1, 14, 9]), "ab")) == [[0, 0, 6, 8, "a"]]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
+from common.text.charset import CHARSET_94
 from common.text.codecs import LabelError
 from projects.mgpstr import vocabularies
 from projects.mgpstr.box_masks import check_boxes, mask_from_boxes, parse_boxes
@@ -53,9 +54,16 @@ def test_labels_that_do_not_fit() -> None:
 
 
 def test_pieces_beyond_the_length_are_cut_and_the_end_stays() -> None:
-    short = LabelCodes("zqxj", 4, ("char", "wp"))
-    ids = short.encode(["zqxj"])["wp"][0]
-    assert len(ids) == 6 and ids[0] == 101 and 102 in ids
+    """A Hangul syllable falls apart into up to three pieces."""
+    short = LabelCodes("\ud55c", 1, ("char", "wp"))
+    (ids,) = short.encode(["\ud55c"])["wp"]
+    assert len(short["wp"]._tokenizer.encode("\ud55c").ids) == 3
+    assert len(ids) == 3 and ids[0] == 101 and ids[2] == 102
+
+
+def test_symbols_whose_ids_mark_start_end_and_padding() -> None:
+    assert CODES.collision() == LabelCodes(CHARSET_94, granularities=("char", "wp")).collision() == ""
+    assert 'the ids of " # ! are' in LabelCodes(CHARSET_94).collision()
 
 
 def test_clean_up() -> None:
@@ -69,6 +77,8 @@ def test_clean_up() -> None:
         (b"{", "must be JSON"),
         (b"[[1, 2, 3]]", "must be JSON"),
         (b'[["a", 2, 3, 4, "x"]]', "must be JSON"),
+        (b'[[1, 2, NaN, 4, "x"]]', "not finite"),
+        (b'[[1, 2, 3, 1e999, "x"]]', "not finite"),
     ],
 )
 def test_malformed_boxes(data: bytes | None, message: str) -> None:
@@ -81,4 +91,5 @@ def test_boxes_outside_the_picture() -> None:
     assert "width of 40" in check_boxes([(0, 0, 60, 10, "a")], 40, 20)
     assert "height of 20" in check_boxes([(0, -5, 6, 10, "a")], 40, 20)
     assert "not finite" in check_boxes([(0, float("nan"), 6, 10, "a")], 40, 20)
+    assert "is flat" in check_boxes([(2, 5, 12, 5, "a")], 40, 20)
     assert mask_from_boxes([(-100, -100, -60, -60, "a")], 128, 32).sum() == 0

@@ -133,6 +133,9 @@ def test_published_start() -> None:
     assert all(not value.any() for name, value in state.items() if name.endswith("bias") and "fc2" not in name)
     assert (state["model_one.FeatureExtraction.norm.weight"] == 1).all()
     assert state["model_two.pw.weight"].std() == pytest.approx((2 / 64) ** 0.5, rel=0.1)
+    positions = state["model_one.FeatureExtraction.pos_embed"]  # [1, N, D]: Xavier with fans N D and D
+    _, cells, width = positions.shape
+    assert positions.std() == pytest.approx((2 / (width * (cells + 1))) ** 0.5, rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["CRNN", "TRBB"])
@@ -247,7 +250,20 @@ def test_merging_numbered_folders(tmp_path) -> None:
     masks = WordLmdb(target)
     assert len(masks) == 6 and [value for _, value in masks.items("mask")] == [bytes([i]) for i in range(6)]
     assert not (target / "0").exists()
-    assert merge.main(["--mask_path", str(tmp_path / "Mask")]) == 2
+    with LmdbWriter(tmp_path / "Mask" / ".MJ.1.old" / "0") as writer:  # of a stopped run
+        writer.add_value("mask", 0, b"mask")
+    assert merge.main(["--mask_path", str(tmp_path / "Mask")]) == 2 and len(masks) == 6
+
+
+def test_merging_deletes_nothing_else(tmp_path, capsys) -> None:
+    root = tmp_path / "Mask"
+    for name in ("MJ/0", "label/2019", "label/IIIT"):
+        with LmdbWriter(root / name) as writer:
+            writer.add_value("mask", 0, b"mask")
+    assert merge.main(["--mask_path", str(root)]) == 2
+    line = capsys.readouterr().err
+    assert f"{root / 'label'}: IIIT is no part of the masks" in line
+    assert len(list(root.rglob("data.mdb"))) == 3 and not (root / "MJ" / "data.mdb").exists()
 
 
 @pytest.mark.slow

@@ -125,7 +125,7 @@ def test_sigterm_saves_once_and_resume_goes_on(whole: Path, corpus: Path, tmp_pa
     assert_same_state(whole / STATE.format(4), run / STATE.format(4))
 
 
-def test_killed_and_resumed_equals_uninterrupted(whole: Path, corpus: Path, tmp_path: Path) -> None:
+def test_killed_and_resumed_equals_uninterrupted(whole: Path, corpus: Path, tmp_path: Path, capsys) -> None:
     """kill -9 in the middle, then `--resume auto`."""
     words = command(
         corpus, tmp_path, "TRBA_small", "--Aug", "--save_interval", 1, "--keep_states", 0, "--resume", "auto"
@@ -142,8 +142,10 @@ def test_killed_and_resumed_equals_uninterrupted(whole: Path, corpus: Path, tmp_
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert (run / STATE.format(1)).exists(), "it ended before its first state"
     (run / STATE.format(4)).unlink(missing_ok=True)  # a fast machine may have been done already
     assert train.main(words) == 0
+    assert f"resumed from {run}" in capsys.readouterr().out
     assert_same_state(whole / STATE.format(4), run / STATE.format(4))
 
 
@@ -237,6 +239,7 @@ def refused(words: list[str], capsys, *parts: str) -> None:
         (["--tps", __file__], [Path(__file__).name]),
         (["--mask_path", "/no/masks"], ["/no/masks"]),
         (["--hidden_size", "0"], ["--hidden_size"]),
+        (["--manual_seed", "-1"], ["--manual_seed"]),
     ],
 )
 def test_bad_input_is_one_line(more: list[str], parts: list[str], corpus: Path, tmp_path: Path, capsys) -> None:
@@ -256,7 +259,8 @@ def test_other_models_are_refused(capsys) -> None:
 def test_masks_of_another_length_are_refused(corpus: Path, tmp_path: Path, capsys) -> None:
     for name in ("MJ", "ST"):
         write_words(tmp_path / "masks" / name, ["a", "b"])
-    refused([*command(corpus, tmp_path), "--mask_path", str(tmp_path / "masks")], capsys, "2 masks for the 20 pictures")
+    words = [*command(corpus, tmp_path), "--mask_path", str(tmp_path / "masks")]
+    refused(words, capsys, str(tmp_path / "masks" / "MJ"), "no masks up to number 20")
 
 
 def test_checkpoints_of_another_kind_are_refused(whole: Path, corpus: Path, tmp_path: Path, capsys) -> None:
@@ -269,6 +273,7 @@ def test_checkpoints_of_another_kind_are_refused(whole: Path, corpus: Path, tmp_
         [*words, "--saved_model", str(whole / "0.pth"), "--character", "abcdefghijklmnop"], capsys, "0.pth", "charset"
     )
     refused([*words, "--resume", str(whole / STATE.format(2)), "--batch_size", "2"], capsys, "batch_size")
+    refused([*words, "--resume", str(whole / STATE.format(2)), "--optimizer", "adadelta"], capsys, "optimizer")
 
 
 def test_published_checkpoint_goes_on(whole: Path, corpus: Path, tmp_path: Path, capsys) -> None:
@@ -277,4 +282,7 @@ def test_published_checkpoint_goes_on(whole: Path, corpus: Path, tmp_path: Path,
     copy = tmp_path / "3.pth"
     shutil.copy(whole / "3.pth", copy)
     assert train.main(command(corpus, tmp_path, "TRBA_small", "--num_iter", 6, "--saved_model", copy)) == 0
-    assert "weights, optimizer and step 4" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "weights, optimizer and step 4" in printed and f"TPS: weights from {copy}, trained on" in printed
+    words = command(corpus, tmp_path / "other", "TRBA_small", "--saved_model", copy, "--optimizer", "adadelta")
+    assert train.main(words) == 0 and "its optimizer does not fit" in capsys.readouterr().out

@@ -22,7 +22,7 @@ if __package__ in (None, ""):
 
 from common.data.bad import BadSamples
 from common.data.lmdb import WordLmdb
-from common.data.masks import Mirrored
+from common.data.masks import Mirrored, misfit
 from common.data.words import discover
 from common.errors import UserError, command
 from projects.siga.mask_create.shards import Part, PartDone, finish, make_part, plan
@@ -64,14 +64,12 @@ def targets(options: argparse.Namespace) -> list[tuple[Path, Path]]:
 
 
 def check_existing(source: Path, target: Path) -> bool:
-    """Whether the masks of `source` are there already. Raises UserError if they are of another number."""
+    """Whether the masks of `source` are there already. Raises UserError if they are of other pictures."""
     if not (target / "data.mdb").exists():
         return False
-    masks, pictures = len(WordLmdb(target)), len(WordLmdb(source))
-    if masks != pictures:
-        raise UserError(
-            f"{target}: {masks} masks for the {pictures} pictures of {source}: remove it to make them again"
-        )
+    wrong = misfit(WordLmdb(target), WordLmdb(source))
+    if wrong:
+        raise UserError(f"{target}: {wrong}: remove it to make them again")
     return True
 
 
