@@ -83,7 +83,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """Published figures of one model: folder name of an evaluation set -> word accuracy in %."""
+    """Published figures of one model: folder name of an evaluation set, in any case -> word accuracy in %."""
 
     name: str
     accuracy: Mapping[str, float]

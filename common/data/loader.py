@@ -291,6 +291,7 @@ class WordLoader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
+        self.bad.start()
         for batch in self._fetched():
             self.sampler.advance()
             self.bad.add(batch.bad)
@@ -340,7 +341,7 @@ def word_loader(
     if workers:
         _check_shared_memory(dataset, sampler, workers, prefetch)
     bad = bad if bad is not None else BadSamples(len(dataset) + len(dataset.index_bad))
-    bad.add(dataset.index_bad)
+    bad.add(dataset.index_bad, write=False)
     loader = DataLoader(
         dataset,
         batch_sampler=_Requests(sampler, endless),

@@ -1,7 +1,8 @@
 """What a training run left behind: its scalars and its options, for curves and tables.
 
 `metrics.jsonl` is written by `common.train.meters.MetricsLog`: one JSON object a line with `step` and any numbers
-(`loss` and its terms, `accuracy`, `one_minus_ned`, `lr`, `img_s`, `data_wait`, `sets: {name: accuracy}`, …).
+(`loss` and its terms, `accuracy`, `one_minus_ned`, `lr`, `images_per_second`, `data_wait`,
+`sets: {name: accuracy}`, …).
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def _group(name: str) -> str:
         return GROUPS[3]
     if lower.rpartition("/")[2] in ("lr", "learning_rate") or lower.startswith("lr"):
         return GROUPS[4]
-    if any(part in lower for part in ("img_s", "img/s", "images_per_second", "throughput")):
+    if any(part in lower for part in ("images_per_second", "throughput")):
         return GROUPS[5]
     if any(part in lower for part in ("acc", "ned", "heads/")):
         return GROUPS[2]

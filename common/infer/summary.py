@@ -22,6 +22,7 @@ from common.infer.runs import charts_of, curves_of, find_metrics
 
 if TYPE_CHECKING:
     from common.infer.recognizer import Recognizer
+    from common.recipe import PublishedRow
     from common.reproduce import Finished
 
 PROTOCOLS = ("36", "62", "94")
@@ -97,7 +98,7 @@ def add_accuracy(report: Report, finished: Finished) -> None:
         of = entry["protocols"]
         accuracies = [of[name]["accuracy"] for name in PROTOCOLS]
         skipped = entry["unreadable"] + entry["missing"] if "missing" in entry else None
-        published = [row.accuracy.get(entry["name"]) for row in paper]
+        published = [published_figure(row, entry["name"]) for row in paper]
         rows.append(
             [entry["name"], of["36"]["n"], *accuracies, of["36"]["ned"], entry["confidence"], skipped, *published]
         )
@@ -111,6 +112,12 @@ def add_accuracy(report: Report, finished: Finished) -> None:
         )
 
 
+def published_figure(row: PublishedRow, name: str) -> float | None:
+    """The paper's figure of a set, in %, by the last part of its folder's name in any case; None without one."""
+    known = {key.casefold(): figure for key, figure in row.accuracy.items()}
+    return known.get(name.rsplit("/", 1)[-1].casefold())
+
+
 def add_curves(report: Report, folder: Path) -> None:
     """Loss, accuracy, learning rate and speed of every run below a folder."""
     runs = {name: rows for name, rows in find_metrics(folder).items() if rows}
@@ -121,7 +128,7 @@ def add_curves(report: Report, folder: Path) -> None:
         if len(runs) > 1:
             report.heading(name or "run", level=3)
         report.curves(charts_of(curves_of(rows)))
-        speed = [row["img_s"] for row in rows if isinstance(row.get("img_s"), (int, float))]
+        speed = [row["images_per_second"] for row in rows if isinstance(row.get("images_per_second"), (int, float))]
         waits = [row["data_wait"] for row in rows if isinstance(row.get("data_wait"), (int, float))]
         if speed:
             wait = f"; waiting for data: {np.median(waits):.0f} % of the time" if waits else ""

@@ -53,6 +53,8 @@ def continue_from(trainer: EpochTrainer, path: Path, content: dict) -> None:
         from_state(trainer, path, content)
     else:
         from_checkpoint(trainer, path, content)
+    if trainer.step:
+        trainer.loader.bad.recall()
     inside = trainer.step % trainer.per_epoch
     print(f"Resume from {path}: epoch {trainer.epoch}, step {inside} of {trainer.per_epoch}", flush=True)
 

@@ -18,6 +18,7 @@ from common.data.bad import FILE_NAME, BadSamples
 from common.data.loader import Batch, SeededSampler, word_loader
 from common.data.words import WordDataset
 from common.errors import UserError
+from common.train.bad import share_bad
 from common.train.checkpoint import atomic_file, save_atomic, write_card
 from common.train.distributed import Dist, unwrap, wrap
 from common.train.ema import Ema
@@ -142,8 +143,7 @@ class EpochTrainer:
         for _, micro_batches in log.over(steps, self.per_epoch, first):
             decay = None if self.weight_decay is None else float(self.weight_decay[self.step])
             set_learning_rate(self.optimizer, float(self.lr[self.step]), decay)
-            yield micro_batches
-            self.step += 1
+            yield micro_batches  # the caller ends them with `optimise`
             self._pause(log)
         # an epoch ends after its steps even where unreadable samples have swallowed a whole batch
         self.step = math.ceil(self.step / self.per_epoch) * self.per_epoch
@@ -164,10 +164,13 @@ class EpochTrainer:
         return asked or bool(self.options.max_steps and self.step >= self.options.max_steps)
 
     def end_epoch(self, save: bool = True) -> None:
-        """Write the state after an epoch's files, and leave where that is asked for."""
-        if save:
+        """After an epoch's files: write the state, with `save` or where the run is asked to leave, which it does."""
+        leaving = self.leaving() and self.step < self.options.epochs * self.per_epoch
+        if save or leaving:
             self.save_state()
-        if self.leaving() and self.step < self.options.epochs * self.per_epoch:
+        else:
+            share_bad(self.loader.bad, self.dist)
+        if leaving:
             raise Stopped
 
     def backward(self, loss: Tensor, batch: Batch) -> None:
@@ -177,7 +180,10 @@ class EpochTrainer:
         self.amp.backward(loss / self.accumulate)
 
     def optimise(self) -> Tensor:
-        """Clip, step, clear the gradients, move the averaged copy; returns the gradient's 2-norm before clipping."""
+        """Clip, step, clear the gradients, move the averaged copy, count the step.
+
+        Returns the gradient's 2-norm before clipping.
+        """
         self.amp.scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in parameters])
@@ -189,6 +195,7 @@ class EpochTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update(self.bare)
+        self.step += 1
         return norm
 
     def _check(self, loss: Tensor, batch: Batch) -> None:
@@ -212,19 +219,23 @@ class EpochTrainer:
         }
 
     def record(self, log: EpochLog, losses: dict[str, float | Tensor], norm: Tensor, samples: int) -> None:
-        """Meters, TensorBoard scalars and a line of metrics.jsonl for one step."""
+        """Meters, TensorBoard scalars and a line of metrics.jsonl for the step just done; the scalars count from 0."""
         common = self.common_meters(norm)
         rates = {name: common.pop(name) for name in ("lr", "min_lr")}
         log.add(**rates, **losses, **common)
-        log.meters.count(samples * self.dist.world_size, 0.0)
+        log.meters.count(samples * self.dist.world_size, log.waiting.last)
         groups = {"loss": "loss", "class_acc": "loss"}
         for name, value in {**losses, **rates, **common}.items():
             if name in groups or name in ("lr", "min_lr", "loss_scale", "weight_decay", "grad_norm"):
-                self.board.scalar(f"{groups.get(name, 'opt')}/{name}", value, self.step)
-        if self.step % 10 == 0:
-            self.metrics.write(
-                step=self.step, epoch=self.epoch, images_per_second=log.meters.throughput, **losses, lr=rates["lr"]
-            )
+                self.board.scalar(f"{groups.get(name, 'opt')}/{name}", value, self.step - 1)
+        if self.step == 1 or self.step % 10 == 0:
+            self.note(log, **losses, lr=rates["lr"])
+
+    def note(self, log: EpochLog, **figures: float | Tensor) -> None:
+        """A line of metrics.jsonl for the step just done: its number from 1, epoch from 0, speed, and the figures."""
+        epoch, meters = (self.step - 1) // self.per_epoch, log.meters
+        speed = {"images_per_second": meters.throughput, "data_wait": meters.data_wait}
+        self.metrics.write(step=self.step, epoch=epoch, **speed, **figures)
 
     def note_epoch(self, epoch: int, entry: dict[str, Any]) -> None:
         """One line of log.txt."""
@@ -244,7 +255,8 @@ class EpochTrainer:
         return TrainingState(self.model, self.optimizer, parts, vars(self.options), self.step, extra)
 
     def save_state(self, log: EpochLog | None = None) -> None:
-        """Write the training state. Collective."""
+        """Write the training state and the list of bad samples. Collective."""
+        share_bad(self.loader.bad, self.dist)
         self.state(log).save(self.out / self.state_name, self.dist)
 
     def save_checkpoint(self, name: str, epoch: int | str) -> None:

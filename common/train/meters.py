@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.files import write_text
+
 
 class Window:
     """The last values of one quantity, and the mean of all of them."""
@@ -165,7 +167,7 @@ class MetricsLog:
                     continue  # a line cut by a kill
                 if row.get("step", 0) <= resume_step:
                     kept.append(line)
-        self.path.write_text("".join(line + "\n" for line in kept), "utf-8")
+        write_text(self.path, "".join(line + "\n" for line in kept))
 
     def write(self, **values: Any) -> None:
         """Append one row."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from common.data.decode import BadImage, resize_bicubic
 from common.data.label_index import LabelIndex
 from common.data.words import ArrayBatch, Request, WordDataset, sample_rng
+from common.errors import UserError
 from common.models.images import to_float_nchw
 from common.text.codecs import EosPadUnkCodec
 
@@ -45,7 +46,7 @@ def first_samples(dataset: WordDataset, number: float) -> None:
 class PublishedItems(WordDataset):
     """The published rule for samples that cannot be used (`--legacy-items`): item i stands for item i + 2, and so on.
 
-    Nothing is left out, so a neighbour may be counted twice. Raises `BadImage` where the rule runs over the end.
+    Nothing is left out, so a neighbour may be counted twice. Raises `UserError` where the rule runs over the end.
     """
 
     def __init__(self, paths: Sequence[str | Path], *, max_length: int, **options: object) -> None:
@@ -63,7 +64,11 @@ class PublishedItems(WordDataset):
                 except BadImage:
                     print(f"Corrupted image for {index + 1}")
             index += 2
-        raise BadImage(f"item {first + 1}: every second sample after it is too long or cannot be read")
+        words, number = self.location(first)
+        raise UserError(
+            f"--legacy-items: {words.path} {number + 1}: no sample can stand for it: every second one from it on is "
+            "too long or cannot be read, where the published code fails too; leave the flag out"
+        )
 
     def __getitems__(self, request: Request | Sequence[int]) -> ArrayBatch:
         """The samples that stand for those asked for."""

@@ -110,7 +110,7 @@ class FineTuning:
                 total, accuracy = total + loss.detach() / len(batches), accuracy + right / len(batches)
             norm = trainer.optimise()
             trainer.record(log, {"loss": total, "class_acc": accuracy}, norm, sum(len(b) for b in batches))
-            self._between(epoch, (trainer.step + 1) % trainer.per_epoch)
+            self._between(epoch, trainer.step % trainer.per_epoch)
         return log.averages(trainer.dist)
 
     def _between(self, epoch: int, done: int) -> None:
@@ -132,7 +132,7 @@ class FineTuning:
             if trainer.options.save_ckpt:
                 trainer.save_checkpoint("best", epoch)
         print(f"Max accuracy: {trainer.extra['max_accuracy']:.2%}")
-        trainer.metrics.write(step=trainer.step + 1, epoch=epoch, accuracy=100 * result.accuracy, val_loss=result.loss)
+        trainer.metrics.write(step=trainer.step, epoch=epoch, accuracy=100 * result.accuracy, val_loss=result.loss)
         trainer.board.scalar("perf/test_acc", result.accuracy, epoch)
         trainer.board.scalar("perf/test_loss", result.loss, epoch)
         return result

@@ -10,12 +10,18 @@ from common.train.distributed import add_launch_arguments
 from common.train.optim import OPTIMIZERS
 
 PLACEHOLDER = "/datasets01/imagenet_full_size/061417/train"  # the published default of --data_path, a leftover
+PLAIN_MOMENTUM = ("momentum", "fusedmomentum")
+# published names of the same rules; "fused" was Apex's faster form of them
+SAME = {
+    "nesterov": "sgd", "momentum": "sgd", "fusedsgd": "sgd", "fusedmomentum": "sgd", "fusedadam": "adam",
+    "fusedadamw": "adamw",
+}  # fmt: skip
 
 
 def add_optimisation(parser: argparse.ArgumentParser, *, lr: float, min_lr: float, warmup_epochs: int) -> None:
     """Optimiser, schedule and precision; the two scripts differ in three defaults."""
     group = parser.add_argument_group("optimisation")
-    group.add_argument("--opt", default="adamw", help=f"one of {', '.join(OPTIMIZERS)}")
+    group.add_argument("--opt", default="adamw", help=f"one of {', '.join([*OPTIMIZERS, *SAME])}")
     group.add_argument("--opt_eps", type=float, default=1e-8, help="epsilon of the optimiser")
     group.add_argument("--opt_betas", type=float, nargs="+", help="betas of the optimiser; its own if not given")
     group.add_argument("--clip_grad", type=float, help="clip the gradient's 2-norm to this")
@@ -63,8 +69,14 @@ def check_common(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if not (math.isfinite(value) and value >= 0):
             raise UserError(f"--{name}: {value} must be a number of at least 0")
+    for name in ("drop_path", "drop", "attn_drop_rate"):
+        if not 0 <= getattr(options, name, 0) < 1:  # the last two are of fine-tuning only
+            raise UserError(f"--{name}: {getattr(options, name)} must lie in [0, 1)")
+    betas = options.opt_betas
+    if betas and not (len(betas) == 2 and all(0 <= beta < 1 for beta in betas)):
+        raise UserError(f"--opt_betas: {' '.join(map(str, betas))}: give two numbers in [0, 1), for example 0.9 0.999")
     if optimizer_name(options) not in OPTIMIZERS:
-        raise UserError(f"--opt: {options.opt!r} is not one of {', '.join(OPTIMIZERS)}")
+        raise UserError(f"--opt: {options.opt!r} is not one of {', '.join([*OPTIMIZERS, *SAME])}")
     if options.num_workers < 0:
         raise UserError(f"--num_workers: {options.num_workers} must be at least 0")
 
@@ -75,7 +87,7 @@ def optimizer_options(options: argparse.Namespace) -> dict:
     chosen: dict = {}
     if name == "sgd":
         # the published "sgd" is Nesterov's too
-        chosen.update(momentum=options.momentum, nesterov=options.opt.lower() != "momentum")
+        chosen.update(momentum=options.momentum, nesterov=options.opt.lower() not in PLAIN_MOMENTUM)
     elif name == "rmsprop":
         chosen.update(momentum=options.momentum, alpha=0.9, eps=options.opt_eps)
     elif name != "adafactor":
@@ -89,4 +101,4 @@ def optimizer_options(options: argparse.Namespace) -> dict:
 
 def optimizer_name(options: argparse.Namespace) -> str:
     """torch's optimiser behind `--opt`."""
-    return {"nesterov": "sgd", "momentum": "sgd"}.get(options.opt.lower(), options.opt.lower())
+    return SAME.get(options.opt.lower(), options.opt.lower())

@@ -1,13 +1,10 @@
-"""DiG's character sets by the names of `--voc_type`, and the metric that it prints."""
+"""DiG's character sets by the names of `--voc_type`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from common.errors import UserError
-from common.text.charset import CHARSET_36, NAMED
+from common.text.charset import NAMED
 from common.text.codecs import EosPadUnkCodec
-from common.text.normalise import keep_only
 
 VOCABULARIES = ("LOWERCASE", "ALLCASES", "ALLCASES_SYMBOLS")
 SPECIALS = 3  # EOS, PADDING, UNKNOWN
@@ -38,22 +35,3 @@ def check_classes(classes: int, voc_type: str) -> None:
         raise UserError(
             f"--nb_classes: {classes} does not fit --voc_type {voc_type}, which has {expected} classes; use {sizes()}"
         )
-
-
-def published_form(text: str) -> str:
-    """What the published metric compares: digits and letters only, lower case."""
-    # lower-cased after the selection: a letter such as the Kelvin sign must vanish, not become a k
-    return keep_only(text, CHARSET_36 + CHARSET_36.upper()).lower()
-
-
-def set_f_measure(prediction: str, label: str) -> float:
-    """Published `recognition_fmeasure` of one pair: F of the *sets* of characters, in [0, 1]; empty pairs give 0."""
-    predicted, expected = set(published_form(prediction)), set(published_form(label))
-    hits = len(predicted & expected)
-    precision, recall = hits / (len(predicted) + 1e-5), hits / (len(expected) + 1e-5)
-    return 2 * precision * recall / (precision + recall + 1e-5)
-
-
-def published_accuracy(predictions: Sequence[str], labels: Sequence[str]) -> float:
-    """Share of pairs equal in the published form; two empty forms are equal."""
-    return sum(published_form(p) == published_form(g) for p, g in zip(predictions, labels)) / max(len(labels), 1)

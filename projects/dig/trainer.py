@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from common.train.epoch_trainer import EpochTrainer, Stopped, truncate_log
+from common.train.epoch_trainer import EpochTrainer, Stopped
 from common.train.optim import build_optimizer
 from projects.dig import options as shared
 from projects.dig.schedules import step_table
@@ -17,7 +17,7 @@ from projects.dig.weights import state_of
 
 STATE = EpochTrainer.state_name
 
-__all__ = ["STATE", "Stopped", "Trainer", "masks_of_step", "truncate_log"]
+__all__ = ["STATE", "Stopped", "Trainer", "masks_of_step"]
 
 
 class Trainer(EpochTrainer):

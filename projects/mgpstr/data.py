@@ -161,7 +161,8 @@ def training_loader(
         counts, shares(options), options.batch_size, seed=options.manualSeed, rank=dist.rank,
         world_size=dist.world_size, usage=usage(options),
     )  # fmt: skip
-    bad = BadSamples(len(dataset), options.bad_share, folder / FILE_NAME if dist.is_main else None)
+    listed = folder / FILE_NAME if dist.is_main else None
+    bad = BadSamples(len(dataset) + len(dataset.index_bad), options.bad_share, listed)
     pin = dist.device.type == "cuda"
     return word_loader(dataset, mix, options.workers, endless=True, bad=bad, pin_memory=pin)
 

@@ -17,10 +17,12 @@ from typing import Any
 
 import torch
 
+from common.data.bad import BadSamples
 from common.data.loader import Batch, WordLoader
 from common.data.words import WordDataset, discover
 from common.errors import command
 from common.train import states, text_log
+from common.train.bad import share_bad
 from common.train.checkpoint import git_commit, load, save_atomic, write_card
 from common.train.distributed import Dist, process_group, wrap
 from common.train.engine import numbered
@@ -73,6 +75,7 @@ class Run:
     state: TrainingState
     validation: WordDataset
     metrics: MetricsLog
+    bad: BadSamples
     meters: Meters = field(default_factory=Meters)
     started: float = field(default_factory=time.time)
 
@@ -87,7 +90,7 @@ class Run:
                     self.validate()
                 self.keep()
                 if self.stepper.stopping:
-                    states.save_state(state, self.folder, self.dist, options.keep_states, options.disk_full)
+                    self.save_state()
                     print(f"asked to stop: state saved after step {state.step}; go on with --resume auto")
                     return 0
         print(f"end the training; best accuracy {state.extra['best_accuracy']:.3f}; files in {self.folder}")
@@ -109,6 +112,7 @@ class Run:
 
     def validate(self) -> None:
         """Rank 0 reads the validation set with the bare module, logs as published and keeps the best weights."""
+        share_bad(self.bad, self.dist)
         options, extra, step = self.options, self.state.extra, self.state.step
         lr = self.stepper.schedule(step - 1)
         print(f"LR {lr}")
@@ -150,7 +154,13 @@ class Run:
             if step % options.checkpoint_interval == 0 and self.dist.is_main:
                 self.save_weights(f"iter_{step}.pth")
         if step % (options.save_interval or options.valInterval) == 0 or step == options.num_iter:
-            states.save_state(self.state, self.folder, self.dist, options.keep_states, options.disk_full)
+            self.save_state()
+
+    def save_state(self) -> None:
+        """Write the list of bad samples and the training state. Collective."""
+        options = self.options
+        share_bad(self.bad, self.dist)
+        states.save_state(self.state, self.folder, self.dist, options.keep_states, options.disk_full)
 
 
 def compile_parts(model: torch.nn.Module) -> None:
@@ -215,6 +225,8 @@ def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, WordLoader]:
     state = TrainingState(model, optimizer, {"sampler": loader.sampler, "scaler": precision}, kept, extra=extra)
     with dist.failing_together():
         notes = [begin(state, model, folder, options, dist)]
+        if state.step:
+            loader.bad.recall()
     if options.compile:
         compile_parts(model)
     notes.append(precision_note(options.amp, options.compile, options.tf32, dist.device))
@@ -228,7 +240,7 @@ def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, WordLoader]:
         optimizer, make_schedule(options), precision, options, dist, folder, StopRequest(), module.train(), codes
     )
     metrics = MetricsLog(folder / "metrics.jsonl" if dist.is_main else None, state.step or None)
-    return Run(options, dist, folder, model, stepper, state, validation, metrics), loader
+    return Run(options, dist, folder, model, stepper, state, validation, metrics, loader.bad), loader
 
 
 def freeze(model: torch.nn.Module, options: argparse.Namespace) -> int:

@@ -213,7 +213,8 @@ def training_loader(
     else:
         sampler = SeededSampler(len(dataset), size, drop_last=options.family == "R", **place)
         per_epoch = len(sampler)
-    bad = BadSamples(len(dataset), options.bad_share, folder / FILE_NAME if dist.is_main else None)
+    listed = folder / FILE_NAME if dist.is_main else None
+    bad = BadSamples(len(dataset) + len(dataset.index_bad), options.bad_share, listed)
     loader = word_loader(
         dataset, sampler, options.workers, endless=True, bad=bad, pin_memory=dist.device.type == "cuda"
     )

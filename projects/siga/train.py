@@ -16,9 +16,11 @@ from pathlib import Path
 
 import torch
 
+from common.data.bad import BadSamples
 from common.data.loader import WordLoader
 from common.data.words import WordDataset
 from common.errors import command
+from common.train.bad import share_bad
 from common.train.checkpoint import git_commit
 from common.train.distributed import Dist, process_group, wrap
 from common.train.engine import numbered
@@ -60,6 +62,7 @@ class Run:
     sets: dict[str, WordDataset]
     scalars: ScalarWriter
     metrics: MetricsLog
+    bad: BadSamples
     meters: Meters = field(default_factory=Meters)
     since_evaluation: Window = field(default_factory=Window)
     started: float = field(default_factory=time.time)
@@ -78,7 +81,7 @@ class Run:
                     self.evaluate(step)
                 self.keep(step)
                 if self.stepper.stopping:
-                    states.save_state(state, self.folder, options, self.dist)
+                    self.save_state()
                     print(f"asked to stop: state saved after step {state.step}; go on with --resume auto")
                     return 0
         best = f"best accuracy {state.extra['best_accuracy']:.3f}" if self.sets else "nothing evaluated (--eval_data)"
@@ -98,7 +101,7 @@ class Run:
             self.metrics.write(
                 step=step + 1,
                 lr=lr,
-                img_s=round(self.meters.throughput * self.dist.world_size, 2),
+                images_per_second=round(self.meters.throughput * self.dist.world_size, 2),
                 data_wait=round(self.meters.data_wait, 2),
                 **{k: round(v, 6) for k, v in self.meters.means().items()},
             )
@@ -137,6 +140,7 @@ class Run:
 
     def evaluate(self, step: int) -> None:
         """Evaluate all sets, log in the published form, keep the best checkpoint."""
+        share_bad(self.bad, self.dist)
         options, extra = self.options, self.state.extra
         began = time.time()
         evaluation = evaluate(
@@ -199,7 +203,12 @@ class Run:
                 self.save_weights(name, step)
         every = self.options.save_interval or self.options.val_interval * self.options.data_ratio
         if (step + 1) % every == 0 or step + 1 == self.options.total_steps:
-            states.save_state(self.state, self.folder, self.options, self.dist)
+            self.save_state()
+
+    def save_state(self) -> None:
+        """Write the list of bad samples and the training state. Collective."""
+        share_bad(self.bad, self.dist)
+        states.save_state(self.state, self.folder, self.options, self.dist)
 
 
 def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, WordLoader]:
@@ -260,6 +269,8 @@ def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, WordLoader]:
     with dist.failing_together():
         if tensorboard is not None and main:
             check_writable(tensorboard, "--tensorboard")
+    if state.step:
+        loader.bad.recall()
     run = Run(
         options,
         dist,
@@ -269,6 +280,7 @@ def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, WordLoader]:
         sets,
         ScalarWriter(tensorboard if main else None),
         MetricsLog(folder / "metrics.jsonl" if main else None, state.step or None),
+        loader.bad,
     )
     return run, loader
 

@@ -11,10 +11,12 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from common import recipe
 from common.infer.charts import Curve, line_chart, ticks
 from common.infer.pictures import as_picture, attention_sheet, attention_strip, heat, tile
 from common.infer.report import Cell, Report
 from common.infer.runs import charts_of, curves_of, find_metrics
+from common.infer.summary import add_curves, published_figure
 from common.metrics.confusions import confusions, edits
 
 
@@ -69,6 +71,30 @@ def test_html_is_self_contained_and_escaped(tmp_path: Path) -> None:
     assert "x\\|y" in markdown and "**" in markdown
     for name in ("001.png", "002.svg", "003.png"):
         assert f"report_files/{name}" in markdown and (tmp_path / "report_files" / name).is_file()
+
+
+def test_paper_figures_are_found_by_folder_names_of_any_spelling() -> None:
+    row = recipe.PublishedRow("theirs", {"IIIT5k_3000": 97.7, "SVT": 96.1, "svt_647": 96.1})
+    names = ("IIIT5K_3000", "benchmark/SVT", "svt_647", "SVTP")
+    assert [published_figure(row, name) for name in names] == [97.7, 96.1, 96.1, None]
+    documented = {
+        "dig": ("IIIT5K_3000", "svt_647", "IC13_857", "ic15_1811", "svt_p_645", "cute80_288"),
+        "mgpstr": ("IIIT5k_3000", "SVT", "IC13_857", "IC15_1811", "SVTP", "CUTE80"),
+        "siga": ("benchmark/IIIT5k_3000", "benchmark/SVT", "benchmark/IC13_857", "benchmark/CUTE80"),
+    }
+    for project, sets in documented.items():
+        for published in recipe.load(project).published_rows:
+            assert None not in [published_figure(published, name) for name in sets], (project, published.name)
+
+
+def test_speed_and_waiting_are_told(tmp_path: Path) -> None:
+    rows = [{"step": i, "loss": 1.0, "images_per_second": 10.0 * i, "data_wait": 5.0 * i} for i in (1, 2, 3)]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = Report("a", "b")
+    add_curves(report, tmp_path)
+    text = report.write(tmp_path)[1].read_text("utf-8")
+    assert "Median throughput: 20.0 images a second; waiting for data: 10 % of the time." in text
 
 
 def test_pictures_have_the_sizes_they_should() -> None:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
-from rapidfuzz.distance import Levenshtein
 from timm.layers import DropPath
 from torch import nn
 
 from common.losses.contrastive import info_nce
+from common.metrics.papers import dig_normalise, dig_scores
 from common.text.charset import NAMED
 from common.text.codecs import CtcCodec
 from common.train.optim import build_optimizer
@@ -33,7 +33,7 @@ from projects.dig.masking import RandomMasking
 from projects.dig.pretraining import MoCoViT, build_pretrainer
 from projects.dig.recogniser import build_recogniser
 from projects.dig.schedules import contrast_weights, step_table
-from projects.dig.text import codec, codec_of_classes, published_accuracy, published_form, set_f_measure
+from projects.dig.text import codec, codec_of_classes
 from projects.dig.weights import load_pretrained
 from tests.parity import harness
 
@@ -94,24 +94,25 @@ def test_masking(masking) -> None:
 def test_metrics(metrics) -> None:
     pairs = metrics["pairs"]
     for pair in pairs:
-        assert published_form(pair["pred"]) == pair["pred_norm"]
-        assert published_form(pair["gt"]) == pair["gt_norm"]
-        assert published_accuracy([pair["pred"]], [pair["gt"]]) == pair["accuracy"]
-        assert set_f_measure(pair["pred"], pair["gt"]) == pytest.approx(pair["f_measure"], rel=1e-9, abs=1e-12)
-        assert Levenshtein.distance(published_form(pair["pred"]), published_form(pair["gt"])) == pair["edit_distance"]
+        assert dig_normalise(pair["pred"]) == pair["pred_norm"]
+        assert dig_normalise(pair["gt"]) == pair["gt_norm"]
+        scores = dig_scores([pair["pred"]], [pair["gt"]])
+        assert scores.accuracy == pair["accuracy"]
+        assert scores.f_measure == pytest.approx(pair["f_measure"], rel=1e-9, abs=1e-12)
+        assert scores.edit_distance == pair["edit_distance"]
     if "batch_accuracy" in metrics:
         predictions, labels = [p["pred"] for p in pairs], [p["gt"] for p in pairs]
-        assert published_accuracy(predictions, labels) == pytest.approx(metrics["batch_accuracy"])
-        scores = [set_f_measure(p, g) for p, g in zip(predictions, labels)]
-        assert np.mean(scores) == pytest.approx(metrics["batch_f_measure"])
-        assert sum(p["edit_distance"] for p in pairs) == metrics["batch_edit_distance_sum"]
+        scores = dig_scores(predictions, labels)
+        assert scores.accuracy == pytest.approx(metrics["batch_accuracy"])
+        assert scores.f_measure == pytest.approx(metrics["batch_f_measure"])
+        assert scores.edit_distance == metrics["batch_edit_distance_sum"]
     for row in metrics.get("no_eos", []):
         decoded = codec("ALLCASES_SYMBOLS", 25).decode(np.array([row["pred_ids"]]))[0].text
-        assert published_form(decoded) == row["pred_norm"]
-        assert published_accuracy([decoded], [row["gt"]]) == row["accuracy"]
+        assert dig_normalise(decoded) == row["pred_norm"]
+        assert dig_scores([decoded], [row["gt"]]).accuracy == row["accuracy"]
     for row in metrics.get("ctc_blank_97", []):
         decoded = CtcCodec(NAMED["ALLCASES_SYMBOLS"], first=0, blank=97).decode(np.array([row["ids"]]))[0].text
-        assert (published_form(decoded), published_form(row["gt"])) == (row["pred_norm"], row["gt_norm"])
+        assert (dig_normalise(decoded), dig_normalise(row["gt"])) == (row["pred_norm"], row["gt_norm"])
 
 
 def test_schedules(schedules) -> None:

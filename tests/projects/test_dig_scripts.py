@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import signal
@@ -11,10 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.data.bad import stored
+from common.data.loader import epoch_order
 from common.train.checkpoint import load
-from projects.dig import run_class_finetuning, run_mae_pretraining_moco
+from common.train.optim import build_optimizer
+from projects.dig import evaluation, options, run_class_finetuning, run_mae_pretraining_moco
 from projects.dig.trainer import STATE
 from tests.common.compare import same
+from tests.common.lmdbs import write_words
 from tests.projects.dig_runs import finetune, pretrain, start, write_corpus
 
 SCRIPTS = {
@@ -94,13 +99,81 @@ def test_resumes_exactly_inside_an_epoch(script: str, corpus: Path, whole, tmp_p
     if script == "run_class_finetuning":
         pretrained = whole["run_mae_pretraining_moco"] / "checkpoint-1.pth"
         more = ["--finetune", pretrained, "--model_ema"]
-    for stop in (3, 6):
+    for stop in (3, 4, 6):  # an epoch has four steps
         assert main(words(corpus, tmp_path / "out", "--max_steps", stop, *more)) == 0
         assert load(tmp_path / "out" / STATE)["step"] == stop
     assert main(words(corpus, tmp_path / "out", *more)) == 0
     for key in ("model", "optimizer", "epoch", "scaler"):
         same(load(tmp_path / "out" / "checkpoint-1.pth")[key], load(whole[script] / "checkpoint-1.pth")[key], key)
     same(rows(tmp_path / "out"), rows(whole[script]))
+    ours, theirs = (timeless(folder) for folder in (tmp_path / "out", whole[script]))
+    same(ours, theirs)
+    assert [row["step"] for row in ours] == {"run_class_finetuning": [1, 4, 8]}.get(script, [1])
+    if script == "run_class_finetuning":
+        assert [row["step"] for row in ours if "accuracy" in row] == [4, 8]
+        assert json.loads((tmp_path / "out" / "checkpoint-1.pth.json").read_text())["step"] == 8
+
+
+def timeless(folder: Path) -> list[dict]:
+    """The rows of metrics.jsonl without what a clock has measured."""
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert found[0]["data_wait"] >= 0 and found[0]["images_per_second"] >= 0
+    return [{name: row[name] for name in row if name not in ("data_wait", "images_per_second")} for row in found]
+
+
+def test_validates_and_saves_inside_an_epoch_by_steps_done(corpus: Path, tmp_path: Path) -> None:
+    more = ["--epochs", 1, "--batch_size", 1, "--warmup_epochs", 0, "--eval_freq", 1, "--max_steps", 10]
+    assert run_class_finetuning.main(finetune(corpus, tmp_path, *more)) == 0
+    assert [row["step"] for row in timeless(tmp_path) if "accuracy" in row] == list(range(1, 11))
+    assert json.loads((tmp_path / "checkpoint-0_10.pth.json").read_text())["step"] == 10
+
+
+def test_left_at_the_end_of_an_epoch_without_checkpoints(corpus: Path, tmp_path: Path, capsys) -> None:
+    """--no_save_ckpt writes no state by itself; a run that is asked to leave does."""
+    words = finetune(corpus, tmp_path, "--no_save_ckpt", "--disable_eval_during_finetuning")
+    assert run_class_finetuning.main([*words, "--max_steps", "4"]) == 0
+    assert "stopped after saving its state" in capsys.readouterr().out
+    assert load(tmp_path / STATE)["step"] == 4
+    assert run_class_finetuning.main(words) == 0
+    assert "epoch 1, step 0 of 4" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def wounded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int]]:
+    """240 words, of which the first, second and last pictures of epoch 0 are broken: 1-based numbers in this order."""
+    order = epoch_order(240, 0, 0, True)
+    broken = [int(order[i]) for i in (0, 1, -1)]
+    root = tmp_path_factory.mktemp("wounded")
+    write_words(root / "two", [f"w{i}" for i in range(240)], broken=broken[::2])
+    write_words(root / "both", [f"w{i}" for i in range(240)], broken=broken[:2])
+    return root, [number + 1 for number in broken]
+
+
+def listed(folder: Path) -> list[int]:
+    """The numbers in the list of bad samples."""
+    return [row.number for row in stored(folder / "bad_samples.csv")]
+
+
+def test_a_resumed_run_keeps_its_bad_samples(wounded, corpus: Path, tmp_path: Path) -> None:
+    root, broken = wounded
+    more = ["--data_path", root / "two", "--epochs", 1, "--warmup_epochs", 0, "--batch_size", 60]
+    words = finetune(corpus, tmp_path, *more, "--disable_eval_during_finetuning")
+    assert run_class_finetuning.main([*words, "--max_steps", "2"]) == 0
+    assert listed(tmp_path) == broken[:1]
+    assert run_class_finetuning.main(words) == 0
+    assert listed(tmp_path) == sorted(broken[::2])
+    assert run_class_finetuning.main([*words, "--no_auto_resume", "--max_steps", "1"]) == 0
+    assert listed(tmp_path) == broken[:1]
+
+
+def test_bad_samples_of_all_processes_are_listed(wounded, corpus: Path, tmp_path: Path) -> None:
+    """The first picture is rank 0's, the second rank 1's."""
+    root, broken = wounded
+    more = ["--data_path", root / "both", "--epochs", 1, "--warmup_epochs", 0, "--batch_size", 30]
+    run = start("run_class_finetuning", finetune(corpus, tmp_path, *more), processes=2)
+    output, _ = run.communicate(timeout=180)
+    assert run.returncode == 0, output
+    assert listed(tmp_path) == sorted(broken[:2])
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -153,9 +226,9 @@ def test_evaluation_counts_every_image_once(corpus: Path, whole, tmp_path: Path,
     output = capsys.readouterr().out
     assert re.search(rf"\* {re.escape(str(corpus / 'test' / 'first'))}: 7 images, Acc \d\.\d{{4}} loss ", output)
     assert "third: no such set" in output
-    evaluation = json.loads((tmp_path / "eval.json").read_text())
-    assert [(entry["name"], entry["images"]) for entry in evaluation["sets"]] == [("first", 7), ("second", 5)]
-    assert set(evaluation["totals"]) == {"2 sets, weighted", "2 sets, plain mean"}
+    found = json.loads((tmp_path / "eval.json").read_text())
+    assert [(entry["name"], entry["images"]) for entry in found["sets"]] == [("first", 7), ("second", 5)]
+    assert set(found["totals"]) == {"2 sets, weighted", "2 sets, plain mean"}
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 13
     beam = tmp_path / "beam"
     assert run_class_finetuning.main(finetune(corpus, beam, *more, "--beam_width", 2)) == 0
@@ -163,8 +236,15 @@ def test_evaluation_counts_every_image_once(corpus: Path, whole, tmp_path: Path,
 
 
 def test_shared_evaluation_equals_the_plain_one(corpus: Path, whole, tmp_path: Path) -> None:
+    """Of a set whose first two pictures are broken, one on each rank, too."""
+    sets = tmp_path / "sets"
+    write_words(sets / "first", ["ab", "cat", "dog", "tea", "ice"])
+    write_words(sets / "second", ["ab", "cat", "dog", "tea", "ice"], broken=[0, 1])
     more = ["--eval", "--resume", whole["run_class_finetuning"] / "checkpoint-1.pth"]
+    more += ["--eval_data_path", sets / "first", "--other_test_data_folders", "second"]
     assert run_class_finetuning.main(finetune(corpus, tmp_path / "one", *more)) == 0
+    sets = json.loads((tmp_path / "one" / "eval.json").read_text())["sets"]
+    assert [(entry["images"], entry["unreadable"]) for entry in sets] == [(5, 0), (3, 2)]
     run = start("run_class_finetuning", finetune(corpus, tmp_path / "two", *more), processes=2)
     output, _ = run.communicate(timeout=180)
     assert run.returncode == 0, output
@@ -190,6 +270,11 @@ REFUSALS = [
     ("run_class_finetuning", ["--data_set", "IMNET"], "--data_set"),
     ("run_class_finetuning", ["--use_contrastive_center_loss"], "--use_contrastive_center_loss"),
     ("run_class_finetuning", ["--opt", "lion"], "--opt"),
+    ("run_class_finetuning", ["--opt_betas", "0.9"], "--opt_betas"),
+    ("run_mae_pretraining_moco", ["--opt_betas", "0.9", "1"], "--opt_betas"),
+    ("run_class_finetuning", ["--drop", "1.5"], "--drop"),
+    ("run_class_finetuning", ["--attn_drop_rate", "-1"], "--attn_drop_rate"),
+    ("run_mae_pretraining_moco", ["--drop_path", "nan"], "--drop_path"),
 ]
 
 
@@ -215,9 +300,52 @@ def test_windows_that_overlap_are_said(corpus: Path, tmp_path: Path, capsys) -> 
     assert "windows overlap" in output and "no effect (accepted for compatibility): --moco_m_cos" in output
 
 
-def test_accumulation_and_frozen_layers(corpus: Path, tmp_path: Path) -> None:
+def test_accumulation_and_frozen_layers(corpus: Path, whole, tmp_path: Path) -> None:
+    """`--fixed_encoder_layers 3`: the patch embedding and two blocks end as they began, all else moves."""
+    pretrained = whole["run_mae_pretraining_moco"] / "checkpoint-1.pth"
     more = ["--update_freq", 2, "--fixed_encoder_layers", 3, "--epochs", 1, "--warmup_epochs", 0, "--smoothing", 0.1]
-    assert run_class_finetuning.main(finetune(corpus, tmp_path, *more)) == 0
-    state = load(tmp_path / STATE)
+    assert run_class_finetuning.main(finetune(corpus, tmp_path, *more, "--finetune", pretrained)) == 0
+    state, began = load(tmp_path / STATE), load(pretrained)["model"]
     assert state["step"] == 2
-    assert len(state["optimizer"]["param_groups"]) > 2
+    moved = {name for name, tensor in state["model"].items() if name in began and not torch.equal(tensor, began[name])}
+    frozen = ("encoder.patch_embed.", "encoder.blocks.0.", "encoder.blocks.1.")
+    taken = {name for name in state["model"] if name in began and name != "encoder.mask_token"}
+    assert moved == {name for name in taken if not name.startswith(frozen)} and len(moved) < len(taken)
+
+
+def test_long_last_word_under_the_published_items_is_refused(corpus: Path, tmp_path: Path, capsys) -> None:
+    write_words(tmp_path / "words", ["ab", "cat", "dog", "x" * 24])
+    words = finetune(corpus, tmp_path / "out", "--data_path", tmp_path / "words", "--legacy-items")
+    assert run_class_finetuning.main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --legacy-items: ") and "words 4" in error and error.count("\n") == 1
+
+
+def test_averages_of_the_named_benchmarks() -> None:
+    def result(name: str, images: int, accuracy: float) -> evaluation.SetResult:
+        words = evaluation.Words(labels=["a"] * images)
+        return evaluation.SetResult(name, name, words, accuracy, 0.0, 0.0, (images, accuracy))
+
+    eleven = [result(name, 10 * (i + 1), i / 10) for i, name in enumerate(evaluation.ELEVEN)]
+    more = [result("iiit5k_3000", 10, 0.0), *eleven[1:], result("ic13_1015", 1000, 1.0)]  # another spelling and set
+    totals = evaluation.totals(more)
+    assert totals["eleven sets, weighted"] == pytest.approx(100 * sum(i * (i + 1) for i in range(11)) / 660)
+    assert totals["eleven sets, plain mean"] == pytest.approx(50.0) and totals["six sets, plain mean"] == 25.0
+    assert totals["12 sets, weighted"] > totals["eleven sets, weighted"]
+    assert "eleven sets, weighted" not in evaluation.totals(eleven[1:])
+
+
+def test_published_names_of_optimisers() -> None:
+    for name, kind in (("fusedadam", torch.optim.Adam), ("fusedadamw", torch.optim.AdamW)):
+        assert type(optimiser(name)) is kind
+    assert [optimiser(name).defaults["nesterov"] for name in ("fusedsgd", "sgd", "fusedmomentum")] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def optimiser(name: str) -> torch.optim.Optimizer:
+    chosen = argparse.Namespace(opt=name, opt_eps=1e-8, opt_betas=None, momentum=0.9)
+    weights = [torch.nn.Parameter(torch.zeros(2))]
+    return build_optimizer(options.optimizer_name(chosen), weights, 0.1, **options.optimizer_options(chosen))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.data.bad import BadSample, BadSamples, stored
 from common.data.lmdb import LmdbWriter, WordLmdb
 from common.train.checkpoint import load
 from projects.mgpstr import create_lmdb_dataset, demo, test_final, train_final_dist
@@ -76,10 +77,13 @@ def test_files_in_the_published_form(whole: Path) -> None:
 
 
 def test_resume_is_exact(whole: Path, corpus: Path, tmp_path: Path) -> None:
-    """Two steps and two after a resume equal four: weights, Adadelta's state, sampler, generators."""
+    """Two steps and two after a resume equal four: weights, Adadelta's state, sampler, generators; the list stays."""
+    listed, earlier = tmp_path / "run-Seed1111" / "bad_samples.csv", [BadSample("words", 5, "broken")]
+    BadSamples(1000, file=listed).add(earlier)
     words = command(corpus, tmp_path, "--isrand_aug", "--scheduler", f"--resume={whole / STATE.format(2)}")
     assert train_final_dist.main(words) == 0
     assert_same_state(whole / STATE.format(4), tmp_path / "run-Seed1111" / STATE.format(4))
+    assert stored(listed) == earlier
 
 
 @pytest.mark.parametrize(("more", "told"), [("--adam", "adam"), ("--rho=0.9", "rho"), ("--eps=1e-6", "eps")])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from common.data.bad import stored
 from common.data.decode import decode_mask, decode_rgb
 from common.data.lmdb import LmdbWriter, WordLmdb
 from common.errors import UserError
@@ -224,8 +228,11 @@ def test_mask_tool_end_to_end(tmp_path, capsys, monkeypatch) -> None:
     ]
     assert generate_mask.main([*words, "--processes", "2", "--max_bad", "0.1"]) == 2  # stops: one in seven is broken
     assert "cannot be read" in capsys.readouterr().err and not (root / "label" / "MJ").exists()
-    done = len(list(shards.parts_folder(root / "label" / "MJ").glob("*")))
+    done = len(shards.finished(root / "label" / "MJ"))
     assert done >= 1
+    unfinished = shards.parts_folder(root / "label" / "MJ") / ".000000006-000000007.77.tmp"  # of a stopped worker
+    unfinished.mkdir()
+    assert len(shards.plan(source, root / "label" / "MJ", 2)) == 4 - done and not unfinished.exists()
     made = []
     original = shards.make_part
     monkeypatch.setattr(generate_mask, "make_part", lambda part: made.append(part) or original(part))
@@ -238,6 +245,31 @@ def test_mask_tool_end_to_end(tmp_path, capsys, monkeypatch) -> None:
         assert np.array_equal(mask, text_mask(decode_rgb(pictures.image_bytes(index)))) and mask.max() == 1
     assert not shards.parts_folder(root / "label" / "MJ").exists()
     assert generate_mask.main(words) == 0 and "there already" in capsys.readouterr().out
+
+
+def test_mask_tool_keeps_the_list_of_all_its_runs(tmp_path, capsys) -> None:
+    """Of a run that was stopped, and of other data with the same --mask_path."""
+    roots, listed = [tmp_path / name / "training" for name in ("one", "two")], tmp_path / "Mask" / "bad_samples.csv"
+    for root, name in zip(roots, ("MJ", "ST")):
+        write_pictures(root / name, 7)
+
+    def run(root, limit: str) -> int:
+        words = ["--data_path", str(root), "--mask_path", str(tmp_path / "Mask"), "--part_size", "2"]
+        return generate_mask.main([*words, "--processes", "1", "--max_bad", limit])
+
+    def rows() -> list[tuple[str, int, str]]:
+        return [(Path(row.path).name, row.number, row.reason[:4]) for row in stored(listed)]
+
+    assert run(roots[0], "0.1") == 2  # after the second part, whose first picture is broken
+    assert run(roots[0], "0.1") == 2, "the pictures of the earlier run count too"
+    assert run(roots[0], "0.5") == 0 and rows() == [("MJ", 3, "not ")]
+    assert "1 pictures have no mask" in capsys.readouterr().out
+    assert run(roots[1], "0.2") == 0, "those of other data do not"
+    assert rows() == [("MJ", 3, "not "), ("ST", 3, "not ")]
+    shutil.rmtree(tmp_path / "Mask" / "ST")
+    assert run(roots[1], "0.1") == 2
+    listed.unlink()
+    assert run(roots[1], "0.2") == 0 and rows() == [("ST", 3, "not ")]
 
 
 def test_merging_numbered_folders(tmp_path) -> None:

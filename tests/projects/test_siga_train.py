@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from common.data.bad import stored
+from common.data.loader import epoch_order
 from common.train.checkpoint import load
 from projects.siga import train
 from projects.siga.engine import Stepper
 from projects.siga.test import main as evaluate_main
 from tests.common.compare import same
+from tests.common.lmdbs import put
 from tests.projects.siga_corpus import ROOT, command, environment, launch, write_corpus, write_words
 
 STATE = "training_state-{:09d}.pth"
@@ -64,7 +67,7 @@ def test_writes_the_published_files(model: str, folder: str, corpus: Path, tmp_p
         assert json.loads((run / f"{name}.json").read_text())["model"] == f"siga/{model}"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row.get("event") == "evaluation"][-1] == 2
-    assert {"loss", "share", "lr", "img_s", "data_wait"} <= set(rows[0])
+    assert {"loss", "share", "lr", "images_per_second", "data_wait"} <= set(rows[0])
     assert list((tmp_path / "tensorboard").rglob("events.*"))
     if model.startswith("char"):
         assert "Trainable network params num : " in (run / "opt.txt").read_text()
@@ -160,6 +163,27 @@ def test_two_processes_resume_exactly(corpus: Path, tmp_path: Path) -> None:
     )
     assert second.returncode == 0, second.stderr[-2000:]
     assert_same_state(run / STATE.format(4), tmp_path / "b" / "saved_models" / "run" / STATE.format(4))
+
+
+def test_one_list_of_bad_samples_of_two_processes_and_a_resumed_run(tmp_path: Path) -> None:
+    """MJ has a broken picture in each rank's part of the first step, and one in the second step of rank 1."""
+    write_corpus(tmp_path)
+    order = epoch_order(40, 111, 0, True)
+    broken = [int(order[i]) for i in (0, 1, 5)]
+    for number in broken:
+        name = ("MJ", "ST")[number // 20]
+        put(tmp_path / "training" / name, (f"image-{number % 20 + 1:09d}".encode(), b"broken"))
+    words = command(tmp_path, tmp_path, "TRBA_small", "--bad_share", 1, "--batch_size", 2, "--save_interval", 1)
+    expected = sorted((("MJ", "ST")[number // 20], number % 20 + 1) for number in broken)
+
+    def listed() -> list[tuple[str, int]]:
+        rows = stored(tmp_path / "saved_models" / "run" / "bad_samples.csv")
+        return [(Path(row.path).name, row.number) for row in rows]
+
+    for steps, port in ((1, 29736), (2, 29737)):
+        done = launch("train.py", [*words, "--resume", "auto", "--num_iter", str(steps)], port=port)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert (listed() == expected) == (steps == 2) and len(listed()) == steps + 1
 
 
 def test_published_launcher_passes_local_rank(corpus: Path, tmp_path: Path) -> None:

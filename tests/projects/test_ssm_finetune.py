@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.data.bad import BadSample, BadSamples, stored
 from common.errors import UserError
 from common.infer.recognizer import open_recognizer
 from common.train.checkpoint import load
@@ -52,10 +53,13 @@ def test_resumes_exactly_inside_an_epoch(corpus: Path, trained: Path, tmp_path: 
     copied = tmp_path / "checkpoints" / "middle.ckpt"
     copied.parent.mkdir()
     copied.write_bytes(middle.read_bytes())
+    listed, earlier = tmp_path / "bad_samples.csv", [BadSample("words", 5, "broken")]
+    BadSamples(1000, file=listed).add(earlier)
     run(configuration(corpus, f"ckpt_path={copied}"), tmp_path)
     ours, theirs = load(tmp_path / "checkpoints" / "last.ckpt"), load(trained / "last.ckpt")
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
         same(ours[key], theirs[key], key)
+    assert stored(listed) == earlier and not (trained.parent / listed.name).exists()
 
 
 def test_tables_and_reading(corpus: Path, trained: Path, tmp_path: Path, capsys) -> None:

@@ -20,12 +20,12 @@ from tqdm import tqdm
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from common.data.bad import BadSamples
+from common.data.bad import FILE_NAME, BadSamples, stored
 from common.data.lmdb import WordLmdb
 from common.data.masks import Mirrored, misfit
 from common.data.words import discover
 from common.errors import UserError, command
-from projects.siga.mask_create.shards import Part, PartDone, finish, make_part, plan
+from projects.siga.mask_create.shards import Part, PartDone, finish, make_part, plan, without_mask
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -82,6 +82,21 @@ def run_parts(parts: list[Part], processes: int) -> Iterator[PartDone]:
         yield from pool.imap_unordered(make_part, parts)
 
 
+def register_of(options: argparse.Namespace, todo: list[tuple[Path, Path]], total: int) -> BadSamples:
+    """The list of this and earlier runs: the parts of these know theirs, rows of other data stay and do not count.
+
+    Raises UserError where what earlier runs have found is too much already.
+    """
+    root = Path(options.mask_path)
+    cure = f"look with `strlab doctor` and remove the folders .*.parts below {root}, or raise --max_bad"
+    register = BadSamples(total, options.max_bad, root / FILE_NAME, cure)
+    sources = {str(source) for source, _ in todo}
+    register.others = [row for row in stored(register.file) if row.path not in sources]
+    register.start()
+    register.add(row for pair in todo for row in without_mask(*pair))
+    return register
+
+
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Make what is missing and say what was made."""
@@ -93,8 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if done:
             print(f"{target}: there already")
     total = sum(len(WordLmdb(source)) for source, _ in todo)
-    register = BadSamples(total, options.max_bad, Path(options.mask_path) / "bad_samples.csv")
     parts = [part for pair in todo for part in plan(*pair, options.part_size)]
+    register = register_of(options, todo, total)
     missing = sum(part.stop - part.start for part in parts)
     with tqdm(total=total, initial=total - missing, unit="image", disable=None) as bar:
         for done in run_parts(parts, options.processes):

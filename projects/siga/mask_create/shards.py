@@ -44,18 +44,26 @@ def parts_folder(target: Path) -> Path:
     return target.with_name(f".{target.name}.parts")
 
 
+def finished(target: Path) -> list[Path]:
+    """The folders of the parts that are done, in order."""
+    return sorted(parts_folder(target).glob("[0-9]*-[0-9]*"))
+
+
 def plan(source: Path, target: Path, part_size: int) -> list[Part]:
     """The parts that are still to be made; those whose folder exists are done.
 
-    Raises UserError when parts of a run with another part size or another source are there.
+    What stopped workers have left half written is removed. Raises UserError when parts of a run with another part size
+    or another source are there.
     """
     count, folder = len(WordLmdb(source)), parts_folder(target)
     wanted = {part_name(start, min(start + part_size, count)): start for start in range(0, count, part_size)}
-    strange = [path.name for path in folder.glob("[0-9]*-[0-9]*") if path.name not in wanted]
+    strange = [path.name for path in finished(target) if path.name not in wanted]
     if strange:
         raise UserError(
             f"{folder}: parts of another run ({strange[0]}): remove the folder, or use that run's --part_size"
         )
+    for unfinished in folder.glob(".*.tmp"):
+        shutil.rmtree(unfinished)
     return [
         Part(source, folder / name, start, min(start + part_size, count))
         for name, start in wanted.items()
@@ -89,9 +97,20 @@ def make_part(part: Part) -> PartDone:
                 writer.add_value("mask", index, encode_mask(text_mask(image)))
             except (BadImage, KeyError) as error:
                 bad.append(BadSample(str(part.source), index + 1, str(error.args[0])))
+                writer.add_value("bad", index, bad[-1].reason.encode())  # for a run that goes on
         writer.count = part.stop - part.start - len(bad)
     words.close()
     return PartDone(part, part.stop - part.start, bad)
+
+
+def without_mask(source: Path, target: Path) -> list[BadSample]:
+    """The pictures of the finished parts that have no mask."""
+    found = []
+    for folder in finished(target):
+        words = WordLmdb(folder)
+        found += [BadSample(str(source), index + 1, why.decode()) for index, why in words.items("bad")]
+        words.close()
+    return found
 
 
 def join(parts: Iterable[Path], target: Path, count: int | None = None, overwrite: bool = False) -> int:
@@ -116,6 +135,6 @@ def join(parts: Iterable[Path], target: Path, count: int | None = None, overwrit
 def finish(source: Path, target: Path) -> int:
     """Join the parts of `target` and remove them; the number of masks."""
     folder = parts_folder(target)
-    masks = join(sorted(folder.glob("[0-9]*-[0-9]*")), target, count=len(WordLmdb(source)))
+    masks = join(finished(target), target, count=len(WordLmdb(source)))
     shutil.rmtree(folder, ignore_errors=True)
     return masks

@@ -130,6 +130,8 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         sampler = self.loader.sampler
         sampler.epoch, sampler.position = self.place()
+        if sampler.epoch or sampler.position:  # the run has an earlier part
+            self.loader.bad.recall()
         yield from self.loader
 
     def state_dict(self) -> dict:

@@ -16,6 +16,8 @@ from common.data.loader import Batch
 from common.errors import UserError
 from common.metrics.papers import ssm_metrics
 from common.models.images import to_float_nchw
+from common.train.bad import share_bad
+from common.train.distributed import Dist
 from common.train.meters import MetricsLog
 from common.train.optim import check_finite, parameter_groups
 from common.train.seed import rng_state, set_rng_state
@@ -131,14 +133,14 @@ class System(pl.LightningModule):
             check_finite(norm, step=self.global_step, what="gradient norm", batch_ids=self.samples, folder=self.out)
 
     def note(self, loss: Tensor) -> None:
-        """A line of the console and of metrics.jsonl."""
+        """A line of the console and of metrics.jsonl, which counts the step that is just being done."""
         (step, since), now = self.since, time.perf_counter()
         images = (self.global_step - step) * self.options["batch_size"] * self.trainer.world_size
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         speed = images / max(now - since, 1e-9)
         self.since = (self.global_step, now)
         self.log_file.write(
-            step=self.global_step, epoch=self.current_epoch, loss=loss.detach(), lr=rate, images_per_second=speed
+            step=self.global_step + 1, epoch=self.current_epoch, loss=loss.detach(), lr=rate, images_per_second=speed
         )
         if self.global_step % 100 == 0:
             total = self.trainer.estimated_stepping_batches
@@ -163,7 +165,15 @@ class System(pl.LightningModule):
         decoded = self.codec.decode(ids.cpu().numpy(), probabilities.cpu().numpy())
         self.read += [(word.text, label, word.confidence) for word, label in zip(decoded, batch.labels)]
 
+    def share_bad(self) -> None:
+        """One list of the training words that any rank could not read. Collective."""
+        world, training = self.trainer.world_size, self.trainer.train_dataloader
+        if world > 1 and training is not None:
+            backend = torch.distributed.get_backend()
+            share_bad(training.loader.bad, Dist(self.trainer.global_rank, world, device=self.device, backend=backend))
+
     def on_validation_epoch_end(self) -> None:
+        self.share_bad()
         texts, labels, confidences = zip(*self.read) if self.read else ((), (), ())
         sums = torch.zeros(5, dtype=torch.float64)
         if labels:
@@ -217,6 +227,7 @@ class System(pl.LightningModule):
                     group.update({name: first[name] for name in ("initial_lr", "max_lr", "min_lr")})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.share_bad()
         checkpoint["hyper_parameters"] = {**self.options}
         state = rng_state()
         if torch.distributed.is_available() and torch.distributed.is_initialized():

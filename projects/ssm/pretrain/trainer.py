@@ -38,16 +38,16 @@ class Trainer(EpochTrainer):
         return build_optimizer("adamw", groups, float(self.lr[0]), betas=(0.9, 0.95), eps=1e-8)
 
     def record(self, log: EpochLog, losses: dict[str, float | Tensor], norm: Tensor, samples: int) -> None:
-        """Meters in the published order; TensorBoard scalars and metrics.jsonl with the gradient norm too."""
-        rate = float(self.lr[self.step])
+        """Meters in the published order; TensorBoard scalars (counted from 0) and metrics.jsonl with the norm too."""
+        rate = float(self.lr[self.step - 1])
         log.add(lr=rate, **losses)
-        log.meters.count(samples * self.dist.world_size, 0.0)
-        if self.step % 20 == 0:
-            shown = {"lr": rate, **losses, "grad_norm": norm}
+        log.meters.count(samples * self.dist.world_size, log.waiting.last)
+        shown = {"lr": rate, **losses, "grad_norm": norm}
+        if (self.step - 1) % 20 == 0:
             for name, value in shown.items():
-                self.board.scalar(name, value, self.step)
-            speed = log.meters.throughput
-            self.metrics.write(step=self.step, epoch=self.epoch, images_per_second=speed, **shown)
+                self.board.scalar(name, value, self.step - 1)
+        if self.step == 1 or self.step % 20 == 0:
+            self.note(log, **shown)
 
 
 def train_one_epoch(trainer: Trainer, epoch: int) -> dict[str, float]:
