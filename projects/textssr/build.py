@@ -55,10 +55,46 @@ def build_vae(size: str = "sd21") -> AutoencoderKL:
         down_block_types=["DownEncoderBlock2D"] * levels, up_block_types=["UpDecoderBlock2D"] * levels,
         latent_channels=4, scaling_factor=0.18215 if size == "sd21" else 1.0,
     )  # fmt: skip
+    if size in SIZES:
+        pass_colours(vae)
     with torch.no_grad():
         vae.quant_conv.weight[4:].zero_()
         vae.quant_conv.bias[4:].fill_(LATENT_LOGVAR)
     return vae
+
+
+@torch.no_grad()
+def pass_colours(vae: AutoencoderKL) -> None:
+    """Let a VAE of random weights begin as a blur in colours: three latents carry each patch's mean red, green, blue.
+
+    From plain random weights a small one learns strokes, and no colours in a thousand updates. Each colour runs through
+    two channels of opposite sign: silu(x) - silu(-x) = x, and a group norm leaves their mean alone. The residual
+    branches begin at zero.
+    """
+    pairs = torch.kron(torch.eye(3), torch.tensor([[1.0], [-1.0]]))  # [6 channels, 3 colours]
+    for half in (vae.encoder, vae.decoder):
+        _set_first(half.conv_in, pairs)
+        _set_first(half.conv_out, pairs.T / 2)
+    for name, module in vae.named_modules():
+        if name.endswith(("conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv")):
+            _set_first(module, torch.eye(6))
+        elif name.endswith("quant_conv"):
+            _set_first(module, torch.eye(4))
+        elif name.endswith(("conv2", "to_out.0")):
+            module.weight.zero_()
+            module.bias.zero_()
+
+
+def _set_first(conv: torch.nn.Conv2d, mix: torch.Tensor) -> None:
+    """Make the first output channels of `conv` the mix [out, in] of its first inputs, averaged where it halves."""
+    out, inputs = mix.shape
+    conv.weight[:out].zero_()
+    conv.bias[:out].zero_()
+    if conv.stride == (2, 2):
+        conv.weight[:out, :inputs, :2, :2] = mix[..., None, None] / 4
+    else:
+        middle = conv.kernel_size[0] // 2
+        conv.weight[:out, :inputs, middle, middle] = mix
 
 
 def unet_options(size: str) -> dict:

@@ -5,7 +5,7 @@ python projects/textssr/make_base.py OUT --size tiny
 
 It stands where the published commands want Stable Diffusion 2.1, for tests and for runs without its weights. `tiny`
 halves the picture twice (latents of a quarter, where SD has an eighth), so that letters survive at 64 pixels; `narrow`
-and `mid` have SD 2.1's topology at a fraction of its width.
+and `mid` have SD 2.1's topology at a fraction of its width. The VAE begins as a blur in colours (`build.pass_colours`).
 """
 
 from __future__ import annotations
