@@ -44,6 +44,7 @@ def place(tmp_path_factory) -> Path:
     torch.save({"state_dict": other.state_dict(), "hyper_parameters": {"charset_train": LOWER}}, root / "crnn.ckpt")
     content = {"pytorch-lightning_version": "2.5.0", "global_step": 1, "epoch": 0, "loops": {}}
     torch.save({**content, "state_dict": other.state_dict()}, root / "run.ckpt")
+    torch.save([1, 2], root / "list.ckpt")
     (root / "text.ckpt").write_text("no checkpoint")
     (root / "empty").mkdir()
     (root / "published" / "train").mkdir(parents=True)
@@ -60,12 +61,21 @@ CASES = [
     (["model.lr=fast"], ["model.lr", "fast"]),
     (["trainer.max_epochs=many"], ["trainer", "max_epochs"]),
     (["trainer.devices=-7"], ["trainer"]),
+    (["trainer.max_epochs=-1"], ["trainer.max_epochs", "trainer.max_steps"]),
+    (["trainer.val_check_interval=0"], ["trainer.val_check_interval"]),
     (["trainer.max_epoch=3"], ["max_epoch", "max_epochs"]),
     (["+trainer.max_epoch=3"], ["max_epoch"]),
     (["model.patch_size=[7,8]"], ["patch"]),
     (["model.enc_num_heads=3"], ["heads"]),
     (["model.img_size=32"], ["model.img_size"]),
+    (["model.patch_size=[0,8]"], ["model.patch_size"]),
+    (["model.lr=-1"], ["model.lr"]),
+    (["model.lr=0"], ["model.lr"]),
+    (["model.warmup_pct=1.5"], ["model.warmup_pct"]),
+    (["seed=-1"], ["seed"]),
     (["model.dropout=much"], ["dropout"]),
+    (["model.enc_depth=0"], ["model.enc_depth"]),
+    (["model.max_label_length=-2"], ["model.max_label_length"]),
     (["model.enc_depth=two"], ["enc_depth"]),
     (["model.max_label_length=long"], ["max_label_length"]),
     (["data.root_dir={root}/nowhere"], ["data.root_dir", "nowhere"]),
@@ -81,11 +91,14 @@ CASES = [
     (["pretrained={root}/cut.ckpt"], ["cut.ckpt"]),
     (["pretrained={root}/evil.ckpt"], ["evil.ckpt", "refused"]),
     (["pretrained={root}/text.ckpt"], ["text.ckpt"]),
+    (["pretrained={root}/list.ckpt"], ["list.ckpt", "no weights"]),
+    (["ckpt_path={root}/list.ckpt"], ["list.ckpt", "pretrained="]),
     (["pretrained={root}/crnn.ckpt"], ["crnn.ckpt", "another model"]),
     (["pretrained=parseq-tiny"], ["parseq-tiny", "path"]),
     (START, ["model.encoder_checkpoint"]),
     ([*START, "model.encoder_checkpoint={root}/nowhere.pth"], ["nowhere.pth"]),
     ([*START, "model.encoder_checkpoint={root}/crnn.ckpt"], ["crnn.ckpt"]),
+    ([*START, "model.encoder_checkpoint={root}/list.ckpt"], ["list.ckpt", "no weights"]),
     ([*START, "model.encoder_checkpoint={root}/good.ckpt", "model.encoder_format=sms"], ["encoder_format", "ssm"]),
     (["hydra.run.dir={root}/file/x"], ["file"]),
     (["hydra.run.dir=/proc/nowhere"], ["/proc/nowhere"]),
@@ -115,6 +128,9 @@ def test_train(more: list[str], told: list[str], place: Path, tmp_path: Path, mo
         (["{root}/good.ckpt", "charset_train:str=abc"], ["good.ckpt"]),
         (["{root}/good.ckpt", "enc_depth:number=7"], ["enc_depth:number=7"]),
         (["{root}/good.ckpt", "--batch_size", "0"], ["--batch_size"]),
+        (["{root}/list.ckpt"], ["list.ckpt", "no weights"]),
+        (["{root}/good.ckpt", "max_label_length:int=0"], ["max_label_length"]),
+        (["{root}/good.ckpt", "--cased", "charset_test:str=abc"], ["charset_test"]),
         (["{root}/good.ckpt", "--device", "tpu"], ["tpu"]),
     ],
     ids=lambda value: value[-1].replace("{root}/", ""),

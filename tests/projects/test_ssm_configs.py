@@ -63,12 +63,32 @@ def test_published_class_paths_are_taken() -> None:
         (["data.augment=perhaps"], "true or false"),
         (["model._target_=strhub.models.x.system.Nothing"], "TransOCR"),
         (["model.charset_file=/nowhere.txt"], "charset_file"),
-        (["model=parseq", "model.perm_num=3"], "even"),
     ],
 )
 def test_mistakes(overrides: list[str], told: str) -> None:
     with pytest.raises(UserError, match=told):
         explained(lambda: settle(composed(*overrides)))()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"), [("perm_num", 3, "even"), ("perm_num", 0, "at least 1"), ("refine_iters", -1, "0")]
+)
+def test_sizes_that_cannot_be(key: str, value: int, told: str) -> None:
+    with pytest.raises(UserError, match=f"{key}.*{told}"):
+        build_recogniser("PARSeq", "abc", {key: value})
+
+
+@pytest.mark.parametrize(
+    ("more", "folded"),
+    [
+        ([], True),
+        (["model.charset_test='abcé'"], False),
+        (["data.normalize_unicode=false"], False),
+        (["model.charset_train='äöü'", "model.charset_test=${model.charset_train}"], False),
+    ],
+)
+def test_the_charset_decides_the_folding(more: list[str], folded: bool) -> None:
+    assert settle(composed("+experiment=mdr-dec6-union", *more))["data"]["normalize_unicode"] is folded
 
 
 def test_values_that_stay() -> None:

@@ -12,7 +12,7 @@ import torch
 from common.data.lmdb import LmdbWriter
 from common.train.checkpoint import load
 from projects.ssm.pixel.model import UniPixelViT, load_encoder
-from projects.ssm.pretrain.main_pixel import main
+from projects.ssm.pretrain.main_pixel import main, parse
 from projects.ssm.pretrain.model import build_pretrainer
 from tests.common.compare import same
 from tests.common.lmdbs import encoded, noise
@@ -36,6 +36,7 @@ def data(tmp_path_factory) -> Path:
             (root / part / "mask" / f"{i}_mask.jpg").write_bytes(encoded(mask, "JPEG"))
     model = build_pretrainer("ssm_micro_patch16x8")
     torch.save({"model": model.state_dict()}, root / "checkpoint-19.pth")
+    torch.save([1, 2], root / "list.pth")
     return root
 
 
@@ -76,12 +77,20 @@ def test_trains_measures_and_goes_on(kind: str, data: Path, tmp_path: Path, caps
         ("SR", ["--model", "pixel_vit_small"], "encoder's"),
         ("SR", ["--isrand_aug"], "augmentation"),
         ("SR", ["--eval_only"], "--model_path"),
+        ("SR", ["--input_size", "30,128"], "multiple"),
+        ("SR", ["--pretrained", "{data}/list.pth"], "no weights"),
+        ("SR", ["--eval_only", "--model_path", "{data}/list.pth"], "no weights"),
     ],
 )
 def test_refusals(kind: str, more: list[str], told: str, data: Path, tmp_path: Path, capsys) -> None:
-    assert main(words(data, tmp_path, kind, *more)) == 2
+    assert main(words(data, tmp_path, kind, *(word.format(data=data) for word in more))) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
+
+
+def test_flags_of_pretraining_are_told(data: Path, tmp_path: Path, capsys) -> None:
+    parse(words(data, tmp_path, "SR", "--direction", "HF", "--dense_loss", "--compare"))
+    assert "no effect (accepted for compatibility): --compare --dense_loss --direction" in capsys.readouterr().out
 
 
 def test_encoders_of_others() -> None:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from common.train.checkpoint import load
 from projects.ssm.pretrain import options as flags
@@ -74,12 +75,22 @@ def test_switches_change_the_run(corpus: Path, whole: Path, tmp_path: Path) -> N
         (["--batch_size", 1000], "1000"),
         (["--input_size", "30,128"], "multiple"),
         (["--data_path", "/nowhere"], "/nowhere"),
+        (["--seed", "-1"], "--seed"),
+        (["--resume", "{corpus}/list.pth"], "no weights"),
     ],
 )
 def test_refusals(corpus: Path, tmp_path: Path, more, told: str, capsys) -> None:
-    assert main(pretrain(corpus, tmp_path, *more)) == 2
+    torch.save([1, 2], corpus / "list.pth")
+    assert main(pretrain(corpus, tmp_path, *(str(word).format(corpus=corpus) for word in more))) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("size", ["0,128", "32,-128", "32"])
+def test_sizes_are_positive(size: str, corpus: Path, tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(pretrain(corpus, tmp_path, f"--input_size={size}"))
+    assert f"{size!r} is not HEIGHT,WIDTH" in capsys.readouterr().err
 
 
 def test_dead_flags_are_told(corpus: Path, capsys) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -95,23 +96,46 @@ def test_finetuning_terminated(corpus: Path, tmp_path: Path) -> None:
     compare(tmp_path, "stopped")
 
 
+TWO = ["model.batch_size=2", "trainer.devices=2", "trainer.val_check_interval=2"]
+
+
+def ended_together(corpus: Path, *words: str) -> None:
+    """A run on two processes to its end."""
+    process = start("finetune", finetune(corpus, *TWO, *words), processes=2)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+
+
 def test_finetuning_on_two_processes_goes_on_exactly(corpus: Path, tmp_path: Path) -> None:
-    more = ["model.batch_size=2", "trainer.devices=2", "trainer.val_check_interval=2"]
-
-    def ended(*words: str) -> str:
-        process = start("finetune", finetune(corpus, *more, *words), processes=2)
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output
-        return output
-
-    ended(f"hydra.run.dir={tmp_path}/whole")
+    ended_together(corpus, f"hydra.run.dir={tmp_path}/whole")
     found = {load(path)["global_step"]: path for path in (tmp_path / "whole" / "checkpoints").glob("epoch=*.ckpt")}
     middle = tmp_path / "resumed" / "checkpoints" / "middle.ckpt"
     middle.parent.mkdir(parents=True)
     middle.write_bytes(found[min(found)].read_bytes())
     assert len(load(middle)["generators"]["states"]) == 2
-    ended(f"ckpt_path={middle}", f"hydra.run.dir={tmp_path}/resumed")
+    ended_together(corpus, f"ckpt_path={middle}", f"hydra.run.dir={tmp_path}/resumed")
     compare(tmp_path, "resumed")
+
+
+@pytest.mark.slow
+def test_finetuning_on_two_processes_killed(corpus: Path, tmp_path: Path) -> None:
+    more, place = ["trainer.max_epochs=8", "swa=true"], f"hydra.run.dir={tmp_path}/killed"
+    last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
+    process = start("finetune", finetune(corpus, *TWO, *more, place), processes=2)
+    while not last.exists() and process.poll() is None:
+        time.sleep(0.02)
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):  # torchrun's workers have sessions of their own
+        with contextlib.suppress(OSError):
+            if place in entry.read_bytes().decode(errors="replace").split("\0"):
+                os.kill(int(entry.parent.name), signal.SIGKILL)
+    output, _ = process.communicate(timeout=120)
+    assert last.exists(), output
+    assert load(last)["global_step"] < 32
+    ended_together(corpus, *more, f"ckpt_path={last}", place)
+    ended_together(corpus, *more, f"hydra.run.dir={tmp_path}/whole")
+    compare(tmp_path, "killed")
+    averages = (load(tmp_path / name / "checkpoints" / "swa.ckpt")["state_dict"] for name in ("killed", "whole"))
+    same(*averages)
 
 
 def compare(folder: Path, name: str) -> None:

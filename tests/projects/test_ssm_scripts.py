@@ -109,6 +109,12 @@ def test_bench(overrides: list[str], more: list[str], tmp_path: Path, monkeypatc
     assert ("parameters" in text) is not bool(more)
 
 
+def test_bench_counts_a_pass() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(128, 10))
+    row = bench.parts_table(model, torch.zeros(1, 3, 4, 4)).splitlines()[-1]
+    assert row.split() == ["all", f"{224 + 1290:,}", f"{16 * 8 * 27 + 1280:,}", str(128 + 10)]
+
+
 def test_tune_goes_on_where_it_was(corpus: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     words = finetune(corpus, "trainer.max_epochs=1", "tune.num_samples=2")
     assert tune.main([*words, f"hydra.run.dir={tmp_path}"]) == 0

@@ -65,12 +65,14 @@ class Checkpoints(ModelCheckpoint):
         trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_validation_end(trainer, pl_module)
-        self.save_newest(trainer)
+        if not pl_module.averaged:  # no run goes on from the average; its validation has half of the batch statistics
+            super().on_validation_end(trainer, pl_module)
+            self.save_newest(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_epoch_end(trainer, pl_module)
-        self.save_newest(trainer)
+        if not pl_module.averaged:
+            super().on_train_epoch_end(trainer, pl_module)
+            self.save_newest(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -46,6 +47,8 @@ def settle(config: DictConfig) -> dict[str, Any]:
     data["class"] = class_name(data["_target_"], BUNDLES, "data")
     class_name(trainer.pop("_target_", "Trainer"), ("Trainer",), "trainer")
     check(model, data)
+    if not isinstance(plain["seed"], int) or plain["seed"] < 0:
+        raise UserError(f"seed: {plain['seed']!r} must be a whole number of at least 0")
     data["root_dir"] = str(Path(data["root_dir"]).absolute())
     settle_trainer(trainer)
     return plain
@@ -66,26 +69,32 @@ def read_charset(config: DictConfig) -> None:
 
 
 def check(model: dict[str, Any], data: dict[str, Any]) -> None:
-    """Refuse values of the wrong kind, and combinations that cannot train."""
-    for key in ("lr", "weight_decay", "warmup_pct"):
+    """Refuse values of the wrong kind, and combinations that cannot train; settle the folding of labels to ASCII."""
+    for key in ("lr", "weight_decay", "warmup_pct", *({"l_lr"} & set(model))):
         try:
             model[key] = float(model[key])
         except (TypeError, ValueError):
             raise UserError(f"model.{key}: {model[key]!r} is not a number") from None
+        if not 0 <= model[key] < math.inf or (key == "lr" and not model[key]):
+            raise UserError(f"model.{key}: {model[key]} must be {'above' if key == 'lr' else 'at least'} 0")
+    if model["warmup_pct"] >= 1:
+        raise UserError(f"model.warmup_pct: {model['warmup_pct']} must be below 1: it is a share of the steps")
     for name, value in (("model.batch_size", model["batch_size"]), ("data.num_workers", data["num_workers"])):
         if not isinstance(value, int) or value < (name == "model.batch_size"):
             raise UserError(f"{name}: {value!r} must be a whole number of at least {int(name == 'model.batch_size')}")
-    for key in ("augment", "remove_whitespace", "normalize_unicode"):
-        if not isinstance(data[key], bool):
-            raise UserError(f"data.{key}: {data[key]!r} must be true or false")
-    size = model["img_size"]
-    if not (isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)):
-        raise UserError(f"model.img_size: {size!r} must be [height,width]")
+    for key in ("img_size", *({"patch_size"} & set(model))):
+        size = model[key]
+        if not (isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)):
+            raise UserError(f"model.{key}: {size!r} must be [height,width]")
     for key in ("charset_train", "charset_test"):
         if not isinstance(model[key], str) or not model[key]:
             raise UserError(f"model.{key}: it must be a string of characters; choose one with charset=94_full")
-    if model.get("perm_mirrored") and model["class"] == "PARSeq" and model["perm_num"] % 2:
-        raise UserError(f"model.perm_num: {model['perm_num']} must be even while model.perm_mirrored is true")
+    for key in ("augment", "remove_whitespace", "normalize_unicode"):
+        if not isinstance(data[key], bool):
+            raise UserError(f"data.{key}: {data[key]!r} must be true or false")
+    if data["normalize_unicode"] and not (model["charset_train"] + model["charset_test"]).isascii():
+        print("data.normalize_unicode: off, as a charset has letters outside ASCII")
+        data["normalize_unicode"] = False
 
 
 def settle_trainer(trainer: dict[str, Any]) -> None:
@@ -95,6 +104,12 @@ def settle_trainer(trainer: dict[str, Any]) -> None:
     for key in ("max_epochs", "max_steps"):
         if not isinstance(trainer.get(key, 0), int):
             raise UserError(f"trainer.{key}: {trainer[key]!r} is not a whole number")
+    if trainer.get("max_epochs", 0) < 0 and trainer.get("max_steps", -1) < 0:
+        raise UserError(
+            "trainer.max_epochs: without trainer.max_steps it must be at least 0, as learning rates need an end"
+        )
+    if trainer.get("val_check_interval") == 0:
+        raise UserError("trainer.val_check_interval: it must be above 0: steps, or a share of an epoch")
     if trainer.get("accelerator") == "gpu" and not torch.cuda.is_available():
         print("trainer.accelerator: no GPU can be used here; training on the processor, one process")
         trainer["accelerator"], trainer["devices"] = "cpu", 1

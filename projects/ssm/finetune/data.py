@@ -45,7 +45,7 @@ def open_words(root: Path, image_size: tuple[int, int], rules: dict[str, Any], a
     try:
         return WordDataset(discover(root), image_size=image_size, augment=augment, **rules)
     except UserError as error:
-        hint = "; labels that are not Latin need data.normalize_unicode=false, other characters another charset="
+        hint = "; other characters need a charset= and model.charset_test= (test.py: charset_test:str=) that have them"
         raise UserError(f"{error}{hint if 'no usable sample' in str(error) else ''}") from None
 
 

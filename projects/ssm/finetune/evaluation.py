@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from common.data.bad import BadSample, BadSamples
 from common.data.loader import SeededSampler, word_loader
 from common.errors import UserError
 from common.files import write_text
@@ -19,10 +20,11 @@ from projects.ssm.finetune.reader import SSMReader
 
 @dataclass
 class SetReading:
-    """One set: figures, and (label, adapted or raw prediction, confidence) of every word."""
+    """One set: figures, (label, adapted or raw prediction, confidence) of every word, pictures that cannot be read."""
 
     figures: SetMetrics
     words: list[tuple[str, str, float]] = field(default_factory=list)
+    unreadable: list[BadSample] = field(default_factory=list)
 
 
 def test_root(root: Path, name: str) -> Path | None:
@@ -46,16 +48,22 @@ def read_set(
     workers: int = 4,
     degrees: int = 0,
 ) -> SetReading:
-    """Read all words below `folder`; labels pass the adapter of `charset`, long and empty ones are left out."""
-    dataset = open_words(folder, reader.image_size, label_rules(charset, max_length), rotation(degrees))
+    """Read all words below `folder`; labels pass the adapter of `charset`, long and empty ones are left out.
+
+    Labels are folded to ASCII unless letters outside it are compared or read. Pictures that cannot be read are in no
+    figure, however many they are.
+    """
+    rules = label_rules(charset, max_length, ascii_fold=(charset + reader.charset).isascii())
+    dataset = open_words(folder, reader.image_size, rules, rotation(degrees))
     sampler = SeededSampler(len(dataset), batch_size, shuffle=False)
+    bad = BadSamples(len(dataset) + len(dataset.index_bad), limit=1.0)
     words = []
-    for batch in word_loader(dataset, sampler, workers):
+    for batch in word_loader(dataset, sampler, workers, bad=bad):
         found = reader.read(batch.images.to(reader.device))
         words += [(label, one.text, one.confidence) for label, one in zip(batch.labels, found)]
     if not words:
         raise UserError(f"{folder}: no word could be read")
-    return SetReading(figures_of(words, charset), words)
+    return SetReading(figures_of(words, charset), words, bad.rows())
 
 
 def figures_of(words: Sequence[tuple[str, str, float]], charset: str) -> SetMetrics:
@@ -76,6 +84,15 @@ def by_length(readings: Iterable[SetReading], charset: str) -> dict[str, SetMetr
 def write_json(path: Path, readings: dict[str, SetReading]) -> None:
     """Figures and words of every set, beside the table."""
     content = {
-        name: {"figures": reading.figures._asdict(), "words": reading.words} for name, reading in readings.items()
+        name: {"figures": reading.figures._asdict(), "words": reading.words, "unreadable": len(reading.unreadable)}
+        for name, reading in readings.items()
     }
     write_text(path, json.dumps(content, ensure_ascii=False, indent=1))
+
+
+def list_unreadable(path: Path, readings: Iterable[SetReading]) -> str:
+    """Write the pictures that could not be read as a CSV to `path`; a line that tells of it, empty without any."""
+    found = [sample for reading in readings for sample in reading.unreadable]
+    path.unlink(missing_ok=True)
+    BadSamples(len(found), limit=1.0, file=path).add(found)
+    return f"{len(found)} unreadable pictures are in no figure; they are listed in {path}\n" if found else ""

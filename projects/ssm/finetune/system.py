@@ -66,6 +66,7 @@ class System(pl.LightningModule):
         self.log_file, self.generators = MetricsLog(None), None
         self.read: list[tuple[str, str, float]] = []
         self.loss_sum, self.since = [0.0, 0], (0, time.perf_counter())
+        self.total_steps, self.averaged = 0, False  # the weights are the average of the last epochs
 
     # names as published: the recogniser's own, without this wrapper
     def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
@@ -94,9 +95,14 @@ class System(pl.LightningModule):
         """uint8 `[B, H, W, 3]` -> logits `[B, T, C + 1]`."""
         return self.model(to_float_nchw(images, HALF, HALF), max_length)
 
+    @property
+    def joint_step(self) -> int:
+        """ABINet's first step with its parts joined."""
+        return math.ceil(SEPARATE_SHARE * self.total_steps)
+
     def stage(self) -> str:
         """ABINet's stage: the language model reads the truth in the first 8/18 of the steps."""
-        return "separate" if self.global_step < SEPARATE_SHARE * self.trainer.estimated_stepping_batches else "joint"
+        return "separate" if self.global_step < self.joint_step else "joint"
 
     def batch_loss(self, batch: Batch) -> Tensor:
         """The training loss of a batch."""
@@ -143,9 +149,8 @@ class System(pl.LightningModule):
             step=self.global_step + 1, epoch=self.current_epoch, loss=loss.detach(), lr=rate, images_per_second=speed
         )
         if self.global_step % 100 == 0:
-            total = self.trainer.estimated_stepping_batches
             told = f"loss {float(loss.detach()):.4f}  lr {rate:.3g}  {speed:.0f} img/s"
-            print(f"[{self.global_step}/{total}] {told}", flush=True)
+            print(f"[{self.global_step}/{self.total_steps}] {told}", flush=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         known = [label if set(label) <= set(self.charset) else "" for label in batch.labels]
@@ -190,7 +195,7 @@ class System(pl.LightningModule):
         if self.trainer.is_global_zero and not self.trainer.sanity_checking:
             self.log_file.write(step=self.global_step, epoch=self.current_epoch, **found)
             shown = "  ".join(f"{name} {float(value):.4f}" for name, value in found.items())
-            print(f"[{self.global_step}/{self.trainer.estimated_stepping_batches}] {shown}", flush=True)
+            print(f"[{self.global_step}/{self.total_steps}] {shown}", flush=True)
 
     def parameter_groups(self, rate: float) -> list[dict[str, Any]]:
         """Groups by weight decay, and for ABINet by part, the language model with its own learning rate."""
@@ -215,16 +220,23 @@ class System(pl.LightningModule):
         groups = self.parameter_groups(rate)
         fused = self.device.type == "cpu"  # on CUDA the gradient scaler does not go with it
         optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=o["weight_decay"], fused=fused)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = one_cycle(optimizer, [group["lr"] for group in groups], steps, o["warmup_pct"])
+        # asked for here: weight averaging adds a pass for batch statistics later, which makes no step
+        self.total_steps = int(self.trainer.estimated_stepping_batches)
+        schedule = one_cycle(optimizer, [group["lr"] for group in groups], self.total_steps, o["warmup_pct"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        if self.is_abinet and not self.options.get("lm_only") and self.stage() == "joint":
-            for optimizer in self.trainer.optimizers:
-                first = optimizer.param_groups[0]
-                for group in optimizer.param_groups:
-                    group.update({name: first[name] for name in ("initial_lr", "max_lr", "min_lr")})
+        if not self.is_abinet or self.options.get("lm_only") or self.stage() == "separate":
+            return
+        first_part = batch_idx % self.trainer.accumulate_grad_batches == 0
+        if self.global_step == self.joint_step < self.total_steps and first_part:
+            # the step alone decides, so that a run that goes on does it once too; drawn by rank 0 for all
+            fresh = self.trainer.strategy.broadcast(self.model.first_alignment())
+            self.model.model.alignment.load_state_dict(fresh)
+        for optimizer in self.trainer.optimizers:
+            first = optimizer.param_groups[0]
+            for group in optimizer.param_groups:
+                group.update({name: first[name] for name in ("initial_lr", "max_lr", "min_lr")})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.share_bad()

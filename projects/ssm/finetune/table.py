@@ -10,16 +10,19 @@ SUBSET = ("IIIT5k", "SVT", "IC13_857", "IC15_1811", "SVTP", "CUTE80")
 BENCHMARK = ("IIIT5k", "SVT", "IC13_1015", "IC15_2077", "SVTP", "CUTE80")
 ARD = ("IIIT5k", "SVT", "IC13_1015", "IC15_1811", "SVTP", "CUTE80")
 NEW = ("TT", "CTW", "COCOv1.4", "COCO2", "ArT", "Uber")
+CHINESE = ("scene_test", "web_test", "document_test")
 UNION = ("artistic", "contextless", "curve", "general", "multi_oriented", "multi_words", "salient")
 
 
-def groups(new: bool = False, union: bool = False) -> dict[str, tuple[str, ...]]:
+def groups(new: bool = False, union: bool = False, chinese: bool = False) -> dict[str, tuple[str, ...]]:
     """Names of the groups and the sets of each, in the printed order."""
     found = {"Benchmark (Subset)": SUBSET, "Benchmark": BENCHMARK, "Benchmark ARD": ARD}
     if new:
         found["New"] = NEW
     if union:
         found["Union"] = UNION
+    if chinese:
+        found["Chinese"] = CHINESE
     return found
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import string
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
+from common.data.bad import FILE_NAME
 from common.errors import UserError, command
 from common.text.charset import DIGITS, LOWER, UPPER
 from common.train.published_flags import new_parser
@@ -35,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--punctuation", action="store_true", default=False, help="check punctuation")
     parser.add_argument("--union", action="store_true", default=False, help="Union14M's benchmarks too")
     parser.add_argument("--new", action="store_true", default=False, help="the newer benchmarks too")
+    parser.add_argument("--chinese", action="store_true", help="scene_test, web_test and document_test too")
     parser.add_argument("--rotation", type=int, default=0, help="turn images counter-clockwise by so many degrees")
     parser.add_argument("--device", default="cuda", help="cuda, cpu or auto")
     parser.add_argument("--standard", action="store_true", default=False, help="force the standard encoder; the "
@@ -42,29 +45,50 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def charset_of(options: argparse.Namespace) -> str:
-    """What is compared: digits and small letters, with --cased capitals, with --punctuation marks."""
-    return DIGITS + LOWER + (UPPER if options.cased else "") + (string.punctuation if options.punctuation else "")
+class Opened(NamedTuple):
+    """A checkpoint's reader, its longest word, and the characters that are compared."""
+
+    reader: SSMReader
+    longest: int
+    charset: str
 
 
-def opened(options: argparse.Namespace, words: Sequence[str]) -> tuple[SSMReader, int]:
-    """The checkpoint's reader with the arguments `name:type=value`, and its longest word."""
+def charset_of(options: argparse.Namespace, trained: str) -> str:
+    """What is compared: digits and small letters, with --cased capitals, with --punctuation marks; of the charset
+    `trained` also the characters outside ASCII, by the same switches."""
+    ascii_part = DIGITS + LOWER + (UPPER if options.cased else "") + (string.punctuation if options.punctuation else "")
+
+    def asked(character: str) -> bool:
+        mark = unicodedata.category(character)[0] in "PS"
+        return (options.punctuation or not mark) and (options.cased or character == character.lower())
+
+    return ascii_part + "".join(one for one in trained if not one.isascii() and asked(one))
+
+
+def opened(options: argparse.Namespace, words: Sequence[str]) -> Opened:
+    """The checkpoint's reader with the arguments `name:type=value`; `charset_test` among them says what is compared."""
     from projects.ssm.finetune.checkpoint import open_model, parse_model_args, to_device
     from projects.ssm.finetune.reader import SSMReader
 
     if options.batch_size < 1 or options.num_workers < 0:
         raise UserError("--batch_size, --num_workers: at least 1 image and at least 0 processes")
     arguments = parse_model_args(words)
-    arguments["charset_test"] = charset_of(options)
+    given = arguments.get("charset_test")
+    if given is not None and (options.cased or options.punctuation or not (given and isinstance(given, str))):
+        raise UserError("charset_test:str=…: give the characters to compare, without --cased and --punctuation")
+    arguments.setdefault("charset_test", charset_of(options, ""))
     print(f"Additional keyword arguments: {arguments}")
     device = to_device(options.device)
     model, used = open_model(options.checkpoint, arguments, options.standard)
+    charset = given or charset_of(options, used["charset_train"])
+    if not (charset + used["charset_train"]).isascii():
+        print(f"{len(charset)} characters are compared; labels are not folded to ASCII")
     reader = SSMReader(model.to(device).eval(), used["charset_train"], tuple(used["img_size"]), device)
-    return reader, used["max_label_length"]
+    return Opened(reader, used["max_label_length"], charset)
 
 
 def read_groups(
-    options: argparse.Namespace, reader: SSMReader, longest: int, chosen: Mapping[str, Sequence[str]]
+    options: argparse.Namespace, model: Opened, chosen: Mapping[str, Sequence[str]]
 ) -> dict[str, SetReading]:
     """Every set of the groups, read once. Raises `UserError` where none of them is there."""
     from projects.ssm.finetune.evaluation import read_set, test_root
@@ -80,11 +104,12 @@ def read_groups(
     readings = {}
     for name, place in places.items():
         if place is not None:
-            readings[name] = read_set(
-                reader, place, charset_of(options), max_length=longest, batch_size=options.batch_size,
+            found = readings[name] = read_set(
+                model.reader, place, model.charset, max_length=model.longest, batch_size=options.batch_size,
                 workers=options.num_workers, degrees=options.rotation,
             )  # fmt: skip
-            print(f"{name}: {readings[name].figures.accuracy:.2f} %", flush=True)
+            missed = f", {len(found.unreadable)} unreadable" if found.unreadable else ""
+            print(f"{name}: {found.figures.accuracy:.2f} %{missed}", flush=True)
     return readings
 
 
@@ -97,16 +122,18 @@ def checkpoint_file(options: argparse.Namespace) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Open, read every set once, print and write the tables."""
     from common.files import write_text
-    from projects.ssm.finetune.evaluation import write_json
+    from projects.ssm.finetune.evaluation import list_unreadable, write_json
     from projects.ssm.finetune.table import groups, report
 
     options, words = parser().parse_known_args(argv)
-    chosen = groups(options.new, options.union)
-    readings = read_groups(options, *opened(options, words), chosen)
+    chosen = groups(options.new, options.union, options.chinese)
+    readings = read_groups(options, opened(options, words), chosen)
+    file = checkpoint_file(options)
     text = report({name: reading.figures for name, reading in readings.items()}, chosen)
+    text += list_unreadable(Path(f"{file}.{FILE_NAME}"), readings.values())
     print(text, end="")
-    write_text(Path(f"{checkpoint_file(options)}.log.txt"), text)
-    write_json(Path(f"{checkpoint_file(options)}.log.json"), readings)
+    write_text(Path(f"{file}.log.txt"), text)
+    write_json(Path(f"{file}.log.json"), readings)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
+from common.data.bad import FILE_NAME
 from common.errors import UserError, command
 from projects.ssm.finetune import test
 from projects.ssm.finetune.table import BENCHMARK, SUBSET, UNION, groups, report, results_table
@@ -50,7 +51,7 @@ def unseen_sets(options: argparse.Namespace) -> tuple[str, ...]:
 
 def wanted_groups(options: argparse.Namespace) -> dict[str, tuple[str, ...]]:
     """Sets to read by group; `--only_custom` keeps those of the splits. Raises `UserError` for none."""
-    chosen = {} if options.only_custom else groups(options.new, options.union)
+    chosen = {} if options.only_custom else groups(options.new, options.union, options.chinese)
     if options.common_length:
         chosen["common"] = tuple(dict.fromkeys(SUBSET + BENCHMARK))
     if options.union_length:
@@ -66,12 +67,13 @@ def wanted_groups(options: argparse.Namespace) -> dict[str, tuple[str, ...]]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Open, read every set once, print and write the tables of the splits."""
     from common.files import write_text
-    from projects.ssm.finetune.evaluation import by_length
+    from projects.ssm.finetune.evaluation import by_length, list_unreadable
 
     options, words = parser().parse_known_args(argv)
     chosen = wanted_groups(options)
-    readings = test.read_groups(options, *test.opened(options, words), chosen)
-    file, charset = test.checkpoint_file(options), test.charset_of(options)
+    model = test.opened(options, words)
+    readings = test.read_groups(options, model, chosen)
+    file, charset = test.checkpoint_file(options), model.charset
     lengths = {}
     for split, log in (("common", "comlen"), ("union", "unilen")):
         members = [readings[name] for name in chosen.pop(split, ()) if name in readings]
@@ -87,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         table = f"Union, by length:\n{results_table(lengths['union'])}\n\n"
         write_text(Path(f"{file}.unilen_log.txt"), table)
         text += table
-    print(text, end="")
+    print(text + list_unreadable(Path(f"{file}.cus.{FILE_NAME}"), readings.values()), end="")
 
 
 if __name__ == "__main__":

@@ -58,10 +58,11 @@ def needed(options: dict[str, Any], switch: str, key: str) -> str:
 def trainer_of(config: dict[str, Any], out: Path):
     """Lightning's Trainer with the published callbacks; its checkpoints are whole files with a card."""
     import lightning.pytorch as pl
-    from lightning.pytorch.callbacks import ModelSummary, StochasticWeightAveraging
+    from lightning.pytorch.callbacks import ModelSummary
     from lightning.pytorch.loggers import TensorBoardLogger
     from lightning.pytorch.strategies import DDPStrategy
 
+    from projects.ssm.finetune.averaging import WeightAveraging
     from projects.ssm.finetune.checkpoint import Checkpoints, SafeFiles
     from projects.ssm.finetune.system import swa_factor
 
@@ -74,7 +75,7 @@ def trainer_of(config: dict[str, Any], out: Path):
         callbacks.append(ModelSummary(max_depth=depth))
     if config["swa"]:
         rate = swa_factor(model["warmup_pct"], 0.75) * model["lr"]
-        callbacks.append(StochasticWeightAveraging(swa_lrs=rate, swa_epoch_start=0.75))
+        callbacks.append(WeightAveraging(swa_lrs=rate, swa_epoch_start=0.75))
     defaults = {"enable_progress_bar": sys.stderr.isatty(), "log_every_n_steps": 20, "num_sanity_val_steps": 0}
     try:
         return pl.Trainer(
@@ -119,7 +120,7 @@ def run(config: dict[str, Any], out: Path):
             f"trainer.val_check_interval: an epoch has {len(train)} batches: validating once an epoch {interval or ''}"
         )
     trainer.fit(system, train, validation, ckpt_path=ckpt or None)
-    if config["swa"] and not trainer.interrupted:
+    if system.averaged:
         trainer.save_checkpoint(out / "checkpoints" / "swa.ckpt", weights_only=True)
     return trainer
 

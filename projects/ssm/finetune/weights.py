@@ -49,9 +49,10 @@ def tensors_of(content: Any, what: str) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    found = {name: value for name, value in content.items() if isinstance(value, Tensor)} if content else {}
+    items = content.items() if isinstance(content, Mapping) else ()
+    found = {name: value for name, value in items if isinstance(value, Tensor)}
     if not found:
-        raise UserError(f"{what}: no weights are in it")
+        raise UserError(f"{what}: no weights are in it; give a checkpoint of a model")
     return strip_prefix(found)
 
 

@@ -70,6 +70,11 @@ class ABINet(nn.Module):
         """Parameter names that weight decay leaves alone."""
         return {"model.language.proj.weight"}
 
+    def first_alignment(self) -> dict[str, Tensor]:
+        """First weights of the gate, drawn anew: the joint stage begins with them."""
+        cls = self.model.alignment.cls
+        return Alignment(cls.in_features, cls.out_features).state_dict()
+
     def language(self, tokens: Tensor, lengths: Tensor) -> Head:
         return self.model.language(tokens.detach() if self.l_detach else tokens, lengths)
 

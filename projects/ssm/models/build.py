@@ -45,11 +45,14 @@ def build_recogniser(name: str, charset: str, arguments: Mapping) -> nn.Module:
 
 
 def check_kind(key: str, value: object, annotation: str) -> None:
-    """Refuse a value that is not what the constructor's annotation says."""
+    """Refuse a value that is not what the constructor's annotation says, and sizes below 1."""
     kinds = {"bool": (bool, "true or false"), "int": (int, "a whole number"), "float": ((int, float), "a number")}
     kind, told = kinds.get(annotation, (object, ""))
     if not isinstance(value, kind) or (isinstance(value, bool) and annotation in ("int", "float")):
         raise UserError(f"model.{key}: {value!r} is not {told}")
+    least = 0 if key in ("refine_iters", "iter_size") else 1
+    if annotation == "int" and value < least:
+        raise UserError(f"model.{key}: {value} must be at least {least}")
 
 
 def codec_for(model: nn.Module, charset: str) -> EosBosPadCodec | CtcCodec:

@@ -39,5 +39,6 @@ def run(blocks: nn.ModuleList, tokens: Tensor) -> Tensor:
 
 
 def decoding_steps(longest: int, wanted: int | None) -> int:
-    """Steps of a greedy pass: characters asked for (all of them without a wish, never more) and the end."""
-    return min(wanted or longest, longest) + 1
+    """Steps of a greedy pass: characters asked for (all of them without a wish, never more; none where no word of a
+    batch has a known one) and the end."""
+    return (longest if wanted is None else min(wanted, longest)) + 1

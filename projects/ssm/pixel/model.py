@@ -82,6 +82,8 @@ def load_encoder(model: UniPixelViT, content: Mapping[str, Any]) -> list[str]:
 
     Returns the names taken. Raises ValueError unless all of them are there in the model's shapes.
     """
+    if not isinstance(content, Mapping):
+        raise ValueError("it holds no weights")
     parts = (content[key] for key in ("student", "model", "state_dict") if isinstance(content.get(key), Mapping))
     state = next(parts, content)
     prefixes = ("encoder.", "module.backbone.", "backbone.", "")

@@ -25,6 +25,7 @@ from common.train.optim import parameter_groups
 from common.train.progress import EpochLog
 from common.train.published_flags import add_no_effect, note_no_effect, settle_device
 from common.train.session import session
+from projects.ssm.finetune.weights import tensors_of
 from projects.ssm.pixel.data import Pairs, evaluation_pairs, training_pairs
 from projects.ssm.pixel.measure import best_name, measure, views
 from projects.ssm.pixel.model import VARIANTS, UniPixelViT, load_encoder
@@ -32,6 +33,12 @@ from projects.ssm.pretrain import options as flags
 from projects.ssm.pretrain.sim_pretrain import timed_lines
 from projects.ssm.pretrain.trainer import Trainer
 
+OF_PRETRAINING = (
+    "mm", "mmschedule", "feat_start_epoch", "feat_ramp", "dense_loss", "teacher_seeds", "ema_decoder_once",
+    "copy_prompt", "max_length", "data_filtering_off", "direction", "ratio", "isscatter_aug", "intact_prob", "augs_num",
+    "augs_mag", *flags.GROUPS,
+)  # fmt: skip
+"""Flags of `sim_pretrain.py` that are taken here too and steer nothing."""
 SWITCH = ("switch", False)
 NO_EFFECT = {
     "scratch_path": (str, ""), "dig_path": (str, ""), "ccd_path": (str, ""), "train_val": SWITCH, "compare": SWITCH,
@@ -43,6 +50,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = flags.parser()
     parser.prog, parser.description = "main_pixel.py", "Text super-resolution or segmentation (SSM)."
     parser.set_defaults(model="pixel_vit_small")
+    parser.epilog = f"Flags of pre-training without effect here: --{', --'.join(OF_PRETRAINING)}."
     group = parser.add_argument_group("pixel tasks")
     group.add_argument("--pixel_type", default="SR", choices=["SR", "Seg"], help="super-resolution or segmentation")
     group.add_argument("--pretrained", default="", help="encoder of SSM, DiG or CCD; without it: random")
@@ -58,7 +66,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         raise UserError("--isrand_aug, --issel_aug, …: pairs are not augmented; leave the augmentation flags out")
     if options.eval_only and not options.model_path:
         raise UserError("--model_path: it is needed with --eval_only: the checkpoint to measure")
-    note_no_effect(options, {**flags.NO_EFFECT, **NO_EFFECT})
+    unused = {name: (None, parser.get_default(name)) for name in OF_PRETRAINING}
+    note_no_effect(options, {**flags.NO_EFFECT, **NO_EFFECT, **unused})
     settle_device(options, argv)
     return options
 
@@ -66,6 +75,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def build_model(options: argparse.Namespace) -> UniPixelViT:
     """The model, its encoder started from `--pretrained`."""
     sizes = {"img_size": tuple(options.input_size), "patch_size": tuple(options.patch_size), **VARIANTS[options.model]}
+    flags.check_grid(sizes["img_size"], sizes["patch_size"])
     model = UniPixelViT(options.pixel_type, **sizes)
     if options.pretrained and not options.eval_only:
         try:
@@ -133,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         if options.eval_only:
             model = build_model(options).to(dist.device)
-            load_strict(model, load(options.model_path)["model"], what=options.model_path)
+            load_strict(model, tensors_of(load(options.model_path), options.model_path), what=options.model_path)
             figures = measure(model, pairs, options, dist.device)
             print("  ".join(f"{key}: {value:.4f}" for key, value in figures.items()))
             return

@@ -32,7 +32,9 @@ def pair(text: str) -> list[int]:
     try:
         height, width = (int(part) for part in text.strip("[]() ").split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHT,WIDTH") from None
+        height = width = 0
+    if height < 1 or width < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHT,WIDTH")
     return [height, width]
 
 
@@ -173,5 +175,12 @@ def check(options: argparse.Namespace, models: Iterable[str] = VARIANTS) -> None
         raise UserError(
             f"--warmup_epochs: {options.warmup_epochs} must be fewer than the {options.epochs} epochs of the run"
         )
-    if options.num_workers < 0:
-        raise UserError(f"--num_workers: {options.num_workers} must be at least 0")
+    for name in ("num_workers", "seed"):
+        if getattr(options, name) < 0:
+            raise UserError(f"--{name}: {getattr(options, name)} must be at least 0")
+
+
+def check_grid(input_size: Sequence[int], patch_size: Sequence[int]) -> None:
+    """Refuse images (height, width) that patches do not cover exactly."""
+    if any(size % patch for size, patch in zip(input_size, patch_size)):
+        raise UserError(f"--input_size: {list(input_size)} is not a multiple of the patch {list(patch_size)}")

@@ -25,7 +25,7 @@ from common.train.optim import parameter_groups
 from common.train.session import session
 from projects.ssm.pretrain.data import build_dataset
 from projects.ssm.pretrain.model import VARIANTS, SSMPretrainer, build_pretrainer
-from projects.ssm.pretrain.options import parse
+from projects.ssm.pretrain.options import check_grid, parse
 from projects.ssm.pretrain.trainer import Trainer, train_one_epoch
 
 
@@ -44,8 +44,7 @@ def build_model(options: argparse.Namespace) -> SSMPretrainer:
         model = build_pretrainer(options.model, **build_options(options))
     except (AssertionError, ValueError) as error:
         raise UserError(f"--input_size, --patch_size: {error}") from None
-    if any(size % patch for size, patch in zip(model.img_size, model.patch_size)):
-        raise UserError(f"--input_size: {options.input_size} is not a multiple of the patch {list(model.patch_size)}")
+    check_grid(model.img_size, model.patch_size)
     model.student_norm.requires_grad_(options.dense_loss)
     return model
 

@@ -12,6 +12,7 @@ from common.train.epoch_trainer import EpochTrainer
 from common.train.optim import build_optimizer
 from common.train.progress import EpochLog
 from common.train.schedule import constant, momentum_cosine, warmup_cosine
+from projects.ssm.finetune.weights import tensors_of
 from projects.ssm.pretrain.data import full_batch, views_of
 from projects.ssm.pretrain.losses import feature_weight, objective
 
@@ -32,6 +33,10 @@ class Trainer(EpochTrainer):
         rate = warmup_cosine(o.lr, o.epochs, o.warmup_epochs, o.min_lr)
         self.lr, self.weight_decay = np.array([rate(float(t)) for t in self.times]), None
         self.momentum = momentum_cosine(o.mm, o.epochs) if o.mmschedule == "cosine" else constant(o.mm)
+
+    def weights_of(self, content: Any, what: str) -> dict[str, Tensor]:
+        """The model's tensors. Raises `UserError` for a file without any."""
+        return tensors_of(content, what)
 
     def build_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """AdamW with the published betas."""
