@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from common.errors import UserError
+from projects.textssr.unet import PLANE_SIZE, PLANES
 
 NO_EFFECT = ("language", "guidance_scale", "select_data_lenth", "local_rank")
 """Published keys that the published code never used: accepted, with a notice."""
@@ -51,6 +52,29 @@ OUR_DEFAULTS = {
     "log_every": 1,
 }
 OPTIONAL = ("guidance_scale", "language", "select_data_lenth", "local_rank")
+SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
+CHOICES = {
+    "lr_scheduler": SCHEDULES,
+    "mixed_precision": (None, "no", "fp16", "bf16"),
+    "max_len": (PLANES,),
+    "ttf_size": (PLANE_SIZE,),
+}
+"""Values that can be honoured: the glyph encoder takes planes of one number and size only."""
+LEAST = {
+    **dict.fromkeys(("seed", "lr_warmup_steps", "dataloader_num_workers", "learning_rate", "adam_weight_decay"), 0),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"), 0),
+    **dict.fromkeys(("train_batch_size", "num_train_epochs", "gradient_accumulation_steps", "log_every"), 1),
+    **dict.fromkeys(("checkpointing_steps", "max_train_steps", "checkpoints_total_limit"), 1),
+    "resolution": 8,
+}
+WITHOUT_USE = {
+    "vae": ("gradient_checkpointing", "enable_xformers_memory_efficient_attention", "cache_latents", "clean_glyph",
+            "font_path"),
+    "unet": ("fit_scaling_factor",),
+}  # fmt: skip
+"""Keys that only the other trainer uses."""
+ONLINE = ("revision", "non_ema_revision", "hub_token", "hub_model_id")
+"""Published keys of downloads and uploads: models are read from folders here."""
 
 
 def read_config(path: str | Path, known: dict[str, tuple], changes: Sequence[str] = ()) -> SimpleNamespace:
@@ -62,7 +86,8 @@ def read_config(path: str | Path, known: dict[str, tuple], changes: Sequence[str
         changes: `key=value` texts that go before the file's values (the flag `--set`).
 
     Raises:
-        UserError: no file, a line that is not such an assignment, an unknown or missing key, a value of a wrong type.
+        UserError: no file, a line that is not such an assignment, an unknown or missing key, a value of a wrong type
+            or out of range.
     """
     path = Path(path)
     values = dict(OUR_DEFAULTS)
@@ -79,7 +104,21 @@ def read_config(path: str | Path, known: dict[str, tuple], changes: Sequence[str
     missing = [name for name in known if name not in values and name not in OPTIONAL]
     if missing:
         raise UserError(f"{path}: missing keys: {', '.join(missing)}; copy them from projects/textssr/configs")
+    for name, value in values.items():
+        _check(path, name, value)
     return SimpleNamespace(**values)
+
+
+def _check(path: Path, name: str, value: object) -> None:
+    """Raise UserError for a value that no run can use."""
+    if name in CHOICES and value not in CHOICES[name]:
+        raise UserError(f"{path}: {name}: {value!r}: use {', '.join(map(repr, CHOICES[name]))}")
+    if name in LEAST and value is not None and not value >= LEAST[name]:
+        raise UserError(f"{path}: {name}: {value!r}: give {LEAST[name]} or more")
+    if name in ("adam_beta1", "adam_beta2") and value >= 1:
+        raise UserError(f"{path}: {name}: {value!r}: give less than 1")
+    if name == "resolution" and value % 8:
+        raise UserError(f"{path}: {name}: {value!r}: give a multiple of 8")
 
 
 def _assignments(path: Path) -> list[tuple[str, object, str]]:
@@ -133,5 +172,16 @@ def _fits(value: object, kinds: tuple) -> bool:
 
 def notices(config: SimpleNamespace) -> list[str]:
     """A line for each key that is set and has no effect."""
-    return [f"{name} = {getattr(config, name)!r} has no effect (nor had it in the published code)"
-            for name in NO_EFFECT if getattr(config, name, None) not in (None, -1)]  # fmt: skip
+    kind = "unet" if hasattr(config, "pretrained_unet") else "vae"
+
+    def told(names: Sequence[str], why: str) -> list[str]:
+        off = (None, -1, False)
+        used = [(name, getattr(config, name, None)) for name in names]
+        return [f"{name} = {value!r} has no effect{why}" for name, value in used if value not in off]
+
+    lines = told(NO_EFFECT, " (nor had it in the published code)")
+    if config.lr_scheduler == "constant":
+        lines += told(["lr_warmup_steps"] if config.lr_warmup_steps else [], " with lr_scheduler = 'constant'")
+    online = [name for name in ONLINE if getattr(config, name, None) is not None]  # a token is not for a log
+    lines += [f"{name} has no effect: models are read from folders, nothing is uploaded" for name in online]
+    return lines + told(WITHOUT_USE[kind], f" on the training of the {kind}")

@@ -1,35 +1,35 @@
-"""Scenes with word polygons: the AnyWord JSON and LMDB forms, and the samples that training and sampling take."""
+"""The samples that training and sampling take: regions of scenes, prepared, and what cannot be used listed."""
 
 from __future__ import annotations
 
-import json
-import os
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import lmdb
+import cv2
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from torch.utils.data import Dataset
 
+from common.data.bad import BadSample
 from common.data.decode import BadImage, decode_rgb
-from common.data.lmdb import open_environment
 from common.errors import UserError
+from projects.textssr.fonts import Coverage
 from projects.textssr.glyphs import GlyphRenderer, glyph_image
-from projects.textssr.regions import BadRegion, Box, content_box, crop_image, mask_rectangle, region_mask, square_crop
-
-
-@dataclass(frozen=True)
-class Word:
-    """One annotation: where its picture is, the polygon `[[x, y], …]` in the picture's pixels, and the text."""
-
-    picture: str
-    polygon: list
-    text: str
-    language: str | None = None
+from projects.textssr.regions import (
+    BadRegion,
+    Box,
+    content_box,
+    crop_image,
+    mask_rectangle,
+    polygon_points,
+    region_mask,
+    square_crop,
+)  # fmt: skip
+from projects.textssr.scenes import SceneIndex, SceneLmdb, find_scene_lmdbs, read_words, text_of
 
 
 @dataclass
@@ -49,101 +49,6 @@ class Sample:
     box: Box
 
 
-def read_words(path: Path, language: str | None = None) -> list[Word]:
-    """The usable annotations of an AnyWord JSON file, in file order.
-
-    Kept are those with a polygon and at least one character; with `language`, those that name it or name none.
-    Raises UserError for a file that is not of the form.
-    """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        root, items = content["data_root"], content["data_list"]
-        words = []
-        for item in items:
-            for entry in item.get("annotations", []):
-                wanted = language is None or entry.get("language", language) == language
-                if len(entry["polygon"]) > 0 and len(entry["text"]) > 0 and wanted:
-                    name = f"{root.rstrip('/')}/{item['img_name']}"
-                    words.append(Word(name, entry["polygon"], entry["text"], entry.get("language")))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file: give a JSON file with data_root and data_list") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not an AnyWord JSON file ({type(error).__name__}: {error})") from None
-    return words
-
-
-_open: dict[tuple[int, int, int], lmdb.Environment] = {}
-"""By process, device and inode: LMDB refuses to open a file twice in a process."""
-
-
-def _environment(path: Path) -> lmdb.Environment:
-    place = (path / "data.mdb").stat()
-    key = (os.getpid(), place.st_dev, place.st_ino)
-    if key not in _open:
-        for inherited in [old for old in _open if old[0] != key[0]]:
-            _open.pop(inherited).close()  # of the parent that forked; only this process's copy is closed
-        _open[key] = open_environment(path)
-    return _open[key]
-
-
-class SceneLmdb:
-    """One AnyWord LMDB: `image-<id>` bytes and `annotations-<id>` JSON; opened lazily, once per process."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-
-    @property
-    def environment(self) -> lmdb.Environment:
-        """The handle of this process; LMDB allows one a file, so all readers of a file share it."""
-        try:
-            return _environment(self.path)
-        except OSError as error:
-            raise UserError(f"{self.path}: no readable data.mdb ({error.strerror}): was it moved?") from None
-
-    def index(self) -> list[tuple[str, int]]:
-        """(id, number of annotation) of every annotation in key order; pictures without annotations are left out."""
-        found = []
-        with self.environment.begin() as transaction:
-            cursor = transaction.cursor()
-            if not cursor.set_range(b"image-"):
-                return found
-            for key in cursor.iternext(values=False):
-                if not key.startswith(b"image-"):
-                    break
-                identity = key[len(b"image-") :]
-                raw = transaction.get(b"annotations-" + identity)
-                if raw is not None:
-                    found += [(identity.decode(), number) for number in range(len(self._parse(raw, identity)))]
-        return found
-
-    def _parse(self, raw: bytes, identity: bytes) -> list[dict]:
-        try:
-            entries = json.loads(raw)
-        except ValueError:
-            raise UserError(f"{self.path}: annotations-{identity.decode()}: not JSON; write the LMDB again") from None
-        return entries if isinstance(entries, list) else []
-
-    def read(self, identity: str, number: int) -> tuple[bytes, dict]:
-        """(picture bytes, annotation)."""
-        with self.environment.begin() as transaction:
-            picture = transaction.get(f"image-{identity}".encode())
-            raw = transaction.get(f"annotations-{identity}".encode())
-        return picture, self._parse(raw, identity.encode())[number]
-
-
-def find_scene_lmdbs(root: str | Path) -> list[Path]:
-    """Folders below `root` that hold a data.mdb and no further folders, sorted. Raises UserError for none."""
-    root = Path(root)
-    found = sorted(
-        path.parent for path in root.rglob("data.mdb") if not any(child.is_dir() for child in path.parent.iterdir())
-    )
-    if not found:
-        raise UserError(
-            f"{root}: no LMDB (data.mdb) below it: set lmdb_path, or make one with `strlab data convert anyword`"
-        )
-    return found
-
-
 class RegionMaker:
     """Turns (picture, polygon, text) into a `Sample`.
 
@@ -158,22 +63,24 @@ class RegionMaker:
         self.resolution, self.renderer = resolution, renderer
         self.exact_crop, self.clean_glyph = exact_crop, clean_glyph
 
-    def crop(self, picture: np.ndarray, polygon: list, rng: random.Random) -> tuple[torch.Tensor, Box]:
+    def crop(self, picture: np.ndarray, polygon: Sequence, rng: random.Random) -> tuple[torch.Tensor, Box]:
         """The crop around the polygon `[3, R, R]` and where it lies. Raises BadRegion."""
-        points = np.asarray(polygon, dtype=np.float64)
-        if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3 or not np.isfinite(points).all():
-            raise BadRegion("the polygon is not a list of at least three [x, y]")
-        box = square_crop(content_box(picture), points, rng, exact=self.exact_crop)
+        box = square_crop(content_box(picture), polygon_points(polygon), rng, exact=self.exact_crop)
         return crop_image(picture, box, self.resolution), box
 
-    def make(self, picture: np.ndarray, polygon: list, text: str, rng: random.Random) -> Sample:
+    def make(self, picture: np.ndarray, polygon: Sequence, text: str, rng: random.Random) -> Sample:
         """`picture` `[H, W, 3]` RGB uint8. Raises BadRegion for what cannot be used."""
-        if not text:
-            raise BadRegion("the text is empty")
+        if not isinstance(text, str) or not text:
+            raise BadRegion("the text is empty" if text == "" else "the text is not a string")
+        if text != text.encode(errors="replace").decode():
+            raise BadRegion("the text holds half a character")
         image, box = self.crop(picture, polygon, rng)
         height, width = picture.shape[:2]
-        mask = region_mask((width, height), np.asarray(polygon), box, self.resolution)
-        return self.condition(image, mask, text, box)
+        mask = region_mask((width, height), polygon_points(polygon), box, self.resolution)
+        try:
+            return self.condition(image, mask, text, box)
+        except cv2.error:  # wider than OpenCV 4 warps
+            raise BadRegion("the text is too long to be drawn") from None
 
     def condition(self, image: torch.Tensor, mask: torch.Tensor, text: str, box: Box) -> Sample:
         """The sample that asks for `text` in the masked region of a prepared crop."""
@@ -182,9 +89,18 @@ class RegionMaker:
         glyph = torch.from_numpy(glyph_image(ink).copy())
         return Sample(image, mask, image * mask, planes, glyph, text, box)
 
+    def blank(self) -> Sample | torch.Tensor:
+        """What stands in, with weight zero, where a whole batch is unusable: the shapes of `make`, or of `crop`."""
+        side, renderer = self.resolution, self.renderer
+        image = torch.zeros(3, side, side)
+        if renderer is None:
+            return image
+        planes = torch.ones(renderer.max_len, renderer.plane_size, renderer.plane_size)
+        return Sample(image, torch.ones(1, side, side), image, planes, torch.ones(3, side, side), "", (0, 0, 1, 1))
+
 
 class Regions(Dataset):
-    """Samples of a list of words; one that cannot be used is None, counted in `rejected` by reason.
+    """Samples of a list of words; one that cannot be used is None, and `rejected` says why, by its number.
 
     The crop's place comes from (`seed`, `epoch`, index), or, with `published_order`, from one generator seeded once:
     then reading items in order gives the published crops.
@@ -192,38 +108,74 @@ class Regions(Dataset):
 
     def __init__(self, maker: RegionMaker, seed: int, *, published_order: bool = False) -> None:
         self.maker, self.seed, self.epoch = maker, seed, 0
-        self.rejected: Counter[str] = Counter()
+        self.rejected: dict[int, str] = {}
+        self.coverage = Coverage(maker.renderer.path) if maker.renderer else None
         self.shared = random.Random(seed) if published_order else None
 
-    def picture(self, index: int) -> tuple[np.ndarray, list, str]:
-        """(RGB uint8, polygon, text) of an item; a subclass reads it. Raises BadImage."""
+    def annotation(self, index: int) -> object:
+        """What was annotated, as it was found: an object with `polygon` and `text`, if it is of use."""
         raise NotImplementedError
 
-    def source_name(self, index: int) -> str:
-        """The picture of an item, for records."""
+    def encoded(self, index: int) -> bytes:
+        """The bytes of an item's picture. Raises BadImage."""
         raise NotImplementedError
+
+    def place(self, index: int) -> tuple[str, int]:
+        """The picture of an item, and a number from 1 that tells its words apart, for records."""
+        raise NotImplementedError
+
+    def texts(self) -> list[str]:
+        """Every text; empty where an annotation has none."""
+        raise NotImplementedError
+
+    def language(self, index: int) -> object:
+        """What an annotation says of its language, None where nothing."""
+        entry = self.annotation(index)
+        return entry.get("language") if isinstance(entry, dict) else None
+
+    def source(self, index: int) -> tuple[np.ndarray, Sequence, str]:
+        """(RGB uint8, polygon, text) of an item. Raises BadImage or BadRegion."""
+        entry = self.annotation(index)
+        if not isinstance(entry, dict) or entry.get("polygon") is None or entry.get("text") is None:
+            raise BadRegion("an annotation lacks polygon or text")
+        return decode_rgb(self.encoded(index)), entry["polygon"], entry["text"]
 
     def rng(self, index: int) -> random.Random:
         return self.shared or random.Random(f"{self.seed}/{self.epoch}/{index}")
 
     def __getitem__(self, index: int) -> Sample | torch.Tensor | None:
         try:
-            picture, polygon, text = self.picture(index)
+            picture, polygon, text = self.source(index)
             if self.maker.renderer is None:
                 return self.maker.crop(picture, polygon, self.rng(index))[0]
             return self.maker.make(picture, polygon, text, self.rng(index))
         except (BadImage, BadRegion) as problem:
-            self.rejected[str(problem)] += 1
+            self.rejected[index] = str(problem)
             return None
 
-    def with_source(self, index: int, text: str | None = None) -> tuple[Sample | None, tuple[np.ndarray, list] | None]:
+    def with_source(
+        self, index: int, text: str | None = None
+    ) -> tuple[Sample | None, tuple[np.ndarray, Sequence] | None]:
         """The sample, asking for `text` where one is given, and the (picture, polygon) that it was made from."""
         try:
-            picture, polygon, own = self.picture(index)
+            picture, polygon, own = self.source(index)
             return self.maker.make(picture, polygon, text or own, self.rng(index)), (picture, polygon)
         except (BadImage, BadRegion) as problem:
-            self.rejected[str(problem)] += 1
+            self.rejected[index] = str(problem)
             return None, None
+
+    def blank(self) -> Sample | torch.Tensor:
+        """A sample without content in the shapes of the others."""
+        return self.maker.blank()
+
+    def bad_samples(self, rejected: Mapping[int, str]) -> list[BadSample]:
+        """The register's rows of samples that were left out."""
+        return [BadSample(*self.place(index), reason) for index, reason in rejected.items()]
+
+
+def reasons(rejected: Mapping[int, str]) -> str:
+    """Why samples were left out and how many for each reason; empty where none was."""
+    return "; ".join(f"{reason} ({count})" for reason, count in Counter(rejected.values()).items())
 
 
 class JsonRegions(Regions):
@@ -234,64 +186,74 @@ class JsonRegions(Regions):
     ) -> None:
         super().__init__(maker, seed, **options)
         self.words = [word for path in paths for word in read_words(path, language)]
+        for text in self.texts() if self.coverage else ():
+            self.coverage.see(text)
 
     def __len__(self) -> int:
         return len(self.words)
 
     def texts(self) -> list[str]:
-        """Every text, for the check of the font."""
-        return [word.text for word in self.words]
+        return [text_of(self.annotation(index)) for index in range(len(self))]
 
-    def source_name(self, index: int) -> str:
-        return self.words[index].picture
+    def place(self, index: int) -> tuple[str, int]:
+        return self.words[index].picture, index + 1
 
-    def picture(self, index: int) -> tuple[np.ndarray, list, str]:
+    def annotation(self, index: int) -> dict:
         word = self.words[index]
+        return {"polygon": word.polygon, "text": word.text, "language": word.language}
+
+    def encoded(self, index: int) -> bytes:
+        path = self.words[index].picture
         try:
-            data = Path(word.picture).read_bytes()
-        except OSError as error:
-            raise BadImage(f"{word.picture}: {error.strerror}") from None
-        return decode_rgb(data), word.polygon, word.text
+            return Path(path).read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            raise BadImage(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 class LmdbRegions(Regions):
     """The words of every scene LMDB below a folder."""
 
-    def __init__(self, root: str | Path, maker: RegionMaker, seed: int, **options) -> None:
+    def __init__(
+        self, root: str | Path, maker: RegionMaker, seed: int, *, language: str | None = None, **options
+    ) -> None:
         super().__init__(maker, seed, **options)
         self.environments = [SceneLmdb(path) for path in find_scene_lmdbs(root)]
-        self.entries = [
-            (number, identity, annotation)
-            for number, environment in enumerate(self.environments)
-            for identity, annotation in environment.index()
-        ]
-        if not self.entries:
-            raise UserError(f"{root}: no picture with annotations-<id> JSON: is it a word LMDB? Scenes are needed")
+        self.index = SceneIndex(self.environments, language, self.coverage.see if self.coverage else None)
+        if not len(self.index):
+            what = "picture with annotations-<id> JSON" + (f" in {language}" if language else "")
+            raise UserError(f"{root}: no {what}: is it a word LMDB? Scenes are needed")
+
+    @property
+    def entries(self) -> Iterator[tuple[int, str, int]]:
+        """(number of the LMDB, id of the picture, number of the annotation) of every item."""
+        return ((owner, identity.decode(errors="replace"), number) for owner, identity, number in self.index)
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self.index)
 
-    def source_name(self, index: int) -> str:
-        number, identity, _ = self.entries[index]
-        return f"{self.environments[number].path}/image-{identity}"
+    def texts(self) -> list[str]:
+        found, last, entries = [], None, []
+        for owner, identity, number in self.index:
+            if (owner, identity) != last:
+                entries, last = self.environments[owner].annotations(identity), (owner, identity)
+            found.append(text_of(entries[number]))
+        return found
 
     def text(self, index: int) -> str:
         """The text of an item, empty where its annotation has none."""
-        number, identity, annotation = self.entries[index]
-        entry = self.environments[number].read(identity, annotation)[1]
-        text = entry.get("text") if isinstance(entry, dict) else None
-        return text if isinstance(text, str) else ""
+        return text_of(self.annotation(index))
 
-    def texts(self) -> list[str]:
-        """Every text, for the check of the font."""
-        return [self.text(index) for index in range(len(self))]
+    def place(self, index: int) -> tuple[str, int]:
+        owner, identity, number = self.index[index]
+        return f"{self.environments[owner].path}/image-{identity.decode(errors='replace')}", number + 1
 
-    def picture(self, index: int) -> tuple[np.ndarray, list, str]:
-        number, identity, annotation = self.entries[index]
-        data, entry = self.environments[number].read(identity, annotation)
-        if not isinstance(entry, dict) or "polygon" not in entry or "text" not in entry:
-            raise BadRegion("an annotation lacks polygon or text")
-        return decode_rgb(data), entry["polygon"], entry["text"]
+    def annotation(self, index: int) -> object:
+        owner, identity, number = self.index[index]
+        return self.environments[owner].annotations(identity)[number]
+
+    def encoded(self, index: int) -> bytes:
+        owner, identity, _ = self.index[index]
+        return self.environments[owner].picture(identity)
 
 
 def collate(samples: list[Sample | None]) -> dict[str, torch.Tensor] | None:
@@ -309,14 +271,6 @@ def collate(samples: list[Sample | None]) -> dict[str, torch.Tensor] | None:
     return {name: torch.stack([getattr(sample, field) for sample in kept]) for name, field in names.items()}
 
 
-def batches(samples: Iterator[Sample | None], size: int) -> Iterator[list[Sample]]:
-    """Usable samples in lists of `size`, in order; the last list may be shorter."""
-    batch: list[Sample] = []
-    for sample in samples:
-        if sample is not None:
-            batch.append(sample)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def everyones(rejected: Mapping[int, str]) -> dict[int, str]:
+    """What all processes left out, each sample once. Collective."""
+    return {index: reason for part in gather_object([dict(rejected)]) for index, reason in part.items()}

@@ -125,9 +125,10 @@ def paint(
     condition: Condition,
     steps: int,
     draw: Draw,
-    progress: Callable[[list], list] = list,
 ) -> Tensor:
     """Sample crops `[B, 3, R, R]` in [-1, 1] (not clamped) by ancestral denoising.
+
+    Models in half precision compute in it; the latents between the steps stay float32.
 
     Draws, in order: `glyph`, `masked`, `init`, then `step` once per step (the last one has practically no weight).
     """
@@ -137,10 +138,10 @@ def paint(
     masked = encode(vae, condition.masked).sample(draw, "masked", scale)
     latents = draw("init", masked) * scheduler.init_noise_sigma
     mask = condition.small_mask(latents)
-    context = unet.ttf_net(condition.planes)  # the planes do not change from step to step
-    for timestep in progress(scheduler.timesteps):
+    context = unet.ttf_net(condition.planes.to(unet.dtype))  # the planes do not change from step to step
+    for timestep in scheduler.timesteps:
         sample = predictor_input(scheduler.scale_model_input(latents, timestep), masked, glyph, mask)
-        prediction = unet(sample, timestep, context).sample
+        prediction = unet(sample.to(unet.dtype), timestep, context).sample.to(latents.dtype)
         latents = ancestral_step(scheduler, prediction, timestep, latents, draw)
     return vae.decode(latents.to(vae.dtype) / scale).sample
 

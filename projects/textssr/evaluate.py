@@ -6,8 +6,8 @@ python projects/textssr/evaluate.py OUTPUT [OUTPUT …] --reader best.pth
 OUTPUT is a folder of `infer.py`. Written into it: `evaluation.json`, `predictions.csv`, `contact_sheet.png`; several
 folders are compared in one table. SeqAcc: exact string equality, nothing folded. word36: lower case, letters and digits
 only, as text recognition counts. NED: mean of 1 - distance / longer length. Where the regions' own words were painted:
-word36 of the real regions and of those after the VAE alone; SSIM of painted and real regions. FID and LPIPS need
-weights that are not fetched.
+word36 of the real regions and of those after the VAE alone; SSIM of painted and real regions. SeqAcc and word36 of
+each language where the data named it. FID and LPIPS need weights that are not fetched.
 """
 
 from __future__ import annotations
@@ -48,8 +48,22 @@ def read_labels(run: Path) -> dict[str, str]:
     """`labels.json` of a run (`label.json` in one of the published baselines), in order. Raises UserError."""
     for name in ("labels.json", "label.json"):
         if (run / name).is_file():
-            return json.loads((run / name).read_text(encoding="utf-8"))
+            labels = read_names(run / name)
+            if not labels:
+                raise UserError(f"{run / name}: it names no word: run infer.py again")
+            return labels
     raise UserError(f"{run}: no labels.json: give a folder that infer.py has written")
+
+
+def read_names(path: Path) -> dict[str, str]:
+    """{file: text} of a JSON file. Raises UserError for anything else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}): run infer.py again") from None
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise UserError(f"{path}: not an object of file names and texts: run infer.py again")
+    return found
 
 
 def reading_scores(run: Path, labels: dict[str, str], read: Read) -> tuple[dict, dict[str, list[str]]]:
@@ -78,25 +92,35 @@ def reading_scores(run: Path, labels: dict[str, str], read: Read) -> tuple[dict,
         "NED36": rows["region"].one_minus_ned["36"],
     }
     figures |= {READ[name]: row.accuracy["36"] for name, row in rows.items() if name != "region"}
-    return figures | {"lengths": by_length(predictions, truth)}, predictions
+    figures["lengths"] = grouped(predictions, truth, "length", [len(text) for text in truth])
+    if (run / "languages.json").is_file():
+        languages = read_names(run / "languages.json")
+        named = [languages.get(name, "not named") for name in labels]
+        figures["languages"] = grouped(predictions, truth, "language", named)
+    return figures, predictions
 
 
-def by_length(predictions: dict[str, list[str]], truth: list[str]) -> list[dict]:
-    """Words and accuracies (36 characters, %) for each length of the words, shortest first."""
+def grouped(predictions: dict[str, list[str]], truth: list[str], what: str, keys: Sequence[int | str]) -> list[dict]:
+    """Words and accuracies (exact and 36 characters, %) for each of the words' `keys`, sorted by them."""
     found = []
-    for length in sorted(set(map(len, truth))):
-        places = [place for place, text in enumerate(truth) if len(text) == length]
-        entry = {"length": length, "words": len(places)}
+    for key in sorted(set(keys)):
+        places = [place for place, own in enumerate(keys) if own == key]
+        entry = {what: key, "words": len(places)}
         for folder, texts in predictions.items():
-            share, _ = PROTOCOL_36.accuracy([texts[place] for place in places], [truth[place] for place in places])
-            entry[READ[folder]] = 100 * share
+            pair = [texts[place] for place in places], [truth[place] for place in places]
+            if folder == "region":
+                entry["SeqAcc"] = 100 * sequence_accuracy(*pair)
+            entry[READ[folder]] = 100 * PROTOCOL_36.accuracy(*pair)[0]
         found.append(entry)
     return found
 
 
 def load(path: Path) -> np.ndarray:
-    """RGB uint8 of a file."""
-    return np.ascontiguousarray(cv2.imread(str(path), cv2.IMREAD_COLOR)[..., ::-1])
+    """RGB uint8 of a file. Raises UserError for one that is no picture."""
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise UserError(f"{path}: not a picture: run infer.py again")
+    return np.ascontiguousarray(picture[..., ::-1])
 
 
 def mean_ssim(run: Path, names: Sequence[str]) -> float | None:
@@ -208,6 +232,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for result in results:
         parts = [f"{name} {_shown(result[name])}" for name in FIGURES if result.get(name) is not None]
         print(f"{result['run']}: {', '.join(parts)}")
+        for entry in result.get("languages", []):
+            parts = [f"{name} {_shown(value)}" for name, value in entry.items() if name != "language"]
+            print(f"    {entry['language']}: {', '.join(parts)}")
 
 
 def _shown(value: float | int | str) -> str:

@@ -34,14 +34,6 @@ class GlyphRenderer:
         self._plane = lru_cache(4096)(self._draw_plane)
         self._word = lru_cache(4096)(self._draw_word)
 
-    def missing(self, texts: list[str]) -> str:
-        """Characters of `texts`, sorted, that the font has no glyph for."""
-        from fontTools.ttLib import TTFont
-
-        with TTFont(self.path, fontNumber=0, lazy=True) as font:
-            known = set(font.getBestCmap())
-        return "".join(sorted({character for text in texts for character in text if ord(character) not in known}))
-
     def planes(self, text: str) -> np.ndarray:
         """`[max_len, S, S]` uint8: character i alone in plane i with grey 5 i (the ramp is the order); else white.
 

@@ -6,12 +6,14 @@ python projects/textssr/infer.py --data ./benchmark/ic13/test.json --output ./ou
 OUTPUT gets `local/<n>.png` (the whole crop), `region/<n>.png` (the word's bounding box in it), `full/<n>.png` (the
 picture with the word pasted back), `source/<n>.png` (the crop before) and `labels.json` {"<n>.png": text}; without
 --text also `truth/<n>.png` and `vae/<n>.png`: the region before, and after the VAE's round trip alone, which bounds
-what can be painted. The published script writes local, region and the labels.
+what can be painted, and `languages.json` where the data names them. Numbered pictures of an earlier run are removed.
+The published script writes local, region and the labels.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -26,15 +28,18 @@ from tqdm.auto import tqdm
 from common.errors import UserError, command
 from common.files import write_bytes, write_text
 from common.infer.recognizer import pick_device
-from projects.textssr.data import JsonRegions, LmdbRegions, RegionMaker, Regions, Sample
+from common.train.run import check_writable
+from projects.textssr.data import JsonRegions, LmdbRegions, RegionMaker, Regions, Sample, reasons
 from projects.textssr.diffusion import to_pixels
-from projects.textssr.fonts import default_font
+from projects.textssr.fonts import PUBLISHED, Coverage, default_font
 from projects.textssr.glyphs import GlyphRenderer
 from projects.textssr.painting import PRECISIONS, Generator, batch_draws, paste_back, region_of, sample_draws
+from projects.textssr.unet import PLANE_SIZE, PLANES
 
 FOLDERS = ("local", "region", "full", "source")
 OWN_WORD = ("truth", "vae")
 """What the painted region is compared with, where the word painted is the region's own."""
+FONT_HELP = f"font of the glyph conditions (without: {PUBLISHED} in the working folder, or else DejaVu Sans)"
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +48,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     models.add_argument("--vae", type=Path, default=Path("./model/vae_ft/checkpoint-150000/vae"))
     models.add_argument("--unet", type=Path, default=Path("./model/step2/checkpoint-25000/unet"))
     models.add_argument("--scheduler", type=Path, default=Path("./model/stable-diffusion-v2-1/scheduler"))
-    models.add_argument("--font", type=Path, default=None, help="font of the glyph conditions (default: DejaVu Sans)")
+    models.add_argument("--font", type=Path, default=None, help=FONT_HELP)
     models.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (the published script: cuda)")
     models.add_argument("--precision", choices=sorted(PRECISIONS), default="fp32")
     sampling = parser.add_argument_group("sampling")
@@ -86,22 +91,32 @@ def build_maker(options: argparse.Namespace) -> RegionMaker:
 
 
 def open_regions(options: argparse.Namespace) -> Regions:
-    """The words of `--data`. Raises UserError for data or characters that cannot be used."""
-    maker = build_maker(options)
+    """The words of `--data`. Raises UserError for data that cannot be used."""
+    maker, kept = build_maker(options), {"language": options.language, "published_order": True}
     if options.data.is_dir():
-        regions = LmdbRegions(options.data, maker, options.seed, published_order=True)
-    else:
-        regions = JsonRegions([options.data], maker, options.seed, language=options.language, published_order=True)
-    missing = maker.renderer.missing([options.text] if options.text else regions.texts())
-    if missing:
-        raise UserError(f"{maker.renderer.path}: no glyph for {missing[:40]!r}: give another --font")
-    return regions
+        return LmdbRegions(options.data, maker, options.seed, **kept)
+    return JsonRegions([options.data], maker, options.seed, **kept)
+
+
+def check_font(coverage: Coverage, options: argparse.Namespace) -> None:
+    """Name the characters that the font lacks. Raises UserError where too many words need them."""
+    warning = coverage.check("--font", options.text or options.data)
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
+
+
+def check_flags(options: argparse.Namespace) -> None:
+    """Refuse numbers that cannot be used."""
+    if options.steps < 1 or options.batch_size < 1 or (options.limit is not None and options.limit < 1):
+        raise UserError("--steps, --batch-size, --limit: give 1 or more")
+    if options.resolution < 8 or options.resolution % 8:
+        raise UserError(f"--resolution: {options.resolution}: give a multiple of 8")
+    if (options.max_len, options.ttf_size) != (PLANES, PLANE_SIZE):
+        raise UserError(f"--max-len, --ttf-size: the model takes {PLANES} planes of {PLANE_SIZE} pixels")
 
 
 def open_generator(options: argparse.Namespace) -> Generator:
     """The models of the flags."""
-    if options.steps < 1 or options.batch_size < 1:
-        raise UserError("--steps, --batch-size: give 1 or more")
     device = pick_device(options.device)
     return Generator.open(
         options.vae, options.unet, options.scheduler, device, steps=options.steps, precision=options.precision
@@ -114,31 +129,45 @@ def save_png(path: Path, picture: np.ndarray) -> None:
 
 
 class Writer:
-    """Numbers the results and writes their pictures; `labels.json` comes last."""
+    """Numbers the results and writes their pictures; `labels.json` comes last. Those of an earlier run go first."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.labels = options, {}
+        self.options, self.labels, self.languages = options, {}, {}
+        check_writable(options.output)
+        self._clear()
         for name in FOLDERS[:2] if options.no_full else FOLDERS + (() if options.text else OWN_WORD):
             (options.output / name).mkdir(parents=True, exist_ok=True)
 
-    def add(
-        self, crop: np.ndarray, passed: np.ndarray | None, sample: Sample, picture: np.ndarray, polygon: list
-    ) -> None:
-        """One result, the crop as it passed the VAE if it did, and the picture that it came from."""
+    def _clear(self) -> None:
+        for name in ("labels.json", "languages.json"):
+            (self.options.output / name).unlink(missing_ok=True)
+        for folder in [self.options.output / name for name in FOLDERS + OWN_WORD]:
+            for path in [path for path in folder.glob("*.png") if path.stem.isdigit()]:
+                path.unlink()
+            with contextlib.suppress(OSError):  # not there, or it holds something else
+                folder.rmdir()
+
+    def add(self, crop: np.ndarray, passed: np.ndarray | None, sample: Sample, source: tuple, language: object) -> None:
+        """One result, the crop as it passed the VAE if it did, the (picture, polygon) it came from, its language."""
         name, out = f"{len(self.labels)}.png", self.options.output
         save_png(out / "local" / name, crop)
         save_png(out / "region" / name, region_of(crop, sample.mask))
         if not self.options.no_full:
-            source = to_pixels(sample.image).round().byte().permute(1, 2, 0).numpy()
+            before, (picture, polygon) = to_pixels(sample.image).round().byte().permute(1, 2, 0).numpy(), source
             save_png(out / "full" / name, paste_back(picture, crop, sample.box, polygon))
-            save_png(out / "source" / name, source)
+            save_png(out / "source" / name, before)
             if passed is not None:
-                save_png(out / "truth" / name, region_of(source, sample.mask))
+                save_png(out / "truth" / name, region_of(before, sample.mask))
                 save_png(out / "vae" / name, region_of(passed, sample.mask))
         self.labels[name] = sample.text
+        if isinstance(language, str) and not self.options.text:
+            self.languages[name] = language
 
     def close(self) -> None:
         """Write the labels in the published form."""
+        if self.languages:
+            languages = json.dumps(self.languages, indent=4, ensure_ascii=False)
+            write_text(self.options.output / "languages.json", languages)
         write_text(self.options.output / "labels.json", json.dumps(self.labels, indent=4, ensure_ascii=False))
 
 
@@ -146,7 +175,9 @@ class Writer:
 def main(argv: Sequence[str] | None = None) -> None:
     """Read, paint, write."""
     options = parse(argv)
+    check_flags(options)
     regions = open_regions(options)
+    check_font(Coverage(regions.maker.renderer.path, [options.text]) if options.text else regions.coverage, options)
     generator = open_generator(options)
     writer, count = Writer(options), min(len(regions), options.limit or len(regions))
     bar = tqdm(total=count, desc="Words")
@@ -164,12 +195,14 @@ def main(argv: Sequence[str] | None = None) -> None:
                 samples, sample_draws(seeds) if options.per_sample_seeds else draw, clamp=not options.wrap
             )
             passed = [None] * len(kept) if options.text or options.no_full else generator.through_vae(samples)
-            for crop, after, (_, sample, (picture, polygon)) in zip(crops, passed, kept):
-                writer.add(crop, after, sample, picture, polygon)
+            for crop, after, (index, sample, source) in zip(crops, passed, kept):
+                writer.add(crop, after, sample, source, regions.language(index))
         bar.update(min(options.batch_size, count - start))
     bar.close()
+    left_out = reasons(regions.rejected)
+    if not writer.labels:
+        raise UserError(f"{options.data}: no word could be painted: {left_out or 'it holds none'}")
     writer.close()
-    left_out = "; ".join(f"{reason} ({number})" for reason, number in regions.rejected.items())
     print(f"{options.output}: {len(writer.labels)} words painted" + (f"; left out: {left_out}" if left_out else ""))
 
 

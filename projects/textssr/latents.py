@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +20,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from common.data.bad import BadSample
 from common.errors import UserError
 from common.files import write_text
-from projects.textssr.data import LmdbRegions, Sample
+from projects.textssr.data import LmdbRegions, Sample, everyones
 from projects.textssr.diffusion import Posterior, encode
 
 PICTURES = ("image", "masked", "glyph")
@@ -55,7 +55,8 @@ class CachedRegions(Dataset):
         files = [(path.stat().st_size, path.stat().st_mtime_ns) for path in self._sources(identity)]
         key = hashlib.sha256(json.dumps([identity, shape, files], sort_keys=True).encode()).hexdigest()
         note = folder / NOTE
-        ready = note.is_file() and json.loads(note.read_text(encoding="utf-8"))["key"] == key
+        kept = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+        ready = kept.get("key") == key
         accelerator.wait_for_everyone()
         if accelerator.is_main_process and not ready:
             self._create(shape)
@@ -66,16 +67,18 @@ class CachedRegions(Dataset):
         if not ready:
             own = range(accelerator.process_index, len(regions), accelerator.num_processes)
             self._fill(vae, accelerator.device, own, batch)
-            accelerator.wait_for_everyone()
+            kept = {"key": key, **identity, "rejected": everyones(regions.rejected)}
             if accelerator.is_main_process:
-                write_text(note, json.dumps({"key": key, **identity}, indent=1))
-        left_out = int((self.usable == 0).sum())
-        self.rejected = Counter({"no latents, the region cannot be used": left_out} if left_out else {})
+                write_text(note, json.dumps(kept, indent=1))
+        known = {int(index): reason for index, reason in kept.get("rejected", {}).items()}
+        unusable = np.flatnonzero(self.usable == 0).tolist()
+        self.rejected = {index: known.get(index, "no latents, the region cannot be used") for index in unusable}
 
     def _sources(self, identity: dict) -> list[Path]:
         """The files that the latents are made from."""
         weights = sorted(Path(identity["pretrained_vae"]).glob("diffusion_pytorch_model.*"))
-        return [environment.path / "data.mdb" for environment in self.regions.environments] + weights
+        font = self.regions.maker.renderer.path
+        return [environment.path / "data.mdb" for environment in self.regions.environments] + [*weights, font]
 
     def _create(self, shape: tuple[int, ...]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -112,6 +115,15 @@ class CachedRegions(Dataset):
         planes = torch.from_numpy(self.regions.maker.renderer.planes(self.regions.text(index))).float() / 255
         mask = torch.from_numpy(self.masks[index].astype(np.float32))
         return {"moments": torch.from_numpy(self.moments[index].copy()), "masks": mask, "ttf_images": planes}
+
+    def blank(self) -> dict[str, Tensor]:
+        """A sample without content in the shapes of the others."""
+        planes, mask = self.regions.blank().planes, torch.ones(self.masks.shape[1:])
+        return {"moments": torch.zeros(self.moments.shape[1:]), "masks": mask, "ttf_images": planes}
+
+    def bad_samples(self, rejected: Mapping[int, str]) -> list[BadSample]:
+        """The register's rows of samples that were left out."""
+        return self.regions.bad_samples(rejected)
 
 
 def moments_of(vae: AutoencoderKL, samples: Sequence[Sample], device: torch.device) -> Tensor:

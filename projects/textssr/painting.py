@@ -44,15 +44,16 @@ class Generator:
         kind = PRECISIONS[precision]
         if kind == torch.float16 and device.type == "cpu":
             raise UserError("--precision: fp16 needs a GPU; use fp32 or bf16")
-        painter = place(load_vae(vae, "--vae"), device, kind)
-        return cls(painter, place(model, device, kind), load_scheduler(scheduler), device, steps)
+        painter, schedule = place(load_vae(vae, "--vae"), device, kind), load_scheduler(scheduler)
+        if steps > schedule.config.num_train_timesteps:
+            raise UserError(f"--steps: {steps}: the scheduler has {schedule.config.num_train_timesteps}")
+        return cls(painter, place(model, device, kind), schedule, device, steps)
 
     def paint(self, samples: Sequence[Sample], draw: Draw, *, clamp: bool = True) -> np.ndarray:
         """Crops uint8 `[B, R, R, 3]` RGB that show the samples' texts. `clamp=False` wraps overflow as published."""
-        kind = self.unet.dtype
 
         def stack(name: str) -> Tensor:
-            return torch.stack([getattr(sample, name) for sample in samples]).to(self.device, kind)
+            return torch.stack([getattr(sample, name) for sample in samples]).to(self.device)
 
         condition = Condition(stack("masked"), stack("glyph"), stack("planes"), stack("mask"))
         with torch.inference_mode():

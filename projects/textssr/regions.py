@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -18,6 +19,22 @@ Box = tuple[int, int, int, int]
 
 class BadRegion(ValueError):
     """An annotation that cannot be used: the message says why."""
+
+
+LARGEST = 1e6
+"""Pixels: no picture reaches a coordinate beyond it."""
+
+
+def polygon_points(polygon: Sequence) -> np.ndarray:
+    """`[N, 2]` float64 of an annotated polygon. Raises BadRegion for anything but three or more [x, y] of numbers."""
+    try:
+        points = np.asarray(polygon)
+    except ValueError:  # rows of different lengths
+        points = np.empty(0)
+    usable = points.ndim == 2 and points.shape[1] == 2 and len(points) >= 3 and points.dtype.kind in "iuf"
+    if not usable or not (np.abs(points.astype(np.float64)) <= LARGEST).all():
+        raise BadRegion("the polygon is not a list of at least three [x, y]")
+    return points.astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -105,7 +122,10 @@ def resize(planes: np.ndarray, resolution: int) -> torch.Tensor:
 def crop_image(image: np.ndarray, box: Box, resolution: int) -> torch.Tensor:
     """The crop of `[H, W, 3]` RGB uint8 as `[3, R, R]` in [-1, 1]."""
     left, top, right, bottom = box
-    crop = image[top:bottom, left:right].transpose(2, 0, 1).astype(np.float32) / 255
+    crop = image[top:bottom, left:right]
+    if not crop.size:  # the published draw may end one pixel too far
+        raise BadRegion("the crop is outside the picture: a region of one pixel at its edge")
+    crop = crop.transpose(2, 0, 1).astype(np.float32) / 255
     return (resize(crop, resolution) - 0.5) / 0.5
 
 

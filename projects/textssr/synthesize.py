@@ -4,19 +4,21 @@
 python projects/textssr/synthesize.py scenes/test.json OUT --reader best.pth --match 36 --vae … --unet … --scheduler …
 
 OUT gets `words/` (num-samples, image-%09d as PNG, label-%09d: all other projects train on it), `manifest.jsonl` (a line
-for each attempt: label, prediction, confidence, source picture, polygon, seed, accepted) and `parts/`, from which an
-interrupted run goes on: the same command again. What is made depends on the flags, not on the number of processes.
+for each attempt: label, prediction, confidence, source picture, polygon, seed, accepted or why not) and `parts/`, from
+which an interrupted run goes on: the same command again. What is made depends on the flags and the files that they
+name, not on the number of processes; another command, or other files under the same names, needs a new folder.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import multiprocessing
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,15 +31,19 @@ from tqdm.auto import tqdm
 from common.data.lmdb import LmdbWriter, WordLmdb
 from common.errors import UserError, command
 from common.files import write_text
+from common.infer.recognizer import Prediction
 from common.metrics.protocols import PROTOCOLS
 from projects.textssr.data import Regions
-from projects.textssr.infer import add_model_flags, open_generator, open_regions
+from projects.textssr.fonts import Coverage, default_font
+from projects.textssr.infer import add_model_flags, check_flags, check_font, open_generator, open_regions
 from projects.textssr.painting import Generator, region_of, sample_draws
 from projects.textssr.readers import Read, check_reader, open_reader
 from projects.textssr.words import anagrams, fitting, read_list
 
 NOTE = "options.json"
 NOT_PART_OF_RESULT = ("out", "workers", "device", "threads")
+FILES = ("data", "words", "reader", "vae", "unet", "scheduler", "font")
+"""Flags that name files: what is made depends on those too."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     texts.add_argument("--per-region", type=int, default=4, help="words for each region (default: 4)")
     texts.add_argument("--keep-original", action="store_true", help="the region's own word counts as an anagram")
     texts.add_argument("--limit", type=int, default=None, help="use only so many regions")
-    texts.add_argument("--language", default=None, help="only regions of this language (JSON)")
+    texts.add_argument("--language", default=None, help="only regions of this language")
     keep = parser.add_argument_group("filter")
     keep.add_argument("--reader", default=None, help="checkpoint of one of our readers, or rapidocr (package)")
     keep.add_argument("--reader-model", default=None, help="its model, where no card stands beside it")
@@ -117,28 +123,36 @@ class Worker:
         """(job, region crop or None, manifest entry) of each job."""
         usable, results = [], []
         for job in jobs:
-            sample, source = self.regions.with_source(job.index, job.text)
+            sample, _ = self.regions.with_source(job.index, job.text)
             if sample is None:
-                entry = {"label": job.text, "region": job.index, "accepted": False, "reason": "region cannot be used"}
-                results.append((job, None, entry))
+                reason = self.regions.rejected[job.index]
+                results.append((job, None, self._origin(job) | {"accepted": False, "reason": reason}))
             else:
-                usable.append((job, sample, source[1]))
+                usable.append((job, sample))
         if usable:
             draw = sample_draws([job.seed for job, *_ in usable])
-            crops = self.generator.paint([sample for _, sample, _ in usable], draw)
-            cut = [region_of(crop, sample.mask) for crop, (_, sample, _) in zip(crops, usable)]
+            crops = self.generator.paint([sample for _, sample in usable], draw)
+            cut = [region_of(crop, sample.mask) for crop, (_, sample) in zip(crops, usable)]
             readings = self.reader(cut) if self.reader else [None] * len(cut)
-            for (job, _, polygon), crop, reading in zip(usable, cut, readings):
-                results.append((job, crop, self._entry(job, polygon, reading)))
+            for (job, _), crop, reading in zip(usable, cut, readings):
+                results.append((job, crop, self._entry(job, reading)))
         return results
 
-    def _entry(self, job: Job, polygon: list, reading) -> dict:
-        entry = {"label": job.text, "region": job.index, "source": self.regions.source_name(job.index)}
-        entry |= {"polygon": polygon, "seed": job.seed}
+    def _origin(self, job: Job) -> dict:
+        """What an attempt was made of."""
+        annotation = self.regions.annotation(job.index)
+        polygon = annotation.get("polygon") if isinstance(annotation, dict) else None
+        entry = {"label": job.text, "region": job.index, "source": self.regions.place(job.index)[0]}
+        return entry | {"polygon": polygon, "seed": job.seed}
+
+    def _entry(self, job: Job, reading: Prediction | None) -> dict:
+        entry = self._origin(job)
         if reading is None:
             return entry | {"accepted": True}
         entry |= {"prediction": reading.text, "confidence": round(float(reading.confidence), 4)}
-        return entry | {"accepted": self.options.no_filter or matches(reading.text, job.text, self.options.match)}
+        if self.options.no_filter or matches(reading.text, job.text, self.options.match):
+            return entry | {"accepted": True}
+        return entry | {"accepted": False, "reason": "not read as the label"}
 
 
 def matches(prediction: str, label: str, rule: str) -> bool:
@@ -149,33 +163,92 @@ def matches(prediction: str, label: str, rule: str) -> bool:
     return protocol.normalise(prediction) == protocol.normalise(label) != ""
 
 
-_worker: Worker | None = None
+_worker: Worker | UserError | None = None
 
 
 def _start(options: argparse.Namespace) -> None:
+    """Open a process's models. What the user has to mend is kept for the first task: a pool would lose it."""
     global _worker
-    _worker = Worker(options)
+    try:
+        _worker = Worker(options)
+    except UserError as error:
+        _worker = error
 
 
-def _make(task: tuple[int, list[Job]]) -> int:
-    return _worker.make(*task)
+def _ready() -> None:
+    """Raise what `_start` could not open."""
+    if isinstance(_worker, UserError):
+        raise _worker
 
 
-def check(options: argparse.Namespace) -> None:
-    """Refuse flags that contradict each other, and a folder that another command began."""
+def _make(number: int, jobs: Sequence[Job]) -> int:
+    _ready()
+    return _worker.make(number, jobs)
+
+
+def make_parts(options: argparse.Namespace, tasks: Sequence[tuple[int, list[Job]]], begin: Callable[[], None]) -> None:
+    """Make the parts, here or in further processes; `begin` is called once models and data are open.
+
+    Raises UserError for what cannot be opened, and for a process that was killed.
+    """
+    if not options.workers:
+        worker = Worker(options)
+        begin()
+        for task in tqdm(tasks, desc="Parts"):
+            worker.make(*task)
+        return
+    pool = ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn"), _start, (options,))
+    try:
+        pool.submit(_ready).result()
+        begin()
+        futures = [pool.submit(_make, *task) for task in tasks]
+        for future in tqdm(as_completed(futures), total=len(futures), desc="Parts"):
+            future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "--workers: a process was killed (out of memory?); finished parts are kept: give the same command with "
+            "fewer --workers"
+        ) from None
+    finally:  # after an error or an interrupt the parts that wait are not begun
+        pool.shutdown(cancel_futures=True)
+
+
+def check(options: argparse.Namespace) -> dict:
+    """The note of this command, for its folder. Refuses flags that contradict each other, and another's folder."""
     if options.reader is None and not options.no_filter:
         raise UserError("--reader: give a checkpoint that filters the words, or --no-filter to keep all")
     if options.reader is not None:
         check_reader(options.reader)
-    if min(options.per_region, options.part_size, options.batch_size) < 1:
-        raise UserError("--per-region, --part-size, --batch-size: give 1 or more")
+    if min(options.per_region, options.part_size) < 1 or min(options.workers, options.threads - 1) < 0:
+        raise UserError("--per-region, --part-size, --threads: give 1 or more; --workers: 0 or more")
     values = {name: str(value) for name, value in vars(options).items() if name not in NOT_PART_OF_RESULT}
-    key = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-    note = options.out / NOTE
-    if note.is_file() and json.loads(note.read_text("utf-8")).get("key") != key:
+    note, path = {"flags": values, "files": fingerprints(options)}, options.out / NOTE
+    old = json.loads(path.read_text("utf-8")) if path.is_file() else note
+    if old.get("flags") != values:
         raise UserError(f"{options.out}: begun with other flags (see {NOTE}); give a new folder")
-    (options.out / "parts").mkdir(parents=True, exist_ok=True)
-    write_text(note, json.dumps({"key": key, **values}, indent=1))
+    changed = [name for name, state in note["files"].items() if old["files"].get(name) != state]
+    if changed:
+        raise UserError(f"{options.out}: {', '.join(changed)}: changed since it was begun; give a new folder")
+    return note
+
+
+def begin(out: Path, note: dict) -> None:
+    """Make the folder a run of this command: models and data could be opened."""
+    (out / "parts").mkdir(parents=True, exist_ok=True)
+    write_text(out / NOTE, json.dumps(note, indent=1))
+
+
+def fingerprints(options: argparse.Namespace) -> dict[str, list[int]]:
+    """[size, time of change in ns] of every file that the result depends on."""
+    found = {}
+    for name in FILES:
+        value = getattr(options, name)
+        path = Path(default_font() if name == "font" and value is None else value or "")
+        files = [path] if path.is_file() else sorted(path.rglob("*")) if value and path.is_dir() else []
+        for file in [file for file in files if file.is_file() and file.name != "lock.mdb"]:
+            status = file.stat()
+            found[str(file)] = [status.st_size, status.st_mtime_ns]
+    return found
 
 
 def merge(out: Path, parts: int) -> tuple[int, int]:
@@ -199,21 +272,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Plan, paint what is left, join."""
     options = parse(argv)
     options.text = None
-    check(options)
-    jobs = plan(options, open_regions(options).texts())
+    check_flags(options)
+    note = check(options)
+    regions = open_regions(options)
+    jobs = plan(options, regions.texts())
     if not jobs:
         raise UserError(f"{options.data}: no word has anagrams; give --words or other scenes")
+    check_font(Coverage(regions.maker.renderer.path, (job.text for job in jobs)), options)
     size = options.part_size
     tasks = [(number, jobs[start : start + size]) for number, start in enumerate(range(0, len(jobs), size))]
     left = [task for task in tasks if not (options.out / "parts" / f"{task[0]:06d}.jsonl").is_file()]
     print(f"{len(jobs)} words to paint ({jobs[0].text} …), {len(tasks) - len(left)} of {len(tasks)} parts done")
-    if left and options.workers > 0:
-        with multiprocessing.get_context("spawn").Pool(options.workers, _start, (options,)) as pool:
-            list(tqdm(pool.imap_unordered(_make, left), total=len(left), desc="Parts"))
-    elif left:
-        worker = Worker(options)
-        for task in tqdm(left, desc="Parts"):
-            worker.make(*task)
+    if left:
+        make_parts(options, left, lambda: begin(options.out, note))
     accepted, attempts = merge(options.out, len(tasks))
     print(f"{options.out}: {accepted} of {attempts} words accepted")
 

@@ -35,21 +35,18 @@ from projects.textssr.unet import TextUNet
 
 
 def build_dataset(config: SimpleNamespace) -> LmdbRegions:
-    """Scenes with their glyph conditions; the font must have every character that is asked for."""
+    """Scenes with their glyph conditions."""
     font = config.font_path or default_font()
     renderer = GlyphRenderer(font, config.ttf_size, config.max_len)
     maker = RegionMaker(config.resolution, renderer, exact_crop=config.exact_crop, clean_glyph=config.clean_glyph)
-    dataset = LmdbRegions(config.lmdb_path, maker, config.seed)
-    missing = renderer.missing(dataset.texts())
-    if missing:
-        raise UserError(f"{font}: font_path: no glyph for {missing[:40]!r} of {config.lmdb_path}; give another font")
-    return dataset
+    return LmdbRegions(config.lmdb_path, maker, config.seed)
 
 
 def cache(config: SimpleNamespace, regions: LmdbRegions, vae: AutoencoderKL, accelerator: Accelerator) -> CachedRegions:
     """The regions with their latents, from `<output_dir>/latents`."""
-    names = ("lmdb_path", "pretrained_vae", "resolution", "seed", "font_path", "ttf_size", "exact_crop", "clean_glyph")
-    identity = {name: getattr(config, name) for name in names} | {"dtype": str(vae.dtype)}
+    names = ("lmdb_path", "pretrained_vae", "resolution", "seed", "ttf_size", "exact_crop", "clean_glyph")
+    identity = {name: getattr(config, name) for name in names}
+    identity |= {"dtype": str(vae.dtype), "font": str(regions.maker.renderer.path)}
     logger.info("Latents of %d regions: %s", len(regions), folder := Path(config.output_dir) / "latents")
     return CachedRegions(regions, vae, folder, accelerator, identity, config.train_batch_size)
 
@@ -92,7 +89,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.manual_seed(config.seed)  # what a stock folder lacks begins at random
     unet, fresh = TextUNet.from_folder(config.pretrained_unet)
     dataset = build_dataset(config)
+    warning = dataset.coverage.check("font_path", config.lmdb_path)
     accelerator = start(config)
+    if warning:
+        logger.warning(warning)
     if fresh:
         logger.info("Fresh start for %d tensors of the UNet: %s …", len(fresh), ", ".join(fresh[:3]))
     if config.gradient_checkpointing:

@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -42,15 +43,17 @@ def stack(crops: list[torch.Tensor | None]) -> dict[str, torch.Tensor] | None:
 
 
 def fit_scaling_factor(vae: AutoencoderKL, dataset: LmdbRegions, most: int = 64) -> None:
-    """Set the factor that gives the latents of the first crops deviation 1, which the diffusion's noise is made for.
+    """Set the factor that gives the latents of the first usable crops deviation 1, which the noise is made for.
 
     Stable Diffusion's 0.18215 was found so; a VAE that begins with random weights needs its own.
     """
-    counted = dataset.rejected.copy()
-    crops = [crop for crop in (dataset[index] for index in range(min(most, len(dataset)))) if crop is not None]
-    dataset.rejected = counted  # these are no samples of the run
-    pixels = torch.stack(crops).to(vae.device)
-    vae.register_to_config(scaling_factor=1.0 / max(float(encode(vae, pixels).mean.std()), 1e-6))
+    listed = dict(dataset.rejected)
+    made = (dataset[index] for index in range(len(dataset)))
+    crops = list(islice((crop for crop in made if crop is not None), most))
+    dataset.rejected = listed  # these are no samples of the run
+    if crops:
+        deviation = float(encode(vae, torch.stack(crops).to(vae.device)).mean.std())
+        vae.register_to_config(scaling_factor=1.0 / max(deviation, 1e-6))
 
 
 @command
@@ -69,8 +72,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     accelerator = start(config)
     fit = partial(fit_scaling_factor, vae, dataset) if config.fit_scaling_factor else None
     trainer = Trainer(
-        config, accelerator, vae, dataset, stack, folder="vae", tracker="vae-fine-tune", drop_last=True, before_save=fit
-    )
+        config, accelerator, vae, dataset, stack, folder="vae", tracker="vae-fine-tune", drop_last=True,
+        before_save=fit, say_epochs=True,
+    )  # fmt: skip
 
     def loss_of(batch: dict[str, torch.Tensor], _: torch.Generator) -> torch.Tensor:
         pixels = batch["pixel_values"]

@@ -13,19 +13,15 @@ import time
 from pathlib import Path
 
 import cv2
-import lmdb
 import numpy as np
 import pytest
-import torch
-from accelerate.state import AcceleratorState, PartialState
-from safetensors.torch import load_file
 
 from common.data.convert.anyword import Filters, convert_anyword
 from common.data.lmdb import WordLmdb
 from common.data.synth.scenes import SceneOptions, render_scenes
 from common.errors import UserError
 from common.infer.recognizer import Prediction
-from projects.textssr import evaluate, infer, make_base, readers, report, synthesize, train_diff, train_vae, words
+from projects.textssr import evaluate, infer, make_base, readers, report, synthesize, train_vae, words
 from projects.textssr.config import DIFFUSION_KEYS, VAE_KEYS, read_config
 from projects.textssr.launch import asked_for
 from projects.textssr.painting import paste_back
@@ -33,17 +29,19 @@ from projects.textssr.readers import read_crop
 from projects.textssr.training import load_scheduler, load_vae
 from projects.textssr.unet import TextUNet
 from tests.conftest import ROOT
+from tests.projects.textssr_runs import (
+    CONFIGS,
+    SHORT,
+    bad_scenes,
+    painting,
+    run,
+    same,
+    train_step,
+    train_the_vae,
+    weights,
+)  # fmt: skip
 
-CONFIGS = ROOT / "projects" / "textssr" / "configs"
-SHORT = ["train_batch_size=2", "gradient_accumulation_steps=2", "max_train_steps=3", "checkpointing_steps=2"]
-
-
-def run(script, *arguments) -> int:
-    """A script's main in this process, with accelerate's global state as a fresh process has it."""
-    AcceleratorState._reset_state(True)
-    PartialState._reset_state()
-    torch.set_num_threads(1)
-    return script.main([str(argument) for argument in arguments])
+VAE = "vae/checkpoint-3/vae"
 
 
 @pytest.fixture(scope="module")
@@ -63,37 +61,16 @@ def base(tmp_path_factory) -> Path:
 def trained(scenes, base, tmp_path_factory) -> Path:
     """Three updates of the VAE and of each step."""
     out = tmp_path_factory.mktemp("trained")
-    assert train_the_vae(out / "vae", scenes, base) == 0
-    assert train_step(1, out / "step1", scenes, base, out, base / "unet") == 0
-    assert train_step(2, out / "step2", scenes, base, out, out / "step1/checkpoint-3/unet", "use_ema=True") == 0
+    data, vae = scenes / "train/lmdb", out / VAE
+    train_the_vae(out / "vae", data, base)
+    train_step(1, out / "step1", data, base, vae, base / "unet")
+    start = out / "step1/checkpoint-3/unet"
+    train_step(2, out / "step2", scenes / "more/lmdb", base, vae, start, "use_ema=True")
     return out
 
 
-def train_the_vae(out: Path, scenes: Path, base: Path, *changes: str) -> int:
-    values = [f"lmdb_path={scenes}/train/lmdb", f"pretrained_model_name_or_path={base}", f"output_dir={out}"]
-    return run(train_vae, "--config", CONFIGS / "tiny_vae_cfg.py", "--set", *values, *SHORT, *changes)
-
-
-def train_step(step: int, out: Path, scenes: Path, base: Path, trained: Path, unet: Path, *changes: str) -> int:
-    part = "train" if step == 1 else "more"
-    values = [f"lmdb_path={scenes}/{part}/lmdb", f"scheduler_path={base}/scheduler", f"output_dir={out}"]
-    values += [f"pretrained_vae={trained}/vae/checkpoint-3/vae", f"pretrained_unet={unet}"]
-    return run(train_diff, "--config", CONFIGS / f"tiny_step{step}_cfg.py", "--set", *values, *SHORT, *changes)
-
-
 def models(base: Path, trained: Path) -> list:
-    return ["--vae", trained / "vae/checkpoint-3/vae", "--unet", trained / "step2/checkpoint-3/unet",
-            "--scheduler", base / "scheduler", "--steps", 2, "--resolution", 64, "--clean-glyph",
-            "--batch-size", 4, "--device", "cpu"]  # fmt: skip
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "diffusion_pytorch_model.safetensors")
-
-
-def same(first: Path, second: Path) -> bool:
-    a, b = weights(first), weights(second)
-    return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
+    return painting(base, trained / VAE, trained / "step2/checkpoint-3/unet")
 
 
 def test_checkpoints_have_the_published_form(trained) -> None:
@@ -114,31 +91,33 @@ def test_checkpoints_have_the_published_form(trained) -> None:
 
 
 def test_resuming_is_exact(trained, scenes, base, tmp_path, capfd) -> None:
-    changes = ("checkpoints_total_limit=None",)
-    assert train_the_vae(tmp_path / "vae", scenes, base, *changes, "max_train_steps=2") == 0
-    assert train_the_vae(tmp_path / "vae", scenes, base, *changes) == 0
+    data, vae, changes = scenes / "train/lmdb", trained / VAE, ("checkpoints_total_limit=None",)
+    limits = ("max_train_steps=2", "max_train_steps=3")
+    for limit in limits:
+        train_the_vae(tmp_path / "vae", data, base, *changes, limit)
     assert "Resuming from checkpoint checkpoint-2" in capfd.readouterr().out
-    assert same(tmp_path / "vae/checkpoint-3/vae", trained / "vae/checkpoint-3/vae")
-    for limit in ("max_train_steps=2", "max_train_steps=3"):
-        assert train_step(1, tmp_path / "step1", scenes, base, trained, base / "unet", *changes, limit) == 0
-    assert same(tmp_path / "step1/checkpoint-3/unet", trained / "step1/checkpoint-3/unet")
+    assert same(tmp_path / VAE, vae)
+    for limit in limits:
+        train_step(1, tmp_path / "step1", data, base, vae, base / "unet", *changes, limit)
     start = trained / "step1/checkpoint-3/unet"
-    for limit in ("max_train_steps=2", "max_train_steps=3"):
-        assert train_step(2, tmp_path / "step2", scenes, base, trained, start, "use_ema=True", *changes, limit) == 0
+    assert same(tmp_path / "step1/checkpoint-3/unet", start)
+    for limit in limits:
+        train_step(2, tmp_path / "step2", scenes / "more/lmdb", base, vae, start, "use_ema=True", *changes, limit)
     for part in ("unet", "unet_ema"):
         assert same(tmp_path / "step2/checkpoint-3" / part, trained / "step2/checkpoint-3" / part)
 
 
 def test_kept_latents_train_as_fresh_ones(trained, scenes, base, tmp_path, capfd) -> None:
     one, out = ("train_batch_size=1", "checkpointing_steps=9"), tmp_path / "kept"
-    assert train_step(1, tmp_path / "fresh", scenes, base, trained, base / "unet", *one) == 0
-    assert train_step(1, out, scenes, base, trained, base / "unet", *one, "cache_latents=True") == 0
+    places = scenes / "train/lmdb", base, trained / VAE, base / "unet"
+    train_step(1, tmp_path / "fresh", *places, *one)
+    train_step(1, out, *places, *one, "cache_latents=True")
     assert same(out / "checkpoint-3/unet", tmp_path / "fresh/checkpoint-3/unet")
     written = (out / "latents" / "moments.npy").stat().st_mtime_ns
     changes = (*one, "cache_latents=True", "max_train_steps=4", "compile_backend=eager")
-    assert train_step(1, out, scenes, base, trained, base / "unet", *changes) == 0
+    train_step(1, out, *places, *changes)
     assert (out / "checkpoint-4").is_dir() and (out / "latents" / "moments.npy").stat().st_mtime_ns == written
-    assert train_step(1, out, scenes, base, trained, base / "unet", *changes, "compile_backend=none") == 2
+    train_step(1, out, *places, *changes, "compile_backend=none", code=2)
     assert "compile_backend" in capfd.readouterr().err
 
 
@@ -175,8 +154,9 @@ def test_a_killed_run_goes_on_exactly(scenes, base, tmp_path) -> None:
     plain = ("train_batch_size=1", "gradient_accumulation_steps=1", "checkpointing_steps=1", "lr_scheduler=constant")
     kill_after_saving([*command, *values, *plain, "max_train_steps=400", "checkpoints_total_limit=None"], out)
     steps = 1 + max(int(path.name.split("-")[1]) for path in out.glob("checkpoint-*"))
+    longer = (*plain, f"max_train_steps={steps}", "checkpointing_steps=1000")
     for folder in (out, tmp_path / "whole"):
-        assert train_the_vae(folder, scenes, base, *plain, f"max_train_steps={steps}", "checkpointing_steps=1000") == 0
+        train_the_vae(folder, scenes / "train/lmdb", base, *longer)
     assert same(out / f"checkpoint-{steps}/vae", tmp_path / f"whole/checkpoint-{steps}/vae")
 
 
@@ -250,13 +230,15 @@ def test_paste_back_changes_the_polygon_only() -> None:
 
 
 class Echo:
-    """A reader that reads every second word right."""
+    """A reader that is told the labels, and reads every second word right."""
 
-    def __init__(self, labels: dict[int, str]) -> None:
-        self.count = 0
+    def __init__(self, labels: list[str]) -> None:
+        self.labels, self.count = labels, 0
 
     def __call__(self, crops) -> list[Prediction]:
-        return [Prediction("wrong", 0.5) for _ in crops]
+        start, self.count = self.count, self.count + len(crops)
+        numbers = range(start, self.count)
+        return [Prediction(self.labels[n] if n % 2 == 0 else "wrong", 0.5) for n in numbers]
 
 
 def test_synthesize_resumes_and_does_not_depend_on_processes(trained, base, scenes, tmp_path, capfd) -> None:
@@ -285,13 +267,20 @@ def test_synthesize_resumes_and_does_not_depend_on_processes(trained, base, scen
 def test_the_filter_keeps_what_is_read(trained, base, scenes, tmp_path, monkeypatch) -> None:
     reader = tmp_path / "reader.pth"
     reader.write_bytes(b"x")
-    monkeypatch.setattr(synthesize, "open_reader", lambda *_: Echo({}))
     data = scenes / "test" / "test.json"
-    flags = [*models(base, trained), "--reader", reader, "--per-region", 1, "--limit", 2]
+    flags = [*models(base, trained), "--reader", reader, "--per-region", 2, "--limit", 3]
+    options = synthesize.parse([str(word) for word in (data, tmp_path / "out", *flags)])
+    labels = [job.text for job in synthesize.plan(options, synthesize.open_regions(options).texts())]
+    monkeypatch.setattr(synthesize, "open_reader", lambda *_: Echo(labels))
     assert run(synthesize, data, tmp_path / "out", *flags) == 0
     attempts = [json.loads(line) for line in (tmp_path / "out/manifest.jsonl").read_text().splitlines()]
-    assert attempts and not any(entry["accepted"] for entry in attempts)
-    assert {entry["prediction"] for entry in attempts} == {"wrong"}
+    assert [entry["label"] for entry in attempts] == labels and len(labels) > 3
+    assert [entry["accepted"] for entry in attempts] == [n % 2 == 0 for n in range(len(labels))]
+    assert [entry["prediction"] for entry in attempts[:2]] == [labels[0], "wrong"]
+    assert "reason" not in attempts[0] and attempts[1]["reason"] == "not read as the label"
+    made = WordLmdb(tmp_path / "out" / "words")
+    assert [made.label(index) for index in range(len(made))] == labels[::2]
+    made.close()
     assert synthesize.matches("it's", "ITS", "36") and not synthesize.matches("its", "ITS", "exact")
 
 
@@ -314,40 +303,21 @@ def test_convert_anyword(scenes, tmp_path) -> None:
     with pytest.raises(UserError, match="nothing can be used"):
         convert_anyword(source, tmp_path / "none", Filters(min_side=500), say=lambda _: None)
     assert not (tmp_path / "none").exists()
-
-
-def bad_scenes(folder: Path) -> Path:
-    """One good word among what cannot be used."""
-    picture = np.random.default_rng(0).integers(0, 254, (90, 120, 3), np.uint8)
-    data, good = cv2.imencode(".png", picture)[1].tobytes(), [[10, 20], [70, 20], [70, 40], [10, 40]]
-    entries = {
-        "1": (
-            data,
-            [{"polygon": good, "text": "fine"}, {"polygon": [[500, 500], [600, 500], [600, 600]], "text": "out"}],
-        ),
-        "2": (data, [{"polygon": good, "text": ""}, {"polygon": [[1, 1]], "text": "point"}, {"text": "none"}]),
-        "3": (b"no picture", [{"polygon": good, "text": "lost"}]),
-        "4": (data, [{"polygon": good, "text": "x" * 40}]),
-    }
-    environment = lmdb.open(str(folder), map_size=1 << 24)
-    with environment.begin(write=True) as transaction:
-        for name, (image, annotations) in entries.items():
-            transaction.put(f"image-{name}".encode(), image)
-            transaction.put(f"annotations-{name}".encode(), json.dumps(annotations).encode())
-        transaction.put(b"image-5", data)  # no annotations
-    environment.close()
-    return folder
+    assert Filters().reason({"polygon": [[1, 1], [2], [3, 3]], "text": "ragged"}) == "no polygon"
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_training_leaves_bad_words_out(workers, base, tmp_path, caplog) -> None:
     data, out = bad_scenes(tmp_path / "scenes"), tmp_path / "out"
-    values = [f"lmdb_path={data}", f"pretrained_model_name_or_path={base}", f"output_dir={out}", "train_batch_size=7"]
+    values = [f"lmdb_path={data}", f"pretrained_model_name_or_path={base}", f"output_dir={out}", "train_batch_size=16"]
     values += ["max_train_steps=1", f"dataloader_num_workers={workers}"]
     with caplog.at_level("INFO"):
         assert run(train_vae, "--config", CONFIGS / "tiny_vae_cfg.py", "--set", *values) == 0
     left_out = next(message for message in caplog.messages if "Samples left out" in message)
     assert all(reason in left_out for reason in ("outside", "polygon is not", "lacks", "not an image")), left_out
+    assert "polygon is not a list of at least three [x, y] (6)" in left_out
+    listed = (out / "bad_samples.csv").read_text().splitlines()
+    assert len(listed) == 12 and listed[1].startswith(f"{data}/image-1,2,the polygon is outside"), listed
 
 
 def test_bad_words_are_counted_and_left_out(trained, base, tmp_path, capfd) -> None:

@@ -36,7 +36,10 @@ class Filters:
     def reason(self, word: dict) -> str | None:
         """Why a word is not kept, None for one that is."""
         polygon, text = word.get("polygon"), word.get("text")
-        points = np.asarray(polygon if isinstance(polygon, list) else [], dtype=np.float64)
+        try:
+            points = np.asarray(polygon if isinstance(polygon, list) else [], dtype=np.float64)
+        except (ValueError, TypeError, OverflowError):  # ragged, or not numbers
+            return "no polygon"
         if points.ndim != 2 or len(points) < 3 or points.shape[1] != 2 or not np.isfinite(points).all():
             return "no polygon"
         if not isinstance(text, str) or not text:
@@ -88,7 +91,7 @@ def convert_anyword(
 
 
 def _read(source: Path) -> tuple[Path, list[dict]]:
-    """The picture folder (relative ones from the working folder, or else from the file's) and the list."""
+    """The picture folder (see `picture_folder`) and the list."""
     try:
         content = json.loads(source.read_text(encoding="utf-8"))
         root, items = Path(content["data_root"]), content["data_list"]
@@ -98,8 +101,13 @@ def _read(source: Path) -> tuple[Path, list[dict]]:
         raise UserError(f"{source}: no AnyWord JSON ({type(error).__name__}: {error})") from None
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise UserError(f"{source}: data_list: a list of objects is needed")
+    return picture_folder(source, root), items
+
+
+def picture_folder(source: Path, root: Path) -> Path:
+    """Where the pictures of an AnyWord file `source` lie: `root` from the working folder, or else from the file's."""
     beside = source.parent / root
-    return (root if root.is_dir() or not beside.is_dir() else beside), items
+    return root if root.is_dir() or not beside.is_dir() else beside
 
 
 def _kept(item: dict, filters: Filters, counts: Counter) -> list[dict]:
