@@ -15,6 +15,7 @@ from types import TracebackType
 import lmdb
 
 from common.errors import UserError
+from common.files import files_below
 
 COUNT_KEY = b"num-samples"
 TOLERATED_SHARE = 0.01  # of num-samples: a larger error stops, a smaller one is said and counted
@@ -24,6 +25,11 @@ CURE = "copy the folder again, or look with `strlab doctor`"
 def key(prefix: str, index: int) -> bytes:
     """The key of 0-based sample `index`: `key("image", 0)` is `image-000000001`."""
     return b"%s-%09d" % (prefix.encode(), index + 1)
+
+
+def lmdb_folders(root: str | Path) -> list[Path]:
+    """The folders at or below `root` that hold a data.mdb, sorted; see `files_below` for links and hidden names."""
+    return sorted(file.parent for file in files_below(root, lambda name: name == "data.mdb"))
 
 
 def open_environment(path: Path) -> lmdb.Environment:
@@ -153,6 +159,13 @@ class WordLmdb:
         for name, value in self._walk(start):
             if name[len(start) :].isdigit():
                 yield int(name[len(start) :]) - 1, value
+
+    def numbers(self, prefix: str) -> Iterator[int]:
+        """0-based index of all keys `prefix-…` in order, without reading their values."""
+        start = prefix.encode() + b"-"
+        for name, _ in self._walk(start, values=False):
+            if name[len(start) :].isdigit():
+                yield int(name[len(start) :]) - 1
 
     def count_keys(self, prefix: str) -> int:
         """How many keys `prefix-…` there are (walks them)."""
@@ -295,9 +308,21 @@ class LmdbWriter:
             if kind is not None:
                 shutil.rmtree(self._temporary, ignore_errors=True)
         if kind is None:
-            if self.overwrite and self.path.exists():
-                shutil.rmtree(self.path)
+            self._appear()
+
+    def _appear(self) -> None:
+        """Take the final name. An older folder of that name is deleted only when the new one stands there."""
+        old = self.path.with_name(f".{self.path.name}.{os.getpid()}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if self.overwrite and self.path.exists():
+            self.path.replace(old)
+        try:
             self._temporary.replace(self.path)
+        except OSError as error:
+            if old.exists():
+                old.replace(self.path)
+            raise UserError(f"{self.path}: cannot be put there ({error.strerror}): give another folder") from None
+        shutil.rmtree(old, ignore_errors=True)
 
     def _flush(self) -> None:
         while self._pending:
