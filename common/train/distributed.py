@@ -190,6 +190,13 @@ def detect_launch(env: Mapping[str, str] = os.environ, local_rank: int = -1) -> 
             raise UserError(f"environment: {rank_name}={rank} is not below {world_name}={world}")
         if by == "slurm" and world == 1:
             break  # an interactive allocation: nothing was launched
+        if by == "slurm" and rank == 0 and "SLURM_STEP_ID" not in env:
+            if "OMPI_COMM_WORLD_RANK" in env:
+                continue  # mpirun inside a batch script, whose SLURM numbers all its processes inherit
+            raise UserError(
+                f"environment: SLURM reserved {world} tasks, but did not start this process as one of them, and the "
+                "others would never come: put `srun` before the command, or ask for one task"
+            )
         return Launch(rank, world, local, by)
     return Launch()
 
@@ -213,7 +220,8 @@ def choose_device(name: str, local_rank: int) -> torch.device:
     count = torch.cuda.device_count()
     index = local_rank if device.index is None else device.index
     if index >= count:
-        raise UserError(f"--device: card {index} was asked for and there are {count}; start that many processes a node")
+        cure = "start that many processes a node" if device.index is None else f"use cuda:0 to cuda:{count - 1}"
+        raise UserError(f"--device: card {index} was asked for and there are {count}; {cure}")
     return torch.device("cuda", index)
 
 
