@@ -88,7 +88,7 @@ def convert_anyword(
 
 
 def _read(source: Path) -> tuple[Path, list[dict]]:
-    """The picture folder (relative ones from the file's own, or else from the working folder) and the list."""
+    """The picture folder (relative ones from the working folder, or else from the file's) and the list."""
     try:
         content = json.loads(source.read_text(encoding="utf-8"))
         root, items = Path(content["data_root"]), content["data_list"]
@@ -99,7 +99,7 @@ def _read(source: Path) -> tuple[Path, list[dict]]:
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise UserError(f"{source}: data_list: a list of objects is needed")
     beside = source.parent / root
-    return (beside if beside.is_dir() else root), items
+    return (root if root.is_dir() or not beside.is_dir() else beside), items
 
 
 def _kept(item: dict, filters: Filters, counts: Counter) -> list[dict]:

@@ -3,8 +3,8 @@
 Photographs, textures and plain grounds carry two to five words of different fonts, sizes and colours, none overlapping.
 OUT gets three parts, `train`, `more` (as train, other pictures) and `test` (words, fonts and photographs of its own),
 each in both AnyWord forms: `lmdb/` with `image-%09d` (JPEG) and `annotations-%09d` (JSON [{polygon, text, language}]),
-and `images/` with `test.json` (data_root, from the file's own folder; data_list). Polygons are four whole points in
-pixels, clockwise from the beginning of the word. The same options always give the same scenes.
+and `images/` with `test.json` (data_root, data_list). Polygons are four whole points in pixels, clockwise from the
+beginning of the word. The same options always give the same scenes.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def _render_part(folder: Path, painter: ScenePainter, count: int, progress: bool
             name = f"{number:06d}.jpg"
             (pictures / name).write_bytes(data)
             listed.append({"img_name": name, "annotations": annotations})
-    content = {"data_root": pictures.name, "data_list": listed}
+    content = {"data_root": str(pictures), "data_list": listed}
     write_text(folder / "test.json", json.dumps(content, ensure_ascii=False, indent=1))
 
 
