@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import io
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -54,8 +53,6 @@ GROUPS = {"data": "make, convert and look at data"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `strlab` command; returns the exit status."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     return _main(list(sys.argv[1:] if argv is None else argv))
 
 

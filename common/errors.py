@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import select
 import sys
@@ -16,11 +17,14 @@ class UserError(Exception):
 def command(main: Callable[..., int | None]) -> Callable[..., int]:
     """Wrap a script's `main` so that a `UserError` prints one line and gives exit status 2, without a traceback.
 
-    Where the reader of our output has gone (`… | head`), the script ends quietly with status 141, as other commands do.
+    What the terminal's encoding cannot write, such as file names that are no UTF-8, is printed as an escape.
+    Where the reader of our output has gone (`… | head`), the script ends quietly with status 141, as others do.
     """
 
     @functools.wraps(main)
     def wrapped(*args, **kwargs) -> int:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             status = main(*args, **kwargs) or 0
             sys.stdout.flush()

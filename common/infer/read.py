@@ -74,7 +74,8 @@ def _run(args: argparse.Namespace) -> int:
     recognizer = open_from(args, upright=args.exif)
     predictions = recognizer.stream(_checked(paths, args.exif), attention=args.attention is not None)
     failed, mapped = 0, True
-    for path, sheet, prediction in zip(paths, sheet_names(paths), predictions):
+    sheets = paths if args.attention is None else sheet_names(paths)
+    for path, sheet, prediction in zip(paths, sheets, predictions):
         if prediction.error:
             failed += 1
             print(f"{path}: skipped: {prediction.error}", file=sys.stderr)
@@ -107,7 +108,7 @@ def sheet_names(paths: Sequence[Path]) -> list[Path]:
 
     An image that is named twice gets `-2` before that, and so on.
     """
-    absolute = [path.absolute() for path in paths]
+    absolute = [Path(os.path.normpath(path.absolute())) for path in paths]  # `..` would lead out
     common = Path(os.path.commonpath([path.parent for path in absolute]))
     seen: Counter[Path] = Counter()
     names = []

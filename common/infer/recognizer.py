@@ -99,7 +99,7 @@ class Recognizer:
         batch_size: images a forward pass.
         amp: no (fp32, the precision that figures are stated for), fp16 or bf16.
         workers: threads that decode images.
-        upright: turn pictures as their EXIF orientation says; the papers' loaders ignore it.
+        upright: turn files and bytes as their EXIF orientation says; the papers' loaders ignore it.
     """
 
     def __init__(
@@ -300,5 +300,5 @@ def open_recognizer(
     if card.get("model", row.name).lower() == row.name.lower():
         merged.update(card.get("options") or {})
     merged.update(options or {})
-    reader = open_with_options(row, checkpoint, merged, pick_device(device), set(options or {}))
+    reader = open_with_options(row, checkpoint, merged, pick_device(device), options or {})
     return Recognizer(reader, **how)

@@ -131,6 +131,8 @@ def test_sheets_of_equal_names_stay_apart(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("a/1.jpg", "b/1.jpg", "b/1.png", "b/1.jpg")]
     names = [path.as_posix() for path in sheet_names(paths)]
     assert names == [f"{name}_attention.png" for name in ("a/1.jpg", "b/1.jpg", "b/1.png", "b/1.jpg-2")]
+    above = sheet_names([Path("1.jpg"), Path("../../x/1.jpg")])
+    assert all(".." not in path.parts for path in above) and len(set(above)) == 2
 
 
 def test_a_reader_without_maps_says_so_once(
@@ -161,7 +163,7 @@ def test_photographs_are_turned_when_asked(orientation: int, recognizer: Recogni
 
 
 def test_a_mistyped_option_is_refused(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="toy/Brightness has no option 'sharpnes'; it takes sharpness"):
+    with pytest.raises(UserError, match=r"toy/Brightness has no option 'sharpnes'.*; it takes sharpness"):
         open_recognizer(checkpoint, "toy/Brightness", "cpu", {"sharpnes": 3})
 
     def selective(path: Path, options: dict, device: torch.device) -> toy.BrightnessReader:
@@ -169,8 +171,15 @@ def test_a_mistyped_option_is_refused(checkpoint: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(registry, "rows", lambda: (dataclasses.replace(toy.ROW, open=selective),))
     assert open_recognizer(checkpoint, "toy/Brightness", "cpu", {"sharpness": 3}).reader.model.sharpness == 3
-    with pytest.raises(UserError, match="no option 'sharpnes'; it takes sharpness"):
+    with pytest.raises(UserError, match=r"no option 'sharpnes'.*; it takes sharpness"):
         open_recognizer(checkpoint, "toy/Brightness", "cpu", {"sharpnes": 3})
+    monkeypatch.setattr(registry, "rows", lambda: (dataclasses.replace(toy.ROW, build=build_any),))
+    with pytest.raises(UserError, match=r"no option 'sharpnes'.*; see .*build_any for those"):
+        open_recognizer(checkpoint, "toy/Brightness", "cpu", {"sharpnes": 3})
+
+
+def build_any(**options: object) -> toy.Brightness:
+    return toy.Brightness(**options)
 
 
 def test_memory_of_the_gpu_is_one_line(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +203,11 @@ def test_names_that_are_no_utf8_are_printed(tmp_path: Path) -> None:
     script = "import sys; from common import cli; cli.main([]); print(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", script, name], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("caf\\udce9\n")
+
+
+def test_at_least_one_thread_decodes(checkpoint: Path) -> None:
+    with pytest.raises(UserError, match="--workers: 0 must be at least 1"):
+        open_recognizer(checkpoint, "toy/Brightness", "cpu", workers=0)
 
 
 def test_models_that_are_not_there(capsys: pytest.CaptureFixture[str], checkpoint: Path) -> None:

@@ -84,6 +84,16 @@ def test_a_fault_of_the_model_does_not_end_the_server(server: Server, monkeypatc
     assert ask(server, "POST", "/read", toy.crop("a"))[0] == 200
 
 
+def test_a_client_that_goes_away_is_no_news(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    for error in (BrokenPipeError, ValueError):
+        try:
+            raise error
+        except error:
+            server.handle_error(None, ("127.0.0.1", 1))
+    shown = capsys.readouterr().err
+    assert "ValueError" in shown and "BrokenPipeError" not in shown
+
+
 def test_export_equals_torch_at_both_batch_sizes(recognizer: Recognizer) -> None:
     pytest.importorskip("onnxruntime")
     data = export.export(recognizer)
@@ -91,6 +101,13 @@ def test_export_equals_torch_at_both_batch_sizes(recognizer: Recognizer) -> None
     recognizer.reader.model.centres.data += 0.3
     with pytest.raises(UserError):
         export.check(recognizer, data, export.drawn_words(recognizer))
+
+
+def test_outputs_that_are_no_numbers_fail_the_check(recognizer: Recognizer) -> None:
+    pytest.importorskip("onnxruntime")
+    recognizer.reader.model.centres.data.fill_(float("nan"))
+    with pytest.raises(UserError, match="outputs differ by nan"):
+        export.check(recognizer, export.export(recognizer), export.drawn_words(recognizer))
 
 
 def test_export_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,7 +125,8 @@ def test_export_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     (tmp_path / "toy.onnx").unlink()
     assert cli.main([*words, "--check", "--tolerance", "-1"]) == 2 and not (tmp_path / "toy.onnx").exists()
     assert cli.main([*words, "--opset", "99"]) == 2
-    assert "--opset 99: the model cannot be exported" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "--opset 99: the model cannot be exported" in error and "try --opset 18" in error
 
 
 @pytest.mark.parametrize("codec, tokens", [
