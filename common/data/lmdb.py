@@ -41,7 +41,9 @@ def open_environment(path: Path) -> lmdb.Environment:
         raise UserError(f"{path}: no data.mdb in it: give the folder of an LMDB")
     size = file.stat().st_size
     try:
-        environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, meminit=False, max_readers=32)
+        environment = lmdb.open(
+            os.fsencode(path), readonly=True, lock=False, readahead=False, meminit=False, max_readers=32
+        )
     except (lmdb.Error, OSError) as error:
         raise UserError(f"{file}: not a whole LMDB ({size} bytes; {error}): {CURE}") from None
     needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
@@ -263,7 +265,7 @@ class LmdbWriter:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(self._temporary, ignore_errors=True)
             self._environment = lmdb.open(
-                str(self._temporary), map_size=map_size, lock=False, sync=False, metasync=False
+                os.fsencode(self._temporary), map_size=map_size, lock=False, sync=False, metasync=False
             )
         except (OSError, lmdb.Error) as error:
             raise UserError(

@@ -163,20 +163,20 @@ def add_launch_arguments(parser: argparse.ArgumentParser, default_rank: int = 0)
 def detect_launch(env: Mapping[str, str] = os.environ, local_rank: int = -1) -> Launch:
     """Read rank and world size from the environment.
 
-    Order: RANK and WORLD_SIZE (torchrun, torch.distributed.launch), SLURM_PROCID, OMPI_COMM_WORLD_RANK, else
-    one process.
+    Order: RANK and WORLD_SIZE (torchrun, torch.distributed.launch), OMPI_COMM_WORLD_RANK (mpirun in a SLURM job sets
+    SLURM's too), SLURM_PROCID, else one process.
 
     Args:
         env: the environment.
         local_rank: what the command line gave; used only if LOCAL_RANK is absent.
 
     Raises:
-        UserError: numbers that cannot be.
+        UserError: numbers that cannot be, or several SLURM tasks that were not started by srun.
     """
     known = (
         ("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK"),
-        ("slurm", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
         ("mpi", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+        ("slurm", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
     )
     for by, rank_name, world_name, local_name in known:
         if rank_name not in env or world_name not in env:
@@ -191,8 +191,6 @@ def detect_launch(env: Mapping[str, str] = os.environ, local_rank: int = -1) -> 
         if by == "slurm" and world == 1:
             break  # an interactive allocation: nothing was launched
         if by == "slurm" and rank == 0 and "SLURM_STEP_ID" not in env:
-            if "OMPI_COMM_WORLD_RANK" in env:
-                continue  # mpirun inside a batch script, whose SLURM numbers all its processes inherit
             raise UserError(
                 f"environment: SLURM reserved {world} tasks, but did not start this process as one of them, and the "
                 "others would never come: put `srun` before the command, or ask for one task"

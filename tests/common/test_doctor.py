@@ -35,22 +35,8 @@ def sick(tmp_path):
 
 def test_findings(sick, tmp_path, capsys):
     before = (sick / "set" / "data.mdb").read_bytes()
-    assert (
-        main(
-            [
-                "doctor",
-                str(sick),
-                "--charset",
-                "94",
-                "--max-length",
-                "25",
-                "--json",
-                str(tmp_path / "x.json"),
-                "--duplicates",
-            ]
-        )
-        == 1
-    )
+    words = ["doctor", str(sick), "--charset", "94", "--max-length", "25", "--duplicates"]
+    assert main([*words, "--json", str(tmp_path / "x.json")]) == 1
     out = capsys.readouterr().out
     assert "num-samples is 12, the highest number is 8" in out
     found = {entry["path"].rsplit("/", 1)[1]: entry for entry in json.loads((tmp_path / "x.json").read_text())}

@@ -125,3 +125,8 @@ def test_slightly_wrong_num_samples_is_said(tmp_path, capsys):
     put(path, (b"num-samples", b"301"))
     assert len(WordLmdb(path)) == 301
     assert "num-samples says 301, 300 images found" in capsys.readouterr().out
+
+
+def test_a_path_that_is_no_utf8(tmp_path):
+    path = write_words(tmp_path / os.fsdecode(b"caf\xe9"), ["one"])
+    assert WordLmdb(path).label(0) == "one"

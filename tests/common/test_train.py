@@ -52,6 +52,8 @@ def test_a_batch_script_without_srun_is_refused_at_once() -> None:
         detect_launch(batch)
     mpi = {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "2"}
     assert detect_launch(batch | mpi) == Launch(2, 4, 2, "mpi")
+    daemon = {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_STEP_ID": "0"}  # by which mpirun starts on a second node
+    assert detect_launch(daemon | mpi) == Launch(2, 4, 2, "mpi")
 
 
 def test_absent_cuda_is_one_line(monkeypatch) -> None:

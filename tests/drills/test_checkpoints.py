@@ -125,6 +125,11 @@ def test_numbers_of_numpy_one_load(tmp_path: Path) -> None:
     assert float(content["accuracy"]) == 3.5 and content["table"].tolist() == [0, 1, 2]
 
 
+def test_writing_a_file_whole_needs_no_torch() -> None:
+    script = "import sys, common.files; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
 def test_the_commit_is_that_of_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     TrainingState(torch.nn.Linear(1, 1))
     monkeypatch.setattr(checkpoint.subprocess, "run", lambda *_, **__: pytest.fail("asked again"))
