@@ -9,10 +9,11 @@ equal and the outputs that are no ids within the tolerance; nothing is written w
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,20 @@ def example(recognizer: Recognizer) -> torch.Tensor:
     return torch.zeros(2, height, width, 3, dtype=torch.uint8, device=recognizer.reader.device)
 
 
+@contextlib.contextmanager
+def exporting() -> Iterator[None]:
+    """torch as its exporter needs it: encoder layers not fused (no ONNX form), no graph printed on a failure."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    getattr(torch._C, "_jit_set_onnx_log_enabled", bool)(False)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tracing notes about shapes that are fixed on purpose
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
 def export(recognizer: Recognizer, opset: int = OPSET) -> bytes:
     """The reader as ONNX bytes with a free batch axis. Raises `UserError` where the packages or the form are missing,
     or the exporter cannot do it."""
@@ -100,9 +115,8 @@ def export(recognizer: Recognizer, opset: int = OPSET) -> bytes:
     module, _ = export_module(recognizer)
     images, buffer = example(recognizer), io.BytesIO()
     names = [f"output_{i}" for i in range(len(run_module(module, images)))]
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tracing notes about shapes that are fixed on purpose
-        try:
+    try:
+        with exporting():
             torch.onnx.export(
                 module,
                 (images,),
@@ -113,11 +127,14 @@ def export(recognizer: Recognizer, opset: int = OPSET) -> bytes:
                 opset_version=opset,
                 dynamo=False,
             )
-        except Exception as error:  # the exporter has many types of its own
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            cure = f"; try --opset {OPSET}" if opset != OPSET else ""
-            raise UserError(f"--opset {opset}: the model cannot be exported so ({reason}){cure}") from None
+    except Exception as error:  # the exporter has many types of its own
+        cure = f"; try --opset {OPSET}" if opset != OPSET else ""
+        raise UserError(f"--opset {opset}: the model cannot be exported so ({_first_line(error)}){cure}") from None
     return buffer.getvalue()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def describe(recognizer: Recognizer, model: str) -> dict[str, Any]:
@@ -179,19 +196,21 @@ def check(recognizer: Recognizer, data: bytes, images: Sequence[np.ndarray], tol
     except ModuleNotFoundError:
         raise UserError(f"strlab export --check: the package onnxruntime {INSTALL}") from None
     module, decode = export_module(recognizer)
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     stacked, worst = np.stack([images[i % len(images)] for i in range(CHECKED)]), 0.0
-    for size in BATCHES:
-        for start in range(0, CHECKED, size):
-            batch = stacked[start : start + size]
-            theirs = session.run(None, {"images": batch})
-            outputs = run_module(module, torch.from_numpy(batch).to(recognizer.reader.device))
-            ours = [output.cpu().numpy() for output in outputs]
-            floats = [(a, b) for a, b in zip(ours, theirs) if np.issubdtype(a.dtype, np.floating)]
-            worst = float(np.max([worst, *(np.abs(a - b).max() for a, b in floats)]))  # unlike max, it keeps a NaN
-            for offset, (a, b) in enumerate(zip(decode(ours), decode(theirs))):
-                if a.text != b.text:
-                    raise UserError(f"batch {size}, image {start + offset}: PyTorch reads {a.text!r}, ONNX {b.text!r}")
+    batches = [(size, start, stacked[start : start + size]) for size in BATCHES for start in range(0, CHECKED, size)]
+    try:
+        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        found = [session.run(None, {"images": batch}) for _, _, batch in batches]
+    except Exception as error:  # the package has many types of its own
+        raise UserError(f"--check: ONNX Runtime cannot run the graph ({_first_line(error)})") from None
+    for (size, start, batch), theirs in zip(batches, found):
+        outputs = run_module(module, torch.from_numpy(batch).to(recognizer.reader.device))
+        ours = [output.cpu().numpy() for output in outputs]
+        floats = [(a, b) for a, b in zip(ours, theirs) if np.issubdtype(a.dtype, np.floating)]
+        worst = float(np.max([worst, *(np.abs(a - b).max() for a, b in floats)]))  # unlike max, it keeps a NaN
+        for offset, (a, b) in enumerate(zip(decode(ours), decode(theirs))):
+            if a.text != b.text:
+                raise UserError(f"batch {size}, image {start + offset}: PyTorch reads {a.text!r}, ONNX {b.text!r}")
     if not worst <= tolerance:
         raise UserError(f"outputs differ by {worst:.2e}, more than --tolerance {tolerance:g}")
     return worst
