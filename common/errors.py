@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import io
+import os
+import select
 import sys
 from collections.abc import Callable
 
@@ -12,17 +15,43 @@ class UserError(Exception):
 
 
 def command(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Wrap a script's `main` so that a `UserError` prints one line and gives exit status 2, without a traceback."""
+    """Wrap a script's `main` so that a `UserError` prints one line and gives exit status 2, without a traceback.
+
+    What the terminal's encoding cannot write, such as file names that are no UTF-8, is printed as an escape.
+    Where the reader of our output has gone (`… | head`), the script ends quietly with status 141, as others do.
+    """
 
     @functools.wraps(main)
     def wrapped(*args, **kwargs) -> int:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            return main(*args, **kwargs) or 0
+            status = main(*args, **kwargs) or 0
+            sys.stdout.flush()
+            return status
         except UserError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             return 2
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr, flush=True)
             return 130
+        except BrokenPipeError:
+            if not _output_is_closed():
+                raise
+            return 141
 
     return wrapped
+
+
+def _output_is_closed() -> bool:
+    """Whether it was our output that broke, not another pipe; what is left of it then goes nowhere."""
+    try:
+        output = sys.stdout.fileno()
+        poll = select.poll()
+    except (AttributeError, OSError, ValueError):  # no such call on Windows, or no real output
+        return False
+    poll.register(output, select.POLLOUT)
+    closed = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return closed

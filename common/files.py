@@ -1,14 +1,86 @@
-"""Small files that appear whole or not at all."""
+"""Files that appear whole or not at all, and finding files below a folder."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import itertools
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+from common.errors import UserError
+
+TEMPORARY = ".tmp-"  # part of the names of unfinished files
+
+
+class DiskFull(UserError):
+    """There is no room for a file; earlier ones are untouched."""
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
+    """Context manager: an open binary file that becomes `path` when the block ends well, and disappears otherwise.
+
+    Args:
+        path: the final name; its folder is made.
+        needed: bytes about to be written, for the message (and an early check of the free space).
+
+    Raises:
+        DiskFull: no room; says the path and the bytes.
+        UserError: the folder cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if needed > free_bytes(path.parent):
+            raise OSError(errno.ENOSPC, "no space left")
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _explain(error, path, needed) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _explain(error: OSError, path: Path, needed: int) -> UserError:
+    """A disk error in the user's words."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        size = f"{needed:,} bytes are needed" if needed else "more room is needed"
+        free = free_bytes(path.parent)
+        return DiskFull(f"{path}: no space left: {size}, {free:,} are free; free some or choose another output folder")
+    return UserError(f"{path}: cannot be written ({error.strerror or error}); choose another output folder")
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that this user can still write in the folder's file system (of the nearest parent that exists)."""
+    folder = Path(folder).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable; file systems that cannot sync folders are left alone."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_bytes(path: Path, data: bytes) -> Path:
     """Write to a temporary file beside `path`, flush it to the disk, rename it. Raises `UserError` naming the path."""
-    from common.train.checkpoint import atomic_file
-
     with atomic_file(Path(path), len(data)) as file:
         file.write(data)
     return Path(path)
@@ -17,3 +89,27 @@ def write_bytes(path: Path, data: bytes) -> Path:
 def write_text(path: Path, text: str) -> Path:
     """`write_bytes` of UTF-8 text; lone surrogates are written as question marks."""
     return write_bytes(path, text.encode("utf-8", "replace"))
+
+
+def files_below(root: str | Path, wanted: Callable[[str], bool]) -> list[Path]:
+    """The files below a folder whose name is `wanted`, sorted by path.
+
+    Linked folders are searched too, hidden names (unfinished folders among them) are not. A folder that is reached
+    twice counts once, under its real place where that lies below `root`; so links that lead back end.
+    """
+    waiting, seen, found = [Path(root)], set(), []
+    while waiting:
+        links: list[Path] = []
+        for top, folders, names in itertools.chain.from_iterable(map(os.walk, waiting)):
+            folder = Path(top)
+            with contextlib.suppress(OSError):  # gone, or closed to us since it was listed
+                status = folder.stat()
+                if (status.st_dev, status.st_ino) in seen:
+                    folders.clear()
+                    continue
+                seen.add((status.st_dev, status.st_ino))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            links += [path for name in folders if (path := folder / name).is_symlink()]
+            found += [folder / name for name in names if wanted(name) and not name.startswith(".")]
+        waiting = links
+    return sorted(found)

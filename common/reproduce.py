@@ -21,6 +21,7 @@ from typing import Any
 
 from common import recipe as recipes
 from common import registry
+from common.data.lmdb import lmdb_folders
 from common.errors import UserError
 from common.files import write_text
 from common.recipe import Recipe, Scale
@@ -179,7 +180,7 @@ class Runner:
         """What the first step depends on: the user's files by size and time; nothing for a corpus that is rendered."""
         if not self.own_data:
             return ""
-        files = sorted(self.data.rglob("data.mdb"))
+        files = [folder / "data.mdb" for folder in lmdb_folders(self.data)]
         return _digest(*(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files))
 
 

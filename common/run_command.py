@@ -39,6 +39,7 @@ def run_command(command: Sequence[str], cwd: Path, log: Path) -> float:
         finally:
             if process.poll() is None:
                 process.terminate()
+                _copy(process, file, started)  # what it still says; a full pipe would keep it from ending
                 process.wait()
     seconds = time.monotonic() - started
     if status:

@@ -1,7 +1,8 @@
 """Encoded image bytes -> uint8 pixels, and the bicubic resize of the papers, both with exactly Pillow's pixels.
 
 JPEGs take a faster road (libjpeg-turbo through simplejpeg); whatever that road refuses is given to Pillow, whose
-verdict holds. EXIF orientation is ignored, as the published loaders do. Every failure is a `BadImage`.
+verdict holds. EXIF orientation is ignored, as the published loaders do; who wants it calls `turned`. Every failure is a
+`BadImage`.
 """
 
 from __future__ import annotations
@@ -44,6 +45,25 @@ def decode_resized(
     image = Image.fromarray(fast) if fast is not None else _open_rgb(data, max_pixels, truncated)
     height, width = size
     return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def orientation(data: bytes) -> int:
+    """The EXIF orientation of an encoded image, 1 (as stored) to 8; 1 where there is none or it cannot be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = Image.open(io.BytesIO(data), formats=FORMATS).getexif().get(0x0112, 1)
+    except Exception:  # as in `_opened`; a picture that is broken is refused by `decode_rgb`
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def turned(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Stored pixels uint8 [H, W, 3] as a viewer shows them, for an EXIF orientation of 1 to 8; contiguous."""
+    if orientation >= 5:
+        image = image.transpose(1, 0, 2)  # 5 mirrors at the diagonal; the others are this and a flip
+    flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}.get(orientation, ())
+    return np.ascontiguousarray(np.flip(image, flips))
 
 
 def resize_bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

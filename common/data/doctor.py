@@ -1,7 +1,10 @@
 """Look over the word LMDBs below a folder and say what is wrong with each: an incomplete copy, a wrong or missing
 num-samples, missing keys, pictures that do not decode, labels that are no UTF-8, empty, too long or outside a
-charset, and pictures stored twice. With --repair, write what is sound, renumbered, into a new folder; nothing is
-changed in place.
+charset, and (--duplicates) pictures stored twice. With --repair, write what is sound, renumbered, into a new folder;
+nothing is changed in place.
+
+An LMDB without a single label (for pre-training, or of scenes) is sound without labels. One of masks alone may lack
+numbers and keeps them.
 
 Exit status: 0 when all is well, 1 when something was found that a repair would mend, 2 for bad arguments.
 """
@@ -17,7 +20,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from common.data.examine import REMARKS, UNUSABLE, Examination, Wishes, examine
+from common.data.examine import MASKS, REMARKS, UNUSABLE, WORDS, Examination, Wishes, examine
 from common.data.lmdb import LmdbWriter, WordLmdb
 from common.data.words import discover
 from common.errors import UserError
@@ -35,6 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--max-length", type=int, metavar="N", help="tell labels longer than this")
     parser.add_argument("--no-decode", action="store_true", help="do not decode the pictures (much faster)")
     parser.add_argument("--repair", type=Path, metavar="OUT", help="write the sound samples into this new folder")
+    parser.add_argument("--duplicates", action="store_true", help="also look for pictures that are stored twice")
     parser.add_argument("--drop-duplicates", action="store_true", help="with --repair: leave repeated pictures out too")
     parser.add_argument("--examples", type=int, default=5, metavar="N", help="samples to name for each finding (5)")
     parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1), metavar="N", help="processes")
@@ -44,7 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     charset = None if args.charset is None else named_charset(args.charset)
-    wishes = Wishes(charset, args.max_length, not args.no_decode)
+    wishes = Wishes(charset, args.max_length, not args.no_decode, args.duplicates or args.drop_duplicates)
     folders = discover(args.folder)
     if args.repair is not None:
         _refuse_place(args.repair, args.folder)
@@ -68,7 +72,7 @@ def describe(examination: Examination, examples: int = 5) -> list[str]:
     if examination.fatal:
         return [*lines, f"  UNREADABLE  {examination.fatal}"]
     counts = ", ".join(f"{count:,} {prefix}" for prefix, count in examination.counts.items()) or "no numbered keys"
-    lines.append(f"  keys: {counts}; num-samples: {examination.stored}")
+    lines.append(f"  {examination.kind}; keys: {counts}; num-samples: {examination.stored}")
     if not examination.count_is_right:
         lines.append(f"  WRONG COUNT  num-samples is {examination.stored}, the highest number is {examination.highest}")
     for kind in (*UNUSABLE, *REMARKS):
@@ -102,6 +106,7 @@ def as_dict(examination: Examination) -> dict:
     return {
         "path": str(examination.path),
         "fatal": examination.fatal,
+        "kind": examination.kind,
         "num_samples": examination.stored,
         "highest": examination.highest,
         "keys": examination.counts,
@@ -117,9 +122,9 @@ def as_dict(examination: Examination) -> dict:
 def repair(found: list[Examination], root: Path, out: Path, drop_duplicates: bool = False) -> int:
     """Write the sound samples of every readable LMDB to `out` at the same relative place, renumbered from 1.
 
-    All values under a sample's number (masks, boxes, …) go with it. `removed.csv` beside the LMDBs lists what was
-    left out and why. Returns 1 when an LMDB could not be repaired at all. Raises `UserError` when `out` exists or
-    lies below `root`.
+    All values under a sample's number (masks, boxes, …) go with it; masks alone keep their numbers. `removed.csv`
+    beside the LMDBs lists what was left out and why. Returns 1 when an LMDB could not be repaired at all. Raises
+    `UserError` when `out` exists or lies below `root`.
     """
     _refuse_place(out, root)
     removed, lost = [], 0
@@ -150,6 +155,9 @@ def repair(found: list[Examination], root: Path, out: Path, drop_duplicates: boo
 def copy_samples(examination: Examination, place: Path, dropped: dict[int, str]) -> int:
     """Copy all samples but the dropped ones, with every value under their numbers; returns how many were written."""
     words = WordLmdb(examination.path)
+    if examination.kind == MASKS:
+        return _copy_masks(words, examination, place)
+    labelled = examination.kind == WORDS
     extras = [prefix for prefix in examination.counts if prefix not in ("image", "label")]
     with LmdbWriter(place) as writer:
         for index in range(examination.highest):
@@ -157,8 +165,18 @@ def copy_samples(examination: Examination, place: Path, dropped: dict[int, str])
                 continue
             values = {prefix: words.value(prefix, index) for prefix in extras}
             present = {prefix: value for prefix, value in values.items() if value is not None}
-            writer.add(words.image_bytes(index), words.label(index), **present)
+            writer.add(words.image_bytes(index), words.label(index) if labelled else None, **present)
         return writer.count
+
+
+def _copy_masks(words: WordLmdb, examination: Examination, place: Path) -> int:
+    """Copy masks under their own numbers, for these are the numbers of the pictures; returns how many there are."""
+    with LmdbWriter(place) as writer:
+        for prefix in examination.counts:
+            for index, value in words.items(prefix):
+                writer.add_value(prefix, index, value)
+        writer.count = max(examination.highest, examination.number or 0)
+    return examination.counts["mask"]
 
 
 def _refuse_place(out: Path, root: Path) -> None:

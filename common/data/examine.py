@@ -1,9 +1,14 @@
-"""What is in one word LMDB: which keys, which pictures decode, what the labels hold. The eyes of `strlab doctor`."""
+"""What is in one LMDB: which keys, which pictures decode, what the labels hold. The eyes of `strlab doctor`.
+
+The keys tell what kind it is: words (pictures with labels), pictures alone (for pre-training, or scenes with their own
+annotations), or the masks that mirror pictures elsewhere, where single numbers may be absent.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +24,7 @@ from common.errors import UserError
 
 CHUNK = 2000  # samples that a worker looks at in one go
 SPARSE = 100  # so many times more numbers than keys: something else than a word LMDB
+WORDS, PICTURES, MASKS = "words", "pictures without labels", "masks of pictures elsewhere"
 # Findings that make a sample unusable, so that a repair leaves it out.
 UNUSABLE = ("missing image", "missing label", "undecodable image", "label not UTF-8")
 # Findings about labels that are usable: told, kept by a repair.
@@ -34,26 +40,29 @@ REMARKS = (
 
 @dataclass(frozen=True)
 class Wishes:
-    """What labels should be like: `charset` (None: anything), `max_length`; and whether pictures are decoded."""
+    """What labels should be like: `charset` (None: anything), `max_length`; whether pictures are decoded, and compared
+    with each other."""
 
     charset: str | None = None
     max_length: int | None = None
     decode: bool = True
+    duplicates: bool = False
 
 
 @dataclass
 class Examination:
     """Findings about one LMDB; sample numbers are 1-based, as in the keys.
 
-    `fatal`: why nothing could be read (then the rest is empty). `stored`: the text under num-samples. `counts`: keys
-    of every prefix.
-    `highest`: the highest number of an image or label. `findings`: what is wrong -> [(number, detail)]. `foreign`:
+    `fatal`: why nothing could be read (then the rest is empty). `kind`: WORDS, PICTURES or MASKS. `stored`: the text
+    under num-samples. `counts`: keys of every prefix. `highest`: the highest number of an image or label, or of a mask
+    where there are only masks. `findings`: what is wrong -> [(number, detail)]. `foreign`:
     characters outside the charset with their counts. `sizes`: smallest, median and largest (width, height).
     `characters`: all characters of the labels.
     """
 
     path: Path
     fatal: str = ""
+    kind: str = WORDS
     stored: str | None = None
     counts: dict[str, int] = field(default_factory=dict)
     highest: int = 0
@@ -66,8 +75,15 @@ class Examination:
 
     @property
     def count_is_right(self) -> bool:
-        """Whether num-samples is the highest number used."""
-        return self.stored is not None and self.stored.isdigit() and int(self.stored) == self.highest
+        """Whether num-samples is the highest number used; masks may be missing at the end."""
+        if self.number is None:
+            return False
+        return self.number >= self.highest if self.kind == MASKS else self.number == self.highest
+
+    @property
+    def number(self) -> int | None:
+        """num-samples as a number, None where it is missing or no number."""
+        return int(self.stored) if re.fullmatch(r"[0-9]{1,18}", self.stored or "") else None
 
     @property
     def unusable(self) -> dict[int, str]:
@@ -88,8 +104,8 @@ class _Seen:
     foreign: Counter[str] = field(default_factory=Counter)
     characters: Counter[str] = field(default_factory=Counter)
     lengths: Counter[int] = field(default_factory=Counter)
-    sizes: list[tuple[int, int]] = field(default_factory=list)
-    digests: list[tuple[int, int, int]] = field(default_factory=list)  # picture, label, number
+    sizes: np.ndarray | None = None  # int32 [N, 2]: width, height
+    digests: np.ndarray | None = None  # int64 [N, 3]: picture, label, number
     examples: list[str] = field(default_factory=list)
 
 
@@ -105,9 +121,11 @@ def examine(
     chunks: list[_Seen] = []
     try:
         with ProcessPoolExecutor(max(workers, 1), mp_context=multiprocessing.get_context("spawn")) as pool:
-            result.stored, result.counts, result.highest = pool.submit(_keys, path).result()
+            result.stored, result.counts, result.kind, result.highest = pool.submit(_keys, path).result()
+            if result.kind == MASKS:
+                return result
             starts = range(0, result.highest, CHUNK)
-            for done, seen in enumerate(pool.map(_chunk_of(path, wishes, result.highest), starts), 1):
+            for done, seen in enumerate(pool.map(_chunk_of(path, wishes, result), starts), 1):
                 chunks.append(seen)
                 if progress is not None:
                     progress(min(done * CHUNK, result.highest), result.highest)
@@ -116,7 +134,8 @@ def examine(
         return result
     except BrokenProcessPool:
         result.fatal = (
-            f"{path / 'data.mdb'}: reading it crashes LMDB, so pages inside are damaged: copy the folder again"
+            f"{path / 'data.mdb'}: a process that read it was killed: damaged pages (copy the folder again), or memory "
+            "that ran out (use fewer --workers)"
         )
         return result
     _gather(result, chunks)
@@ -126,56 +145,64 @@ def examine(
 class _chunk_of:
     """Picklable call: start -> what the samples start .. start + CHUNK - 1 hold."""
 
-    def __init__(self, path: Path, wishes: Wishes, highest: int) -> None:
-        self.path, self.wishes, self.highest = path, wishes, highest
+    def __init__(self, path: Path, wishes: Wishes, about: Examination) -> None:
+        self.path, self.wishes, self.highest, self.labelled = path, wishes, about.highest, about.kind == WORDS
 
     def __call__(self, start: int) -> _Seen:
-        words, seen = WordLmdb(self.path), _Seen()
+        words, seen, sizes, digests = WordLmdb(self.path), _Seen(), [], []
         for index in range(start, min(start + CHUNK, self.highest)):
-            _look(words, index, self.wishes, seen)
+            raw = words.value("label", index) if self.labelled else None
+            if self.labelled:
+                _look_at_label(raw, index + 1, self.wishes, seen)
+            image = words.value("image", index)
+            if _look_at_image(image, index + 1, self.wishes, seen, sizes) and self.wishes.duplicates:
+                digests.append((_digest(image), _digest(raw or b""), index + 1))
+        seen.sizes = np.asarray(sizes, dtype=np.int32).reshape(-1, 2)
+        seen.digests = np.asarray(digests, dtype=np.int64).reshape(-1, 3)
         return seen
 
 
-def _keys(path: Path) -> tuple[str | None, dict[str, int], int]:
+def _keys(path: Path) -> tuple[str | None, dict[str, int], str, int]:
+    """(num-samples as stored, number of keys by prefix, kind, highest number). Raises `UserError` for what is none."""
     words = WordLmdb(path)
-    stored, counts, highest = words.stored_count(), {}, 0
+    stored, counts, tops = words.stored_count(), {}, {}
     for prefix in words.prefixes():
-        numbers = [number for number, _ in words.items(prefix)]
-        counts[prefix] = len(numbers)
-        if prefix in ("image", "label"):
-            highest = max(highest, max(numbers, default=-1) + 1)
-    known = counts.get("image", 0) + counts.get("label", 0)
+        for number in words.numbers(prefix):
+            counts[prefix] = counts.get(prefix, 0) + 1
+            tops[prefix] = max(tops.get(prefix, 0), number + 1)
+    kind = WORDS if "label" in counts else PICTURES if "image" in counts else MASKS if "mask" in counts else WORDS
+    counted = ("mask",) if kind == MASKS else ("image", "label")
+    highest = max((tops.get(prefix, 0) for prefix in counted), default=0)
+    known = sum(counts.get(prefix, 0) for prefix in counted)
     if highest > SPARSE * known + CHUNK:
-        raise UserError(f"{path}: {known} images and labels, but numbers up to {highest}: not a word LMDB")
-    return None if stored is None else stored.decode("utf-8", "replace"), counts, highest
+        raise UserError(f"{path}: {known} keys, but numbers up to {highest}: not a word LMDB")
+    return None if stored is None else stored.decode("utf-8", "replace"), counts, kind, highest
 
 
-def _look(words: WordLmdb, index: int, wishes: Wishes, seen: _Seen) -> None:
-    image, raw = words.value("image", index), words.value("label", index)
-    label = None
-    if raw is None:
-        seen.findings.append(("missing label", index + 1, ""))
-    else:
-        try:
-            label = raw.decode("utf-8")
-        except UnicodeDecodeError:
-            seen.findings.append(("label not UTF-8", index + 1, repr(raw[:40])))
-    if label is not None:
-        _look_at_label(label, index + 1, wishes, seen)
+def _look_at_image(image: bytes | None, number: int, wishes: Wishes, seen: _Seen, sizes: list) -> bool:
+    """Whether a picture can be used; appends its (width, height)."""
     if image is None:
-        seen.findings.append(("missing image", index + 1, ""))
-        return
+        seen.findings.append(("missing image", number, ""))
+        return False
     if wishes.decode:
         try:
             height, width = decode_rgb(image).shape[:2]
-            seen.sizes.append((width, height))
         except BadImage as error:
-            seen.findings.append(("undecodable image", index + 1, str(error)))
-            return
-    seen.digests.append((_digest(image), _digest(raw or b""), index + 1))
+            seen.findings.append(("undecodable image", number, str(error)))
+            return False
+        sizes.append((width, height))
+    return True
 
 
-def _look_at_label(label: str, number: int, wishes: Wishes, seen: _Seen) -> None:
+def _look_at_label(raw: bytes | None, number: int, wishes: Wishes, seen: _Seen) -> None:
+    if raw is None:
+        seen.findings.append(("missing label", number, ""))
+        return
+    try:
+        label = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        seen.findings.append(("label not UTF-8", number, repr(raw[:40])))
+        return
     seen.characters.update(label)
     seen.lengths[len(label)] += 1
     if len(seen.examples) < 3:
@@ -205,10 +232,12 @@ def _gather(result: Examination, chunks: list[_Seen]) -> None:
         result.characters.update(seen.characters)
         result.lengths.update(seen.lengths)
         result.examples += seen.examples if len(result.examples) < 8 else []
-    sizes = sorted((size for seen in chunks for size in seen.sizes), key=lambda size: size[0] * size[1])
-    result.sizes = [sizes[0], sizes[len(sizes) // 2], sizes[-1]] if sizes else []
-    digests = [digest for seen in chunks for digest in seen.digests]
-    for number, first, same_label in _duplicates(np.asarray(digests, dtype=np.int64).reshape(-1, 3)):
+    if not chunks:
+        return
+    sizes = np.concatenate([seen.sizes for seen in chunks])
+    order = np.argsort(sizes.prod(axis=1, dtype=np.int64), kind="stable")
+    result.sizes = [tuple(sizes[order[i]].tolist()) for i in (0, len(order) // 2, -1)] if len(order) else []
+    for number, first, same_label in _duplicates(np.concatenate([seen.digests for seen in chunks])):
         kind = "duplicate image" if same_label else "conflicting duplicate"
         result.findings.setdefault(kind, []).append((number, f"same picture as {first}"))
 

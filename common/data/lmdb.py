@@ -15,6 +15,7 @@ from types import TracebackType
 import lmdb
 
 from common.errors import UserError
+from common.files import files_below
 
 COUNT_KEY = b"num-samples"
 TOLERATED_SHARE = 0.01  # of num-samples: a larger error stops, a smaller one is said and counted
@@ -26,6 +27,11 @@ def key(prefix: str, index: int) -> bytes:
     return b"%s-%09d" % (prefix.encode(), index + 1)
 
 
+def lmdb_folders(root: str | Path) -> list[Path]:
+    """The folders at or below `root` that hold a data.mdb, sorted; see `files_below` for links and hidden names."""
+    return sorted(file.parent for file in files_below(root, lambda name: name == "data.mdb"))
+
+
 def open_environment(path: Path) -> lmdb.Environment:
     """The LMDB in folder `path`, read only, no lock file. Raises `UserError` for what is missing, foreign or cut
     off.
@@ -35,7 +41,9 @@ def open_environment(path: Path) -> lmdb.Environment:
         raise UserError(f"{path}: no data.mdb in it: give the folder of an LMDB")
     size = file.stat().st_size
     try:
-        environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, meminit=False, max_readers=32)
+        environment = lmdb.open(
+            os.fsencode(path), readonly=True, lock=False, readahead=False, meminit=False, max_readers=32
+        )
     except (lmdb.Error, OSError) as error:
         raise UserError(f"{file}: not a whole LMDB ({size} bytes; {error}): {CURE}") from None
     needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
@@ -154,6 +162,13 @@ class WordLmdb:
             if name[len(start) :].isdigit():
                 yield int(name[len(start) :]) - 1, value
 
+    def numbers(self, prefix: str) -> Iterator[int]:
+        """0-based index of all keys `prefix-…` in order, without reading their values."""
+        start = prefix.encode() + b"-"
+        for name, _ in self._walk(start, values=False):
+            if name[len(start) :].isdigit():
+                yield int(name[len(start) :]) - 1
+
     def count_keys(self, prefix: str) -> int:
         """How many keys `prefix-…` there are (walks them)."""
         return sum(1 for _ in self._walk(prefix.encode() + b"-", values=False))
@@ -250,7 +265,7 @@ class LmdbWriter:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(self._temporary, ignore_errors=True)
             self._environment = lmdb.open(
-                str(self._temporary), map_size=map_size, lock=False, sync=False, metasync=False
+                os.fsencode(self._temporary), map_size=map_size, lock=False, sync=False, metasync=False
             )
         except (OSError, lmdb.Error) as error:
             raise UserError(
@@ -295,9 +310,21 @@ class LmdbWriter:
             if kind is not None:
                 shutil.rmtree(self._temporary, ignore_errors=True)
         if kind is None:
-            if self.overwrite and self.path.exists():
-                shutil.rmtree(self.path)
+            self._appear()
+
+    def _appear(self) -> None:
+        """Take the final name. An older folder of that name is deleted only when the new one stands there."""
+        old = self.path.with_name(f".{self.path.name}.{os.getpid()}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if self.overwrite and self.path.exists():
+            self.path.replace(old)
+        try:
             self._temporary.replace(self.path)
+        except OSError as error:
+            if old.exists():
+                old.replace(self.path)
+            raise UserError(f"{self.path}: cannot be put there ({error.strerror}): give another folder") from None
+        shutil.rmtree(old, ignore_errors=True)
 
     def _flush(self) -> None:
         while self._pending:

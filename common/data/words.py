@@ -24,7 +24,7 @@ from common.data.decode import (
     resize_keeping_ratio,
 )
 from common.data.label_index import LabelIndex, LabelRules, index_labels
-from common.data.lmdb import WordLmdb
+from common.data.lmdb import WordLmdb, lmdb_folders
 from common.data.masks import MaskSource, fit_mask
 from common.errors import UserError
 
@@ -76,7 +76,7 @@ def discover(root: str | Path, select: Sequence[str] | None = None) -> list[Path
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder: give the folder that holds the LMDB folders")
-    folders = sorted(file.parent for file in root.rglob("data.mdb"))
+    folders = lmdb_folders(root)
     if not folders:
         raise UserError(f"{root}: no LMDB (data.mdb) below it: give the folder that holds the LMDB folders")
     if select is None or "/" in select:

@@ -1,8 +1,9 @@
 """`strlab eval`: what a checkpoint reads of every LMDB below some folders.
 
 For each set and in total (weighted by samples and unweighted): word accuracy under the protocols of 36, 62 and 94
-characters, 1-NED, mean confidence, and how many samples were counted, could not be read or were left out. Evaluation
-is in fp32 unless `--amp` says otherwise. `--out` gets `eval.json` and `predictions.csv`.
+characters and of labels exactly as stored, 1-NED, mean confidence, and how many samples were counted, could not be
+read or were left out. Evaluation is in fp32 unless `--amp` says otherwise. `--out` gets `eval.json`, `predictions.csv`
+and `bad_samples.csv`, which lists the samples that could not be read.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import csv
 import io
 import json
 import math
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.data.bad import FILE_NAME, BadSample
 from common.data.lmdb import WordLmdb
 from common.data.words import discover
 from common.errors import UserError
@@ -26,9 +29,10 @@ from common.infer import environment
 from common.infer.read import add_checkpoint_arguments, open_from
 from common.infer.recognizer import Prediction, Recognizer, read_card
 from common.metrics.accuracy import Row, Scores, one_minus_ned
-from common.metrics.protocols import PROTOCOL_36, PROTOCOLS
+from common.metrics.protocols import EXACT, PROTOCOL_36, PROTOCOLS
 
-NAMES = tuple(protocol.name for protocol in PROTOCOLS)
+RULES = (*PROTOCOLS, EXACT)
+NAMES = tuple(rule.name for rule in RULES)
 COLUMNS = ("set", "index", "label", "prediction", "confidence", "ned", *(f"correct_{n}" for n in NAMES), "characters")
 
 
@@ -45,17 +49,20 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--max-samples", type=int, default=0, metavar="N", help="at most the first N of each set (0: all)"
     )
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write eval.json and predictions.csv there")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="write eval.json, predictions.csv and bad_samples.csv there"
+    )
     parser.set_defaults(run=_run)
 
 
 @dataclass
 class Evaluation:
-    """All sets of one run: the sums, one line of `predictions.csv` for each word, what could not be read, and the
-    time."""
+    """All sets of one run: the sums, one line of `predictions.csv` for each word and of `bad_samples.csv` for each
+    sample that could not be read, and the time."""
 
-    scores: Scores = field(default_factory=Scores)
+    scores: Scores = field(default_factory=lambda: Scores(RULES))
     lines: list[tuple] = field(default_factory=list)
+    bad: list[BadSample] = field(default_factory=list)
     folders: dict[str, Path] = field(default_factory=dict)
     samples: dict[str, int] = field(default_factory=dict)
     missing: dict[str, int] = field(default_factory=dict)  # no image or label under the number, or label not UTF-8
@@ -81,16 +88,27 @@ class Evaluation:
 
 
 def find_sets(folders: Sequence[Path], select: Sequence[str] | None = None) -> dict[str, Path]:
-    """Folder of every LMDB at or below the folders, by its name: the path below its root.
+    """Folder of every LMDB at or below the folders, by its name: the path below its root, with more of the path before
+    it where that is taken. A folder that is given twice counts once.
 
     Raises `UserError` where there is none.
     """
     found: dict[str, Path] = {}
+    seen: set[str] = set()
     for folder in folders:
         for path in discover(folder, list(select) if select else None):
-            name = path.relative_to(folder).as_posix() if path != folder else path.absolute().name
-            found[f"{folder.absolute().name}/{name}" if name in found else name] = path
+            place = os.path.realpath(path)
+            if place not in seen:
+                seen.add(place)
+                found[_free_name(path, max(1, len(path.relative_to(folder).parts)), found)] = path
     return found
+
+
+def _free_name(path: Path, count: int, taken: Iterable[str]) -> str:
+    """The last `count` parts of a path, or as many more as make it a name that is not taken."""
+    parts = Path(os.path.normpath(path.absolute())).parts
+    names = ("/".join(parts[-n:]) for n in range(count, len(parts) + 1))
+    return next(name for name in names if name not in taken)
 
 
 def evaluate(recognizer: Recognizer, sets: dict[str, Path], max_samples: int = 0, progress: bool = True) -> Evaluation:
@@ -120,8 +138,10 @@ def _evaluate_set(
         for index in range(count):
             try:
                 image, label = words.image_bytes(index), words.label(index)
-            except (KeyError, UnicodeDecodeError):
+            except (KeyError, UnicodeDecodeError) as error:
+                reason = error.args[0] if isinstance(error, KeyError) else "label not UTF-8"
                 evaluation.missing[name] += 1
+                evaluation.bad.append(BadSample(str(path), index + 1, reason))
                 continue
             labels.append((index, label))
             yield image
@@ -130,11 +150,12 @@ def _evaluate_set(
     with tqdm(total=count, desc=name, unit="img", disable=None if progress else True, leave=False) as bar:
         for number, prediction in enumerate(recognizer.stream(images())):
             bar.update()
+            index, label = labels[number]
             if prediction.error:
                 unreadable += 1
+                evaluation.bad.append(BadSample(str(path), index + 1, prediction.error))
                 continue
             done += 1
-            index, label = labels[number]
             evaluation.scores.add(name, [prediction.text], [label], [float(prediction.confidence)])
             evaluation.lines.append(_line(name, index, label, prediction))
     evaluation.scores.add_bad(name, unreadable)
@@ -146,7 +167,7 @@ def _evaluate_set(
 def _line(name: str, index: int, label: str, prediction: Prediction) -> tuple:
     """One line of the table of predictions; a protocol under which the label is empty has no mark."""
     marks = []
-    for protocol in PROTOCOLS:
+    for protocol in RULES:
         truth = protocol.normalise(label)
         marks.append(int(truth == protocol.normalise(prediction.text)) if truth else "")
     ned = one_minus_ned(PROTOCOL_36.normalise(prediction.text), PROTOCOL_36.normalise(label))
@@ -188,11 +209,11 @@ def _row_dict(row: Row) -> dict[str, Any]:
     }
 
 
-def csv_text(rows: Iterable[tuple]) -> str:
-    """`predictions.csv`."""
+def csv_text(columns: Sequence[str], rows: Iterable[tuple]) -> str:
+    """A table with its header as CSV."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(columns)
     writer.writerows(rows)
     return buffer.getvalue()
 
@@ -200,11 +221,11 @@ def csv_text(rows: Iterable[tuple]) -> str:
 def table(evaluation: dict[str, Any]) -> str:
     """The console table: accuracies in %, with the number of counted samples of each protocol."""
     width = max(12, *(len(one["name"]) for one in evaluation["sets"])) + 2
-    heads = "".join(f"{'acc ' + name:>9}{'(n)':>9}" for name in NAMES)
+    heads = "".join(f"{'acc ' + name:>10}{'(n)':>8}" for name in NAMES)
     lines = [f"{'set':<{width}}{'read':>8}{heads}{'1-NED':>8}{'conf.':>8}"]
     for one in [*evaluation["sets"], *evaluation["totals"].values()]:
         figures = "".join(
-            f"{_figure(one['protocols'][name]['accuracy'], 9)}{one['protocols'][name]['n']:9d}" for name in NAMES
+            f"{_figure(one['protocols'][name]['accuracy'], 10)}{one['protocols'][name]['n']:8d}" for name in NAMES
         )
         skipped = one["unreadable"] + one.get("missing", 0)
         note = f"  {skipped} skipped" if skipped else ""
@@ -238,10 +259,12 @@ def _run(args: argparse.Namespace) -> int:
     print(
         f"model {result['model']}, {result['precision']} on {result['device']}, "
         f"{result['images_per_second']:.1f} images a second. Accuracies in %: 36 = letters and digits without case, "
-        "62 = with case, 94 = with punctuation; n = samples whose label has characters of the protocol; 1-NED under 36"
+        "62 = with case, 94 = with punctuation, exact = as stored; n = samples whose label has characters of the "
+        "protocol; 1-NED under 36"
     )
     if args.out is not None:
-        write_text(args.out / "predictions.csv", csv_text(evaluation.lines))
+        write_text(args.out / "predictions.csv", csv_text(COLUMNS, evaluation.lines))
+        write_text(args.out / FILE_NAME, csv_text(BadSample._fields, sorted(evaluation.bad)))
         write_text(args.out / "eval.json", json.dumps(result, indent=1, ensure_ascii=False))
-        print(f"written: {args.out / 'eval.json'} and predictions.csv")
+        print(f"written: {args.out / 'eval.json'} with predictions.csv and {FILE_NAME}")
     return 0

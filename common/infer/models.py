@@ -6,6 +6,7 @@ import argparse
 import json
 
 from common import registry
+from common.errors import UserError
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -18,6 +19,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     rows = [row for row in registry.rows() if args.pattern.lower() in row.name.lower()]
+    if not rows:
+        raise UserError(f"models: no name contains {args.pattern!r}; `strlab models` lists all")
     if args.json:
         print(json.dumps([describe(row) for row in rows], ensure_ascii=False, indent=1))
         return 0

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,20 +22,23 @@ from common.files import write_bytes
 from common.infer.recognizer import LONGEST_ASPECT, Prediction, Recognizer, find_images, open_recognizer
 
 
-def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of every command that opens a checkpoint."""
+def add_checkpoint_arguments(parser: argparse.ArgumentParser, batches: bool = True) -> None:
+    """The arguments of every command that opens a checkpoint; `batches`: also those of one that reads many images."""
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="a trained reader")
     parser.add_argument("--model", metavar="NAME", help="model row, where no card stands beside the checkpoint")
     parser.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="build option, overrides the card"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    if not batches:
+        return
     parser.add_argument("--batch-size", type=int, default=64, help="images a forward pass (default 64)")
     parser.add_argument("--amp", default="no", choices=["no", "fp16", "bf16"], help="precision (default no: fp32)")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads that decode images (default 2)")
 
 
-def open_from(args: argparse.Namespace) -> Recognizer:
-    """The recognizer that the arguments of `add_checkpoint_arguments` name."""
+def open_from(args: argparse.Namespace, **how: Any) -> Recognizer:
+    """The recognizer that the arguments of `add_checkpoint_arguments` name; `how`: more for `Recognizer`."""
     options = {}
     for text in args.option:
         key, equals, value = text.partition("=")
@@ -42,7 +48,8 @@ def open_from(args: argparse.Namespace) -> Recognizer:
             options[key] = json.loads(value)
         except ValueError:
             options[key] = value
-    return open_recognizer(args.checkpoint, args.model, args.device, options, args.batch_size, args.amp)
+    how |= {name: getattr(args, name) for name in ("batch_size", "amp", "workers") if hasattr(args, name)}
+    return open_recognizer(args.checkpoint, args.model, args.device, options, **how)
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -56,22 +63,29 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--attention", type=Path, metavar="FOLDER", help="draw where each character was seen, one sheet an image"
     )
+    parser.add_argument(
+        "--exif", action="store_true", help="turn photographs as their EXIF orientation says (default: as stored)"
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
     paths = find_images(args.images)
-    recognizer = open_from(args)
-    predictions = recognizer.stream(_checked(paths), attention=args.attention is not None)
-    failed = 0
-    for path, prediction in zip(paths, predictions):
+    recognizer = open_from(args, upright=args.exif)
+    predictions = recognizer.stream(_checked(paths, args.exif), attention=args.attention is not None)
+    failed, mapped = 0, True
+    sheets = paths if args.attention is None else sheet_names(paths)
+    for path, sheet, prediction in zip(paths, sheets, predictions):
         if prediction.error:
             failed += 1
             print(f"{path}: skipped: {prediction.error}", file=sys.stderr)
             continue
         print(line(path, prediction, args.json), flush=True)
         if args.attention is not None and prediction.attention is not None:
-            _draw(recognizer, path, prediction, args.attention)
+            _draw(recognizer, path, prediction, args.attention / sheet)
+        elif args.attention is not None and prediction.text and mapped:
+            mapped = False
+            print(f"warning: --attention: no maps from {type(recognizer.reader).__name__} here", file=sys.stderr)
     if failed:
         print(f"{failed} of {len(paths)} images could not be read", file=sys.stderr)
     return 1 if failed else 0
@@ -89,7 +103,23 @@ def line(path: Path, prediction: Prediction, as_json: bool) -> str:
     return json.dumps(entry, ensure_ascii=False, default=str)
 
 
-def _checked(paths: list[Path]) -> Iterator[Path]:
+def sheet_names(paths: Sequence[Path]) -> list[Path]:
+    """Where each image's sheet goes: its path from the images' common folder with `_attention.png` after its name.
+
+    An image that is named twice gets `-2` before that, and so on.
+    """
+    absolute = [Path(os.path.normpath(path.absolute())) for path in paths]  # `..` would lead out
+    common = Path(os.path.commonpath([path.parent for path in absolute]))
+    seen: Counter[Path] = Counter()
+    names = []
+    for path in absolute:
+        seen[path] += 1
+        place, again = path.relative_to(common), f"-{seen[path]}" if seen[path] > 1 else ""
+        names.append(place.with_name(f"{place.name}{again}_attention.png"))
+    return names
+
+
+def _checked(paths: list[Path], upright: bool) -> Iterator[Path]:
     """The paths, with a warning for images whose shape no word has."""
     from PIL import Image
 
@@ -97,8 +127,10 @@ def _checked(paths: list[Path]) -> Iterator[Path]:
         try:
             with Image.open(path) as image:
                 width, height = image.size
-        except (OSError, ValueError, Image.DecompressionBombError):
-            width = height = 1  # the reader will say what is wrong with it
+                if upright and image.getexif().get(0x0112, 1) >= 5:
+                    width, height = height, width
+        except Exception:  # Pillow raises many types; the reader will say what is wrong with it
+            width = height = 1
         if width > LONGEST_ASPECT * height:
             print(
                 f"warning: {path}: {width}x{height} is very wide for one word; cut lines into words first",
@@ -109,10 +141,10 @@ def _checked(paths: list[Path]) -> Iterator[Path]:
         yield path
 
 
-def _draw(recognizer: Recognizer, path: Path, prediction: Prediction, folder: Path) -> None:
+def _draw(recognizer: Recognizer, path: Path, prediction: Prediction, out: Path) -> None:
     """Write the attention sheet of one image."""
     from common.infer.pictures import attention_sheet
     from common.infer.report import png
 
     sheet = attention_sheet(recognizer.prepare(path), np.asarray(prediction.attention), prediction.text)
-    write_bytes(folder / f"{path.stem}_attention.png", png(sheet))
+    write_bytes(out, png(sheet))

@@ -23,6 +23,8 @@ import torch
 
 from common import registry
 from common.errors import UserError
+from common.files import files_below
+from common.infer.options import open_with_options
 
 ImageLike = str | Path | bytes | np.ndarray | Any  # Any: a PIL image, without importing PIL here
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
@@ -56,6 +58,7 @@ class Reader(Protocol):
 
     - `prepare(image uint8 [h, w, 3]) -> uint8 [H, W, 3]`: fit a crop into the input, where that is not the bicubic
       resize to `image_size` (padding, keeping the ratio); called from several threads;
+    - `codec`: what its ids stand for is written into an exported file;
     - `export_module() -> (module, decode)`: a module from uint8 [B, H, W, 3] to a tensor or tuple of tensors, free of
       loops over data, and `decode(list of numpy arrays) -> list[Prediction]`; raise `UserError` for a mode that cannot
       be;
@@ -72,16 +75,10 @@ class Reader(Protocol):
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU. Raises `UserError` if CUDA is asked for and absent."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device: {name!r} is no device; use auto, cpu, cuda or cuda:0") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device: {name} was asked for and no CUDA device can be used here; use --device cpu")
-    return device
+    """`auto` is CUDA where there is one, else the CPU. Raises `UserError` for a card that is not there."""
+    from common.train.distributed import choose_device
+
+    return choose_device(name, 0)
 
 
 def autocast(device: torch.device, amp: str) -> contextlib.AbstractContextManager:
@@ -102,11 +99,16 @@ class Recognizer:
         batch_size: images a forward pass.
         amp: no (fp32, the precision that figures are stated for), fp16 or bf16.
         workers: threads that decode images.
+        upright: turn files and bytes as their EXIF orientation says; the papers' loaders ignore it.
     """
 
-    def __init__(self, reader: Reader, batch_size: int = 64, amp: str = "no", workers: int = 2) -> None:
-        if batch_size < 1:
-            raise UserError(f"--batch-size: {batch_size} must be at least 1")
+    def __init__(
+        self, reader: Reader, batch_size: int = 64, amp: str = "no", workers: int = 2, upright: bool = False
+    ) -> None:
+        for flag, value in (("--batch-size", batch_size), ("--workers", workers)):
+            if value < 1:
+                raise UserError(f"{flag}: {value} must be at least 1")
+        self.upright = upright
         self.reader, self.batch_size, self.amp, self.workers = reader, batch_size, amp, workers
         self.bad: list[tuple[str, str]] = []  # (name, reason) of images that could not be read
 
@@ -146,17 +148,22 @@ class Recognizer:
 
     def read_batch(self, images: torch.Tensor, attention: bool = False) -> list[Prediction]:
         """Read one uint8 batch [B, H, W, 3] that has the model's size already, on any device."""
-        images = images.to(self.reader.device, non_blocking=True)
-        with torch.inference_mode(), autocast(self.reader.device, self.amp):
-            return self.reader.read(images, attention=attention)
+        try:
+            images = images.to(self.reader.device, non_blocking=True)
+            with torch.inference_mode(), autocast(self.reader.device, self.amp):
+                return self.reader.read(images, attention=attention)
+        except torch.cuda.OutOfMemoryError:
+            raise UserError(
+                f"{len(images)} images at once do not fit into the GPU's memory: lower --batch-size"
+            ) from None
 
     def prepare(self, image: ImageLike) -> np.ndarray:
         """Decode and fit one image: uint8 [H, W, 3]. Raises `BadImage`."""
-        if isinstance(image, bytes) and getattr(self.reader, "prepare", None) is None:
+        if isinstance(image, bytes) and getattr(self.reader, "prepare", None) is None and not self.upright:
             from common.data.decode import decode_resized
 
             return decode_resized(image, self.reader.image_size)  # the same pixels, without a copy between
-        return self.fit(as_array(image))
+        return self.fit(as_array(image, self.upright))
 
     def fit(self, image: np.ndarray) -> np.ndarray:
         """Fit a decoded crop uint8 [h, w, 3] into the model's input, by the reader's own way or the bicubic resize."""
@@ -189,9 +196,9 @@ class Recognizer:
         return [results[i] for i in range(len(waiting))]
 
 
-def as_array(image: ImageLike) -> np.ndarray:
-    """Any kind of image as uint8 RGB [h, w, 3]. Raises `BadImage` with the reason."""
-    from common.data.decode import BadImage, decode_rgb
+def as_array(image: ImageLike, upright: bool = False) -> np.ndarray:
+    """Any kind of image as uint8 RGB [h, w, 3], files with `upright` turned by their EXIF. Raises `BadImage`."""
+    from common.data.decode import BadImage, decode_rgb, orientation, turned
 
     if isinstance(image, (str, Path)):
         try:
@@ -199,7 +206,8 @@ def as_array(image: ImageLike) -> np.ndarray:
         except OSError as error:
             raise BadImage(f"{error.strerror or error}") from None
     if isinstance(image, (bytes, bytearray, memoryview)):
-        return decode_rgb(bytes(image))
+        data = bytes(image)
+        return turned(decode_rgb(data), orientation(data)) if upright else decode_rgb(data)
     if hasattr(image, "convert"):
         image = np.asarray(image.convert("RGB"))
     image = np.asarray(image)
@@ -213,7 +221,8 @@ def as_array(image: ImageLike) -> np.ndarray:
 
 
 def find_images(patterns: Sequence[str]) -> list[Path]:
-    """Image files that the arguments name: files, folders (searched for known suffixes), or glob patterns.
+    """Image files that the arguments name: files, folders (searched for known suffixes, see `files_below`), or glob
+    patterns.
 
     Raises `UserError` for an argument that names nothing.
     """
@@ -221,7 +230,9 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     for pattern in patterns:
         path = Path(pattern)
         if path.is_dir():
-            some = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            some = [
+                p for p in files_below(path, lambda name: Path(name).suffix.lower() in IMAGE_SUFFIXES) if p.is_file()
+            ]
         elif path.exists():
             some = [path]
         else:
@@ -257,8 +268,7 @@ def open_recognizer(
     model: str | None = None,
     device: str = "auto",
     options: Mapping[str, Any] | None = None,
-    batch_size: int = 64,
-    amp: str = "no",
+    **how: Any,
 ) -> Recognizer:
     """Open a trained reader.
 
@@ -267,10 +277,11 @@ def open_recognizer(
         model: row name (`strlab models`); needed where no card stands beside the checkpoint.
         device: auto, cpu, cuda, cuda:1.
         options: build options that override the card's.
-        batch_size, amp: see `Recognizer`.
+        how: batch_size, amp, workers, upright of `Recognizer`.
 
     Raises:
-        UserError: no such file, no model named, model that is no recogniser, checkpoint that does not fit.
+        UserError: no such file, no model named, model that is no recogniser, checkpoint that does not fit, an option
+            that the model has not.
     """
     checkpoint = Path(checkpoint)
     if not checkpoint.exists():
@@ -289,5 +300,5 @@ def open_recognizer(
     if card.get("model", row.name).lower() == row.name.lower():
         merged.update(card.get("options") or {})
     merged.update(options or {})
-    reader = registry.resolve(row.open)(checkpoint, merged, pick_device(device))
-    return Recognizer(reader, batch_size=batch_size, amp=amp)
+    reader = open_with_options(row, checkpoint, merged, pick_device(device), options or {})
+    return Recognizer(reader, **how)

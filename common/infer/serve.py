@@ -16,6 +16,7 @@ import base64
 import binascii
 import json
 import queue
+import re
 import sys
 import threading
 from dataclasses import dataclass, field
@@ -131,6 +132,11 @@ class Server(ThreadingHTTPServer):
         finally:
             self.connections.release()
 
+    def handle_error(self, request, client_address) -> None:
+        """Nothing is said of a client that went away."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
 
 class Handler(BaseHTTPRequestHandler):
     """One request."""
@@ -152,7 +158,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send(404, {"error": "POST /read or GET /health"})
             return
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit() or int(length) == 0:
+        if not re.fullmatch("[0-9]{1,18}", length) or int(length) == 0:
             self._send(411, {"error": "a body with a Content-Length is needed"})
         elif int(length) > self.server.max_bytes:
             self._send(413, {"error": f"at most {self.server.max_bytes} bytes"})
@@ -213,6 +219,9 @@ def as_dict(prediction: Prediction) -> dict[str, object]:
 
 
 def _run(args: argparse.Namespace) -> int:
+    for name in ("max_bytes", "max_images", "max_waiting"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')}: {getattr(args, name)} must be at least 1")
     recognizer = open_from(args)
     try:
         server = Server(

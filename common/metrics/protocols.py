@@ -1,4 +1,5 @@
-"""The three evaluation protocols of word recognition: which characters count, and whether case does."""
+"""The three evaluation protocols of word recognition: which characters count, and whether case does; and the plain
+comparison of what is stored."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from common.text.normalise import keep_only
 
 @dataclass(frozen=True)
 class Protocol:
-    """`name` (36, 62 or 94), the characters that count, and whether case is ignored."""
+    """`name` (36, 62, 94 or exact), the characters that count ("": all), and whether case is ignored."""
 
     name: str
     charset: str
@@ -19,7 +20,7 @@ class Protocol:
 
     def normalise(self, text: str) -> str:
         """What of `text` is compared."""
-        return keep_only(text, self.charset, self.lower)
+        return keep_only(text, self.charset, self.lower) if self.charset else text
 
     def accuracy(self, predictions: Sequence[str], labels: Sequence[str]) -> tuple[float, int]:
         """(share in [0, 1] of exactly equal words, number of words counted); labels that are empty under the
@@ -39,6 +40,7 @@ PROTOCOL_36 = Protocol("36", CHARSET_36, lower=True)  # letters and digits, case
 PROTOCOL_62 = Protocol("62", CHARSET_62, lower=False)  # letters and digits, case matters
 PROTOCOL_94 = Protocol("94", CHARSET_94, lower=False)  # with the ASCII punctuation
 PROTOCOLS = (PROTOCOL_36, PROTOCOL_62, PROTOCOL_94)
+EXACT = Protocol("exact", "", lower=False)  # also for characters that no published protocol knows
 
 
 def accuracy_36(predictions: Sequence[str], labels: Sequence[str]) -> float:

@@ -21,11 +21,12 @@ Step = Callable[[Tensor, int], Tensor]
 class KeyValueCache:
     """Keys and values `[B, heads, t, d]` of the tokens so far, in one buffer of `length` positions.
 
-    With `growing` they are concatenated instead, which traces into a graph of any batch size and costs a copy a step.
+    With `growing`, and while a graph is traced, they are concatenated instead: the graph then takes any batch size. It
+    costs a copy a step.
     """
 
     def __init__(self, length: int, growing: bool = False) -> None:
-        self.length, self.growing, self.used = length, growing, 0
+        self.length, self.growing, self.used = length, growing or torch.jit.is_tracing(), 0
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
 

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
+import functools
 import io
 import json
-import os
 import pathlib
 import pickle
 import re
-import shutil
 import subprocess
-import uuid
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,7 +24,9 @@ import numpy as np
 import torch
 
 from common.errors import UserError
+from common.files import TEMPORARY, atomic_file
 
+_ARRAYS = (np._core.multiarray.scalar, np._core.multiarray._reconstruct)
 # Types that published checkpoints carry beside tensors and that are plain data when rebuilt.
 SAFE_TYPES: list[Any] = [
     argparse.Namespace,
@@ -35,74 +34,11 @@ SAFE_TYPES: list[Any] = [
     pathlib.PurePosixPath,
     np.dtype,
     np.ndarray,
-    np._core.multiarray.scalar,
-    np._core.multiarray._reconstruct,
+    *_ARRAYS,
+    *((function, f"numpy.core.multiarray.{function.__name__}") for function in _ARRAYS),  # their place before NumPy 2
     *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"),
 ]
-TEMPORARY = ".tmp-"  # part of the names of unfinished files; nothing with it counts as a checkpoint
 CONVERT = "a trusted copy is converted with `state = …; torch.save(state_dict of tensors, NEW)` where it was made"
-
-
-class DiskFull(UserError):
-    """There is no room for a checkpoint; earlier ones are untouched."""
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path, needed: int = 0):
-    """Context manager: an open binary file that becomes `path` when the block ends well, and disappears otherwise.
-
-    Args:
-        path: the final name; its folder is made.
-        needed: bytes about to be written, for the message (and an early check of the free space).
-
-    Raises:
-        DiskFull: no room; says the path and the bytes.
-        UserError: the folder cannot be written.
-    """
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if needed > free_bytes(path.parent):
-            raise OSError(errno.ENOSPC, "no space left")
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise _explain(error, path, needed) from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _explain(error: OSError, path: Path, needed: int) -> UserError:
-    """A disk error in the user's words."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        size = f"{needed:,} bytes are needed" if needed else "more room is needed"
-        free = free_bytes(path.parent)
-        return DiskFull(f"{path}: no space left: {size}, {free:,} are free; free some or choose another output folder")
-    return UserError(f"{path}: cannot be written ({error.strerror or error}); choose another output folder")
-
-
-def free_bytes(folder: Path) -> int:
-    """Bytes that this user can still write in the folder's file system (of the nearest parent that exists)."""
-    folder = Path(folder).absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; file systems that cannot sync folders are left alone."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 class _FullDiskFile(io.RawIOBase):
@@ -269,8 +205,12 @@ def strip_module(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 
+@functools.cache
 def git_commit(folder: str | Path | None = None) -> str:
-    """Commit of the source tree ("-dirty" if tracked files differ), or "unknown" outside a repository."""
+    """Commit of the source tree ("-dirty" if tracked files differ), or "unknown" outside a repository.
+
+    It is asked once a process: later the tree may be another one than the code that runs.
+    """
     where = Path(folder) if folder else Path(__file__).resolve().parent
     try:
         done = subprocess.run(

@@ -163,20 +163,20 @@ def add_launch_arguments(parser: argparse.ArgumentParser, default_rank: int = 0)
 def detect_launch(env: Mapping[str, str] = os.environ, local_rank: int = -1) -> Launch:
     """Read rank and world size from the environment.
 
-    Order: RANK and WORLD_SIZE (torchrun, torch.distributed.launch), SLURM_PROCID, OMPI_COMM_WORLD_RANK, else
-    one process.
+    Order: RANK and WORLD_SIZE (torchrun, torch.distributed.launch), OMPI_COMM_WORLD_RANK (mpirun in a SLURM job sets
+    SLURM's too), SLURM_PROCID, else one process.
 
     Args:
         env: the environment.
         local_rank: what the command line gave; used only if LOCAL_RANK is absent.
 
     Raises:
-        UserError: numbers that cannot be.
+        UserError: numbers that cannot be, or several SLURM tasks that were not started by srun.
     """
     known = (
         ("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK"),
-        ("slurm", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
         ("mpi", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+        ("slurm", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
     )
     for by, rank_name, world_name, local_name in known:
         if rank_name not in env or world_name not in env:
@@ -190,6 +190,11 @@ def detect_launch(env: Mapping[str, str] = os.environ, local_rank: int = -1) -> 
             raise UserError(f"environment: {rank_name}={rank} is not below {world_name}={world}")
         if by == "slurm" and world == 1:
             break  # an interactive allocation: nothing was launched
+        if by == "slurm" and rank == 0 and "SLURM_STEP_ID" not in env:
+            raise UserError(
+                f"environment: SLURM reserved {world} tasks, but did not start this process as one of them, and the "
+                "others would never come: put `srun` before the command, or ask for one task"
+            )
         return Launch(rank, world, local, by)
     return Launch()
 
@@ -213,7 +218,8 @@ def choose_device(name: str, local_rank: int) -> torch.device:
     count = torch.cuda.device_count()
     index = local_rank if device.index is None else device.index
     if index >= count:
-        raise UserError(f"--device: card {index} was asked for and there are {count}; start that many processes a node")
+        cure = "start that many processes a node" if device.index is None else f"use cuda:0 to cuda:{count - 1}"
+        raise UserError(f"--device: card {index} was asked for and there are {count}; {cure}")
     return torch.device("cuda", index)
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from common.errors import UserError
-from common.train.checkpoint import DiskFull, free_bytes, tensor_bytes
+from common.files import DiskFull, free_bytes
+from common.train.checkpoint import tensor_bytes
 
 
 def check_writable(folder: str | Path, flag: str = "--output") -> Path:

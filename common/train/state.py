@@ -46,6 +46,9 @@ class TrainingState:
     step: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        git_commit()  # remembered from the start of the run
+
     def save(self, path: str | Path, dist: Dist) -> Path:
         """Write the state atomically. Collective: every rank calls it (generators differ by rank), rank 0 writes.
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.train.checkpoint import DiskFull, clear_unfinished, keep_last, latest
+from common.files import DiskFull
+from common.train.checkpoint import clear_unfinished, keep_last, latest
 from common.train.distributed import Dist
 from common.train.state import FORMAT, TrainingState
 

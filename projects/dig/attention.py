@@ -53,7 +53,7 @@ def plain_cpu(tensor: Tensor) -> bool:
 
 def split_heads(projected: Tensor, heads: int) -> Iterable[Tensor]:
     """Views of queries, keys and values, each `[…, heads, N, d]`, of `[…, N, 3 * heads * d]`."""
-    return projected.unflatten(-1, (3, heads, -1)).movedim(-3, 0).transpose(-3, -2).unbind(0)
+    return (part.transpose(-3, -2) for part in projected.unflatten(-1, (3, heads, -1)).unbind(-3))
 
 
 class PlainAttention(torch.autograd.Function):

@@ -23,7 +23,7 @@ def apply_grouped(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """A grouped 1x1 convolution on channels-last tokens: weight [D, D/8, 1, 1], x [B, T, D] -> [B, T, D]."""
     width = x.shape[-1] // GROUPS
     grouped = x.unflatten(-1, (GROUPS, width)).unsqueeze(-2)
-    return (grouped @ weight.view(GROUPS, width, width).mT).flatten(-3)
+    return (grouped @ weight.view(GROUPS, width, width).transpose(-2, -1)).flatten(-3)
 
 
 class A3(nn.Module):
@@ -52,8 +52,9 @@ class A3(nn.Module):
 
 def aggregate(modules: Sequence[A3], tokens: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Encoder output [B, N, D] -> for each module its attention m [B, T, N] and its tokens y [B, T, D]."""
-    normalised = F.layer_norm(tokens, tokens.shape[-1:], eps=modules[0].token_norm.eps)
+    norm = modules[0].token_norm
+    normalised = F.layer_norm(tokens, norm.normalized_shape, eps=norm.eps)
     addresses = torch.cat([module.address() for module in modules])
-    attention = (addresses.to(normalised.dtype) @ normalised.mT).softmax(-1)
+    attention = (addresses.to(normalised.dtype) @ normalised.transpose(-2, -1)).softmax(-1)
     pooled = (attention @ normalised).chunk(len(modules), dim=1)
     return list(attention.chunk(len(modules), dim=1)), [module.features(part) for module, part in zip(modules, pooled)]

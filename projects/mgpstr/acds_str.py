@@ -106,13 +106,13 @@ class AcdsViT(PlainViT):
 
     def guidance(self, maps: torch.Tensor) -> torch.Tensor:
         """F -> g [B, N + 1, 1]: every 4th pixel of every 4th row, the class token's own scalar first."""
-        cells = maps[:, :, ::4, ::4].flatten(2).mT
-        return torch.cat([self.conv_class.expand(len(cells), -1, -1).to(cells.dtype), cells], dim=1)
+        cells = maps[:, :, ::4, ::4].flatten(2).transpose(1, 2)
+        return torch.cat([self.conv_class.expand(cells.shape[0], -1, -1).to(cells.dtype), cells], dim=1)
 
     def embed_features(self, features: torch.Tensor) -> torch.Tensor:
         """layer5's map [B, 512, 8, 32] -> tokens [B, 257, D]."""
-        cells = self.conv1(features).flatten(2).mT
-        return torch.cat([self.cls_token.expand(len(cells), -1, -1).to(cells.dtype), cells], dim=1) + self.pos_embed
+        cells = self.conv1(features).flatten(2).transpose(1, 2)
+        return torch.cat([self.cls_token.expand(cells.shape[0], -1, -1).to(cells.dtype), cells], dim=1) + self.pos_embed
 
     def guided(self, attention: torch.Tensor, guidance: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """sigmoid(mean attention + g) as a mixing matrix: it shifts whole rows and is not normalised, as published."""
@@ -147,7 +147,7 @@ def block_with_attention(block: nn.Module, tokens: torch.Tensor) -> tuple[torch.
     attn = block.attn
     batch, count, dim = tokens.shape
     query, key, value = attn.qkv(block.norm1(tokens)).view(batch, count, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
-    weights = (query * attn.scale @ key.mT).softmax(-1)
+    weights = (query * attn.scale @ key.transpose(-2, -1)).softmax(-1)
     tokens = tokens + attn.proj((weights @ value).transpose(1, 2).reshape(batch, count, dim))
     return tokens + block.mlp(block.norm2(tokens)), weights.mean(1)
 

@@ -81,6 +81,7 @@ class MgpReader:
     def __init__(self, model: nn.Module, codes: LabelCodes, device: torch.device, pad: bool = False) -> None:
         self.model, self.codes, self.device, self.pad = model, codes, device, pad
         self.charset = codes.char.charset
+        self.codec = codes.char
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """Fit a crop uint8 [h, w, 3] into the input."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from common import cli
 from common.data.convert.public import KINDS, convert
 from common.data.lmdb import WordLmdb
 from common.errors import UserError
-from tests.common.lmdbs import encoded, noise, write_words
+from tests.common.lmdbs import encoded, noise, put, write_words
 
 BOX, QUAD = [2, 1, 12, 8], [2, 1, 14, 1, 14, 9, 2, 9]
 PAIRS = [[2, 1], [14, 1], [14, 9], [2, 9]]
@@ -98,3 +100,25 @@ def test_merge_and_unseen(tmp_path: Path) -> None:
     assert cli.main(words) == 0
     found = WordLmdb(tmp_path / "new")
     assert [found.label(i) for i in range(len(found))] == ["three"]
+
+
+def test_bad_samples_of_lmdbs_are_listed(tmp_path: Path) -> None:
+    path = write_words(tmp_path / "in", list("abcdef"), broken=[4])
+    put(path, (b"label-000000002", None), (b"label-000000003", b"\xff"), (b"image-000000004", None))
+    write_words(tmp_path / "training", ["z"])
+    for kind, more in (("merge", []), ("unseen", ["--training", f"{tmp_path}/training"])):
+        out = tmp_path / kind
+        assert cli.main(["data", "convert", kind, f"{path}", f"{out}", *more]) == 0
+        assert [WordLmdb(out).label(i) for i in range(len(WordLmdb(out)))] == ["a", "f"]
+        told = (out / "error_image_log.txt").read_text("utf-8")
+        assert [line.split("\t")[0] for line in told.splitlines()] == ["2", "3", "4", "5"]
+
+
+def test_a_scene_that_cannot_be_opened_is_left_out(tmp_path: Path) -> None:
+    """A header of far too many pixels: Pillow raises neither OSError nor ValueError."""
+    source, header = unpack("uber", tmp_path / "in"), b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + struct.pack(">I", 8) + b"IDAT"
+    (source / "b.jpg").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    (source / "truth_b.txt").write_text((source / "truth_a.txt").read_text())
+    convert("uber", source, tmp_path / "out")
+    assert "b.jpg" in (tmp_path / "out" / "error_image_log.txt").read_text() and len(WordLmdb(tmp_path / "out")) == 1

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 
 import numpy as np
 import pytest
 
 from common.cli import main
+from common.data import examine as examining
 from common.data.convert.gt import WHITESPACE, create_lmdb
-from common.data.lmdb import WordLmdb
+from common.data.examine import Wishes, examine
+from common.data.lmdb import LmdbWriter, WordLmdb
 from common.errors import UserError
 from tests.common.lmdbs import encoded, noise, put, write_words
 
@@ -32,7 +35,8 @@ def sick(tmp_path):
 
 def test_findings(sick, tmp_path, capsys):
     before = (sick / "set" / "data.mdb").read_bytes()
-    assert main(["doctor", str(sick), "--charset", "94", "--max-length", "25", "--json", str(tmp_path / "x.json")]) == 1
+    words = ["doctor", str(sick), "--charset", "94", "--max-length", "25", "--duplicates"]
+    assert main([*words, "--json", str(tmp_path / "x.json")]) == 1
     out = capsys.readouterr().out
     assert "num-samples is 12, the highest number is 8" in out
     found = {entry["path"].rsplit("/", 1)[1]: entry for entry in json.loads((tmp_path / "x.json").read_text())}
@@ -65,6 +69,39 @@ def test_repair_into_a_new_folder(sick, tmp_path, capsys):
     capsys.readouterr()
     assert main(["doctor", str(out)]) == 0
     assert "0 faults" in capsys.readouterr().out
+
+
+def test_repeated_pictures_are_looked_for_when_asked(sick):
+    assert "conflicting duplicate" in examine(sick / "set", Wishes(duplicates=True), 1).findings
+    assert "conflicting duplicate" not in examine(sick / "set", Wishes(), 1).findings
+
+
+@pytest.mark.parametrize("kind", ["pictures", "scenes", "masks"])
+def test_lmdbs_without_labels_are_sound(kind, tmp_path, capsys):
+    with LmdbWriter(tmp_path / "data" / "set") as writer:
+        for number in range(4):
+            if kind == "masks" and number != 1:  # that picture could not be read, nor can the last one
+                writer.add_value("mask", number, b"mask %d" % number)
+            elif kind != "masks":
+                writer.add(encoded(noise(number)), None, **({"annotations": b"[]"} if kind == "scenes" else {}))
+        writer.count = 5 if kind == "masks" else 4
+    out = tmp_path / "mended"
+    assert main(["doctor", str(tmp_path / "data"), "--repair", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "0 faults" in said and ("masks of pictures" if kind == "masks" else "pictures without labels") in said
+    old, new = WordLmdb(tmp_path / "data" / "set"), WordLmdb(out / "set")
+    assert len(new) == len(old) and new.prefixes() == old.prefixes()
+    assert all(list(new.items(prefix)) == list(old.items(prefix)) for prefix in old.prefixes())
+
+
+def test_a_killed_reader_names_both_causes(tmp_path, monkeypatch):
+    path = write_words(tmp_path / "x", ["a"])
+    monkeypatch.setattr(examining, "_keys", suicide)
+    assert "damaged pages (copy the folder again), or memory" in examine(path, Wishes(), 1).fatal
+
+
+def suicide(path) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_repair_never_in_place(sick, tmp_path):

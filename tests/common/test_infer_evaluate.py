@@ -14,6 +14,7 @@ from common.infer.evaluate import evaluate, find_sets
 from common.infer.recognizer import open_recognizer
 from common.infer.summary import cells_of, read_predictions
 from tests.common import toy
+from tests.common.lmdbs import write_words
 
 
 @pytest.fixture
@@ -66,6 +67,34 @@ def test_figures_and_files(data: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert result["totals"]["unweighted"]["protocols"]["36"]["accuracy"] == pytest.approx(83.3333)
     rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open()))
     assert len(rows) == 5 and {row["correct_36"] for row in rows} == {"", "0", "1"}
+    assert {row["correct_exact"] for row in rows} == {"0", "1"} and one["protocols"]["exact"]["n"] == 4
+    assert [row["number"] for row in csv.DictReader((tmp_path / "out" / "bad_samples.csv").open())] == ["5"]
+
+
+def test_other_alphabets_count_exactly(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toy, "LETTERS", "\u03b1\u03b2\u03b3")
+    with LmdbWriter(data / "greek") as writer:
+        writer.add(toy.crop("a"), "\u03b1")
+        writer.add(toy.crop("b"), "\u03b1")
+        writer.add_value("image", 2, toy.crop("b"))
+        writer.add_value("label", 3, b"a")
+    recognizer = open_recognizer(data.parent / "toy.pth", "toy/brightness", "cpu")
+    evaluation = evaluate(recognizer, {"greek": data / "greek"}, progress=False)
+    (row,) = evaluation.as_dict()["sets"]
+    assert row["protocols"]["94"]["n"] == 0 and row["protocols"]["exact"]["accuracy"] == 50.0
+    assert row["missing"] == 2 and [(bad.number, bad.reason.split(" in ")[0]) for bad in evaluation.bad] == [
+        (3, "no label-000000003"),
+        (4, "no image-000000004"),
+    ]
+
+
+def test_every_set_has_a_name_of_its_own(tmp_path: Path) -> None:
+    roots = [tmp_path / name for name in ("a/evaluation", "b/evaluation", "c/evaluation")]
+    for root in roots:
+        write_words(root / "SVT", ["x"])
+    (tmp_path / "link").symlink_to(roots[0])
+    sets = find_sets([*roots, roots[0], tmp_path / "link", roots[1] / "SVT"])
+    assert sets == dict(zip(("SVT", "evaluation/SVT", "c/evaluation/SVT"), (root / "SVT" for root in roots)))
 
 
 def test_selection_and_limit(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -50,7 +51,21 @@ def test_existing_folder_is_refused_or_replaced_at_the_end(tmp_path):
     with LmdbWriter(tmp_path / "x", overwrite=True) as writer:
         writer.add(b"1", "new")
         assert WordLmdb(tmp_path / "x").label(0) == "old"
-    assert WordLmdb(tmp_path / "x").label(0) == "new"
+    assert WordLmdb(tmp_path / "x").label(0) == "new" and [file.name for file in tmp_path.iterdir()] == ["x"]
+
+
+def test_the_old_folder_comes_back_when_the_new_one_cannot_appear(tmp_path, monkeypatch):
+    path, replace = write_words(tmp_path / "x", ["old"]), Path.replace
+
+    def fail(self, target):
+        if self.suffix == ".tmp":
+            raise OSError(5, "Input/output error")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(UserError, match="cannot be put there"), LmdbWriter(path, overwrite=True) as writer:
+        writer.add(b"1", "new")
+    assert WordLmdb(path).label(0) == "old"
 
 
 def test_unwritable_place(tmp_path):
@@ -110,3 +125,8 @@ def test_slightly_wrong_num_samples_is_said(tmp_path, capsys):
     put(path, (b"num-samples", b"301"))
     assert len(WordLmdb(path)) == 301
     assert "num-samples says 301, 300 images found" in capsys.readouterr().out
+
+
+def test_a_path_that_is_no_utf8(tmp_path):
+    path = write_words(tmp_path / os.fsdecode(b"caf\xe9"), ["one"])
+    assert WordLmdb(path).label(0) == "one"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +14,7 @@ import pytest
 from common import cli, registry, reproduce
 from common import recipe as recipes
 from common.errors import UserError
+from common.run_command import run_command
 
 COUNT = """{python} -c 'import pathlib, sys; f = pathlib.Path(sys.argv[1]); f.parent.mkdir(parents=True, exist_ok=True);
 f.write_text((f.read_text() if f.exists() else "") + "x"); print("ran", f.name)' """
@@ -139,3 +145,27 @@ def test_the_recipes_of_the_projects_are_well_formed(name: str) -> None:
     for scale_name, scale in recipe.scales.items():
         runner = reproduce.Runner(recipe, scale_name, scale, Path("out"), None if scale.corpus else Path())
         assert all(command for _, command, _, _ in runner.plan())
+
+
+def test_a_terminated_command_is_heard_out(tmp_path: Path) -> None:
+    """What it says at the end, saving its state, is more than the pipe holds."""
+    child = (
+        "import signal, sys, time\n"
+        "def leave(*_):\n signal.alarm(10); print('x' * 300_000 + ' saved'); sys.exit()\n"
+        "signal.signal(signal.SIGTERM, leave); print('ready', flush=True); time.sleep(60)"
+    )
+    log = tmp_path / "log"
+
+    def terminate() -> None:
+        while not log.exists() or b"ready" not in log.read_bytes():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        threading.Thread(target=terminate, daemon=True).start()
+        with pytest.raises(SystemExit):
+            run_command([sys.executable, "-c", child], tmp_path, log)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert log.read_bytes().rstrip().endswith(b"saved")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -132,3 +133,8 @@ def test_command(tmp_path, capfd):
     assert "already rendered" in capfd.readouterr().out
     assert main(["data", "synth", out, *flags]) == 2
     assert "max_length 4 -> 16" in capfd.readouterr().err
+
+
+def test_cores_where_the_system_does_not_tell_which_are_ours(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert corpus._usable_cores() == os.cpu_count()

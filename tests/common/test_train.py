@@ -28,6 +28,7 @@ from common.train.state import TrainingState
         ({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, Launch(3, 8, 1, "torchrun")),
         ({"SLURM_PROCID": "5", "SLURM_NTASKS": "6", "SLURM_LOCALID": "2"}, Launch(5, 6, 2, "slurm")),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, Launch()),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_STEP_ID": "0"}, Launch(0, 4, 0, "slurm")),
         (
             {f"OMPI_COMM_WORLD_{name}": value for name, value in (("RANK", "1"), ("SIZE", "2"), ("LOCAL_RANK", "1"))},
             Launch(1, 2, 1, "mpi"),
@@ -43,6 +44,16 @@ def test_launch_takes_the_rank_of_the_old_launcher_and_refuses_nonsense() -> Non
     for env in ({"RANK": "2", "WORLD_SIZE": "2"}, {"RANK": "x", "WORLD_SIZE": "2"}):
         with pytest.raises(UserError, match="RANK"):
             detect_launch(env)
+
+
+def test_a_batch_script_without_srun_is_refused_at_once() -> None:
+    batch = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "7"}
+    with pytest.raises(UserError, match=r"SLURM reserved 4 tasks.*put `srun` before the command"):
+        detect_launch(batch)
+    mpi = {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "2"}
+    assert detect_launch(batch | mpi) == Launch(2, 4, 2, "mpi")
+    daemon = {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_STEP_ID": "0"}  # by which mpirun starts on a second node
+    assert detect_launch(daemon | mpi) == Launch(2, 4, 2, "mpi")
 
 
 def test_absent_cuda_is_one_line(monkeypatch) -> None:

@@ -58,6 +58,20 @@ def test_discovery_says_what_is_there(tree, tmp_path):
         discover(tmp_path / "empty")
 
 
+def test_links_are_followed_once_and_leftovers_are_not(tree, tmp_path):
+    """A data set that is linked in, a link that leads back, the same folder twice, and what a killed writer left."""
+    write_words(tmp_path / "disk" / "Uber", ["u"])
+    (tree / "training" / "Uber").symlink_to(tmp_path / "disk" / "Uber", target_is_directory=True)
+    (tree / "training" / "ST" / "back").symlink_to(tree, target_is_directory=True)
+    (tree / "training" / "A_twin").symlink_to(tree / "training" / "ST", target_is_directory=True)
+    (tree / "training" / "gone").symlink_to(tmp_path / "nowhere")
+    write_words(tree / "training" / ".half.4711.tmp", ["h"])
+    names = [path.relative_to(tree).as_posix() for path in discover(tree)]
+    assert names == [f"training/{name}" for name in ("MJ/MJ_test", "MJ/MJ_train", "ST", "STR/other", "Uber")]
+    assert discover(tree / "training" / "Uber") == [tree / "training" / "Uber"]
+    assert WordDataset(discover(tree, ["Uber"]))[0].label == "u"
+
+
 def test_filters_are_counted(tmp_path):
     path = write_words(tmp_path / "x", ["Hello", "a" * 26, "!!!", "100%", "b" * 25, ""])
     plain = WordDataset([path], keep=LOWER)

@@ -10,14 +10,18 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from common import files
 from common.errors import UserError
+from common.files import DiskFull
 from common.train import checkpoint, states
-from common.train.checkpoint import DiskFull, complete, keep_last, latest, load, save_atomic, write_card
+from common.train.checkpoint import complete, keep_last, latest, load, save_atomic, write_card
 from common.train.distributed import Dist
 from common.train.state import TrainingState
 
@@ -102,12 +106,34 @@ def test_half_file_is_one_line(share: float, suffix: str, tmp_path: Path) -> Non
 def test_harmless_extras_load(tmp_path: Path) -> None:
     import argparse
 
-    import numpy as np
-
     content = {"args": argparse.Namespace(lr=1.0, folder=Path("x")), "accuracy": np.float64(3.5), "n": np.int64(2)}
     path = tmp_path / "published.pth"
     torch.save(content, path)
     assert load(path)["args"].lr == 1.0 and float(load(path)["accuracy"]) == 3.5
+
+
+def test_numbers_of_numpy_one_load(tmp_path: Path) -> None:
+    """Published checkpoints name `numpy.core.multiarray`, which NumPy 2 calls `numpy._core.multiarray`."""
+    torch.save({"accuracy": np.float64(3.5), "table": np.arange(3)}, tmp_path / "new.pth")
+    with zipfile.ZipFile(tmp_path / "new.pth") as new, zipfile.ZipFile(tmp_path / "old.pth", "w") as old:
+        for name in new.namelist():
+            data = new.read(name)
+            renamed = data.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+            assert not name.endswith("data.pkl") or renamed != data
+            old.writestr(name, renamed)
+    content = load(tmp_path / "old.pth")
+    assert float(content["accuracy"]) == 3.5 and content["table"].tolist() == [0, 1, 2]
+
+
+def test_writing_a_file_whole_needs_no_torch() -> None:
+    script = "import sys, common.files; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_the_commit_is_that_of_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    TrainingState(torch.nn.Linear(1, 1))
+    monkeypatch.setattr(checkpoint.subprocess, "run", lambda *_, **__: pytest.fail("asked again"))
+    assert checkpoint.git_commit()
 
 
 def test_latest_passes_over_damaged_files(tmp_path: Path, capsys) -> None:
@@ -144,7 +170,7 @@ def test_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_too_little_room_is_seen_before_writing(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(checkpoint, "free_bytes", lambda folder: 1000)
+    monkeypatch.setattr(files, "free_bytes", lambda folder: 1000)
     with pytest.raises(DiskFull, match="4,000 bytes are needed, 1,000 are free"):
         save_atomic(tmp_path / "a.pth", {"w": torch.zeros(1000)})
     assert not list(tmp_path.iterdir())
@@ -153,7 +179,7 @@ def test_too_little_room_is_seen_before_writing(tmp_path: Path, monkeypatch) -> 
 @pytest.mark.parametrize("wish", ["stop", "continue"])
 def test_a_run_stops_or_goes_on_by_flag(wish: str, tmp_path: Path, monkeypatch, capsys) -> None:
     state = TrainingState(torch.nn.Linear(3, 3), step=7)
-    monkeypatch.setattr(checkpoint, "free_bytes", lambda folder: 1)
+    monkeypatch.setattr(files, "free_bytes", lambda folder: 1)
     if wish == "stop":
         with pytest.raises(DiskFull):
             states.save_state(state, tmp_path, Dist(), 2, wish)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from common.errors import UserError
+from common.infer.export import check, drawn_words, export
 from common.infer.recognizer import open_recognizer
 from common.infer.report import Report
 from common.train.checkpoint import write_card
@@ -67,6 +68,14 @@ def test_export_form_reads_the_same(tmp_path: Path) -> None:
     with torch.no_grad():
         outputs = [part.numpy() for part in module(images)]
     assert [one.text for one in decode(outputs)] == [one.text for one in recognizer.read_batch(images)]
+
+
+@pytest.mark.parametrize("options", [{}, {"decoder_type": "attention"}])
+def test_exported_graph_reads_the_same_at_any_batch_size(options: dict, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    path = checkpoint(tmp_path, max_len=5, **options)
+    recognizer = open_recognizer(path, f"dig/{MODEL}", "cpu", {"max_len": 5})
+    assert check(recognizer, export(recognizer), drawn_words(recognizer)) < 1e-3
 
 
 def test_reconstructions_keep_what_was_seen() -> None:

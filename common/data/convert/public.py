@@ -40,15 +40,24 @@ def stored(folders: list[Path]) -> Iterator[Source]:
         for path in discover(folder):
             words = WordLmdb(path)
             for number in range(len(words)):
-                yield Source(f"{path} {number + 1}", words.label(number), partial(words.image_bytes, number))
+                yield Source(f"{path} {number + 1}", label_of(words, number), partial(words.image_bytes, number))
+
+
+def label_of(words: WordLmdb, number: int) -> str:
+    """The label of a sample, empty where there is none or it is no UTF-8; `write_samples` lists such samples."""
+    try:
+        return words.label(number)
+    except (KeyError, UnicodeDecodeError):
+        return ""
 
 
 def large(source: Source, least: int) -> bool:
-    """True where both sides of the picture have at least `least` pixels."""
+    """True where both sides of the picture have at least `least` pixels, or it cannot be read: `write_samples` lists
+    such samples."""
     try:
         return min(Image.open(io.BytesIO(source.read())).size) >= least
-    except (OSError, KeyError, ValueError):
-        return False
+    except Exception:  # Pillow raises many types
+        return True
 
 
 def unseen(folders: list[Path], training: list[Path]) -> Iterator[Source]:

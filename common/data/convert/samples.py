@@ -32,7 +32,7 @@ class Source(NamedTuple):
 def write_samples(out: str | Path, sources: Iterable[Source], say: Callable[[str], None] = print) -> Converted:
     """Write the LMDB folder `out`, which must not exist.
 
-    Pairs with an empty label, a missing file or a picture that cannot be decoded are skipped and listed in
+    Pairs with an empty label, a missing picture or one that cannot be decoded are skipped and listed in
     `error_image_log.txt`. `say` gets a line every 1,000 samples and the summary. Raises `UserError` for an unwritable
     place, or where nothing could be used.
     """
@@ -61,13 +61,12 @@ def write_samples(out: str | Path, sources: Iterable[Source], say: Callable[[str
 def _usable(source: Source) -> tuple[bytes | None, str]:
     """The picture's bytes, or None and why not."""
     if not source.label:
-        return None, "empty label"
+        return None, "no label"
     try:
         data = source.read()
-    except OSError as error:
-        return None, f"no readable file ({error.strerror or error})"
-    try:
         decode_rgb(data)
+    except (OSError, KeyError) as error:
+        return None, f"no picture ({getattr(error, 'strerror', None) or error})"
     except BadImage as error:
         return None, f"not a readable picture: {error}"
     return data, ""

@@ -14,19 +14,21 @@ from PIL import Image
 
 from common.data.convert.crops import read_json, read_text
 from common.data.convert.samples import Source
+from common.data.decode import decode_rgb
 from common.errors import UserError
 
 HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
+MOST_PIXELS = 2**28  # of a whole scene: 16,384 squared
 Box = tuple[float, float, float, float]
 
 
 @lru_cache(maxsize=2)
 def _picture(path: Path) -> Image.Image:
-    return Image.open(path).convert("RGB")
+    return Image.fromarray(decode_rgb(path.read_bytes(), MOST_PIXELS))
 
 
 def cut(path: Path, box: Box) -> bytes:
-    """The part (left, top, right, bottom) of a picture as PNG, as far as it lies inside. Raises OSError."""
+    """The part (left, top, right, bottom) of a picture as PNG, as far as it lies inside. Raises OSError, BadImage."""
     picture = _picture(path)
     left, top = max(int(box[0]), 0), max(int(box[1]), 0)
     right, bottom = min(round(box[2]), picture.width), min(round(box[3]), picture.height)

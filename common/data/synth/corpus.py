@@ -66,7 +66,7 @@ def render_corpus(out: str | Path, options: SynthOptions, workers: int | None = 
             print(f"font {line}", flush=True)
         _start(partial, options)
         parts = corpus_parts(options)
-        workers = len(os.sched_getaffinity(0)) if workers is None else workers
+        workers = _usable_cores() if workers is None else workers
         _render_parts(partial, parts, options, faces, workers, progress)
         write_sheet(partial, parts)
         write_text(partial / "README.md", _README)
@@ -74,6 +74,11 @@ def render_corpus(out: str | Path, options: SynthOptions, workers: int | None = 
         (partial / _NOTE).unlink()
         partial.replace(out)
     return out
+
+
+def _usable_cores() -> int:
+    """Cores that this process may use; where the system cannot say (macOS), all of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def is_rendered(out: Path, options: SynthOptions) -> bool:

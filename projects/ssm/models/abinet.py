@@ -67,7 +67,7 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         maps = self.resnet(images)
         tokens = self.transformer(self.pos_encoder(maps.flatten(2).transpose(1, 2)))
-        return tokens.transpose(1, 2).unflatten(2, maps.shape[2:])
+        return tokens.transpose(1, 2).view(maps.shape[0], -1, *maps.shape[2:])  # not unflatten: see common.models.tps
 
 
 def conv_unit(width_in: int, width_out: int, stride: int | tuple[int, int] = 1) -> list[nn.Module]:
@@ -98,7 +98,7 @@ class PositionAttention(nn.Module):
         for unit, skip in zip(self.k_decoder[:-1], reversed(down[:-1])):
             keys = unit(keys) + skip
         keys = self.k_decoder[-1](keys).flatten(2)
-        queries = self.project(self.pos_encoder(maps.new_zeros(len(maps), self.length, maps.shape[1])))
+        queries = self.project(self.pos_encoder(maps.new_zeros(maps.shape[0], self.length, maps.shape[1])))
         weights = (queries @ keys / maps.shape[1] ** 0.5).softmax(-1)
         return weights @ maps.flatten(2).transpose(1, 2)
 

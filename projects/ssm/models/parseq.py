@@ -156,11 +156,11 @@ class PARSeq(TokenReader):
         """
         steps = decoding_steps(self.max_label_length, max_length)
         memory = self.decoder.memory_keys(self.encoder(images))
-        first = torch.full((len(images),), self.bos_id, device=images.device)
+        first = torch.full(images.shape[:1], self.bos_id, dtype=torch.long, device=images.device)
         if self.decode_ar:
             logits = self._read_greedily(memory, first, steps, early_stop=max_length is None)
         else:
-            queries = self.queries(len(images), 0, steps)
+            queries = self.queries(images.shape[0], 0, steps)
             logits = self.head(self.decoder(queries, self.embed(first[:, None]), memory, None, None))
         for _ in range(self.refine_iters):
             logits = self._refine(memory, first, logits, steps)
@@ -170,7 +170,7 @@ class PARSeq(TokenReader):
         caches = [KeyValueCache(steps) for _ in self.decoder.layers]
 
         def step(tokens: Tensor, position: int) -> Tensor:
-            queries = self.queries(len(tokens), position, position + 1)
+            queries = self.queries(tokens.shape[0], position, position + 1)
             content = self.embed(tokens[:, None], start=position)
             return self.head(self.decoder(queries, content, memory, None, None, caches))[:, 0]
 
@@ -179,13 +179,12 @@ class PARSeq(TokenReader):
     def _refine(self, memory: list, first: Tensor, logits: Tensor, steps: int) -> Tensor:
         """Each position sees every token but its own; tokens from the first EOS on are hidden (cloze mask)."""
         given = torch.cat([first[:, None], logits[:, :-1].argmax(-1)], dim=1)
-        visible = ~((given == EOS).cumsum(-1) > 0)[:, None, None]
+        visible = ~((given == EOS).int().cumsum(-1) > 0)[:, None, None]
         # all `steps` positions are read again even where the greedy pass stopped early, as published
         cloze = cloze_mask(steps)[:, : given.shape[1]].to(given.device)
         content_mask = cloze[: given.shape[1]] & visible
-        return self.head(
-            self.decoder(self.queries(len(given), 0, steps), self.embed(given), memory, cloze & visible, content_mask)
-        )
+        queries = self.queries(given.shape[0], 0, steps)
+        return self.head(self.decoder(queries, self.embed(given), memory, cloze & visible, content_mask))
 
 
 def cloze_mask(length: int) -> Tensor:

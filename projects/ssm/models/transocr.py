@@ -155,7 +155,7 @@ class TransOCR(TokenReader):
                 x = layer(x, cache.append(*layer.self_attn.keys_values(x)), seen, None)
             return self.head(self.decoder.norm(x))[:, 0]
 
-        first = torch.full((len(images),), self.bos_id, device=images.device)
+        first = torch.full(images.shape[:1], self.bos_id, dtype=torch.long, device=images.device)
         return greedy_decode(step, first, steps, end=EOS if max_length is None else None).logits
 
 
