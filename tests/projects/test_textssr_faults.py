@@ -188,6 +188,17 @@ def test_batches_without_a_word_change_nothing(base, tmp_path, capfd, caplog) ->
     assert "no usable word: " in error and "the polygon is outside the picture or has no extent (1)" in error
 
 
+def test_a_blank_teaches_nothing(base, tmp_path, monkeypatch) -> None:
+    """An update of a good word and a bad one is the same whatever stands in for the bad one."""
+    data = write_scenes(tmp_path / "scenes", {"1": (None, [{"polygon": GOOD, "text": "fine"}, BAD_WORDS[0]])})
+    changes = (*PLAIN, "gradient_accumulation_steps=2", "max_train_steps=1")
+    train_the_vae(tmp_path / "zeros", data, base, *changes)
+    monkeypatch.setattr(RegionMaker, "blank", lambda maker: torch.rand(3, 64, 64))
+    train_the_vae(tmp_path / "noise", data, base, *changes)
+    assert same(tmp_path / "zeros/checkpoint-1/vae", tmp_path / "noise/checkpoint-1/vae")
+    assert not same(tmp_path / "zeros/checkpoint-1/vae", base / "vae")
+
+
 @pytest.mark.parametrize("kept", [False, True])
 def test_words_of_the_diffusion_model_that_cannot_be_used(kept, base, tmp_path, caplog) -> None:
     data = write_scenes(tmp_path / "scenes", {"1": (None, BAD_TEXTS), "2": (None, [{"polygon": GOOD, "text": "fine"}])})
