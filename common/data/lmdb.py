@@ -256,6 +256,8 @@ class LmdbWriter:
 
     def __init__(self, path: str | Path, map_size: int = 64 << 20, batch: int = 1000, overwrite: bool = False) -> None:
         self.path, self.batch, self.overwrite = Path(path), batch, overwrite
+        if overwrite:
+            self.path = self.path.resolve()  # of a linked folder what the link leads to
         self.count = 0
         self._pending: list[tuple[bytes, bytes]] = []
         if self.path.exists() and not overwrite:

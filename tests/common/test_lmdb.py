@@ -54,6 +54,15 @@ def test_existing_folder_is_refused_or_replaced_at_the_end(tmp_path):
     assert WordLmdb(tmp_path / "x").label(0) == "new" and [file.name for file in tmp_path.iterdir()] == ["x"]
 
 
+def test_a_linked_folder_stays_linked_when_it_is_replaced(tmp_path):
+    write_words(tmp_path / "disk" / "x", ["old"])
+    (tmp_path / "x").symlink_to(tmp_path / "disk" / "x")
+    with LmdbWriter(tmp_path / "x", overwrite=True) as writer:
+        writer.add(b"1", "new")
+    assert (tmp_path / "x").is_symlink() and WordLmdb(tmp_path / "disk" / "x").label(0) == "new"
+    assert len(list(tmp_path.iterdir())) == 2 and len(list((tmp_path / "disk").iterdir())) == 1
+
+
 def test_the_old_folder_comes_back_when_the_new_one_cannot_appear(tmp_path, monkeypatch):
     path, replace = write_words(tmp_path / "x", ["old"]), Path.replace
 
