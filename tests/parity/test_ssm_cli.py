@@ -11,13 +11,13 @@ from omegaconf import OmegaConf
 
 from projects.ssm.finetune.config import CONFIGS
 from projects.ssm.finetune.read import parser as reading_parser
-from projects.ssm.finetune.test import parser as testing_parser
+from projects.ssm.finetune.test import parser as scoring_parser
 from projects.ssm.finetune.test_custom import parser as splitting_parser
 from projects.ssm.pretrain.options import pair, parser
 from tests.parity import harness
 
 TYPES = {"int": int, "float": float, "str": str, "list": pair, None: str}
-PARSERS = {"pretrain/sim_pretrain.py": parser, "finetune/test.py": testing_parser, "finetune/read.py": reading_parser,
+PARSERS = {"pretrain/sim_pretrain.py": parser, "finetune/test.py": scoring_parser, "finetune/read.py": reading_parser,
            "finetune/test_custom.py": splitting_parser}  # fmt: skip
 # a script without a parser here: why
 ABSENT = {
