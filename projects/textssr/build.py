@@ -67,8 +67,8 @@ def build_vae(size: str = "sd21") -> AutoencoderKL:
 def pass_colours(vae: AutoencoderKL) -> None:
     """Let a VAE of random weights begin as a blur in colours: three latents carry each patch's mean red, green, blue.
 
-    From plain random weights a small one learns strokes, and no colours in a thousand updates. Each colour runs through
-    two channels of opposite sign: silu(x) - silu(-x) = x, and a group norm leaves their mean alone. The residual
+    From plain random weights a small one learns strokes and stays nearly grey. Each colour runs through two channels
+    of opposite sign: silu(x) - silu(-x) = x, and a group norm leaves their mean alone. The residual
     branches begin at zero.
     """
     pairs = torch.kron(torch.eye(3), torch.tensor([[1.0], [-1.0]]))  # [6 channels, 3 colours]

@@ -20,7 +20,7 @@ from common import cli
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "projects").glob("*/README.md")])
 LAUNCHERS = ("torchrun", "accelerate", "python", "python3", "bash")
-STARTS = re.compile(rf"([A-Z_]+=\S* )*({'|'.join(('strlab', 'make', *LAUNCHERS))}) ")
+STARTS = re.compile(rf"([A-Z_]+=\S* )*({'|'.join(('strlab', 'make', *LAUNCHERS))}|[.]/\S+[.]py) ")
 
 
 class Fence(NamedTuple):
@@ -143,6 +143,11 @@ def test_a_documented_command_exists_with_its_flags(page: str, line: str) -> Non
         check_strlab(words[1:])
     elif words[0] == "make":
         check_make(words[1:])
+    elif words[0].startswith("./"):  # in the script's own folder
+        (script,) = (path for path in (ROOT / page).parent.rglob(words[0]) if os.access(path, os.X_OK))
+        check_script([str(script.relative_to(ROOT)), *words[1:]])
+        for name in re.findall(r"[+]experiment=(\S+)", line):
+            assert list(script.parent.rglob(f"experiment/{name}.yaml")), f"+experiment={name}: no such file"
     elif words[0] in LAUNCHERS:
         check_script(words)
 
