@@ -1,12 +1,13 @@
 """ABINet's augmentation of word crops, image and mask together (SIGA R and S `--Aug`, DiG `--use_abi_aug`).
 
-As published, the kind of geometry and the strength of the deterioration are drawn once, when the object is built:
-every image of a run gets the same kind. `resample=True` draws them per image instead (what the method seems to have
-meant).
+As published, the kind of geometry and the strength of the deterioration are drawn once, when a data set is built, from
+the global generators of Python and NumPy: every image of that data set gets the same kind. `published_strengths` replays
+those draws. `resample=True` draws them for each image instead (what the method seems to have meant).
 """
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,16 +35,38 @@ class Strength:
     order: tuple[int, ...]
 
 
+def published_strengths(seed: int, count: int = 1) -> list[Strength]:
+    """The strengths of `count` data sets that the published code builds one after another after seeding with `seed`.
+
+    Python's generator draws the kind and shuffles the deteriorations; NumPy's legacy generator draws the rest.
+    """
+    python, legacy = random.Random(seed), np.random.RandomState(seed)
+    found = []
+    for _ in range(count):
+        share, order = python.random(), [0, 1, 2]
+        python.shuffle(order)
+        found.append(Strength(_kind(share), *_deterioration(legacy), tuple(order)))
+    return found
+
+
 def draw_strength(rng: Rng) -> Strength:
-    """Strength by the published laws."""
-    u = rng.uniform(0, 1)
-    return Strength(
-        geometry="rotation" if u < 0.33 else "affine" if u < 0.66 else "perspective",
-        variance=max(int(asymmetric(rng, NOISE_VARIANCE)), 1),
-        blur_size=max(int(asymmetric(rng, BLUR_SIZE)), 1),
-        blur_angle=rng.uniform(-BLUR_DEGREES, BLUR_DEGREES),
-        halvings=round(rng.uniform(0, RESCALE_FACTOR)),
-        order=tuple(int(i) for i in rng.permutation(3)),
+    """A strength by the published laws."""
+    share = rng.uniform(0, 1)
+    return Strength(_kind(share), *_deterioration(rng), tuple(int(i) for i in rng.permutation(3)))
+
+
+def _kind(share: float) -> str:
+    """Kind of geometry of a share in [0, 1); a third each, as the published thresholds have it."""
+    return "rotation" if share < 0.33 else "affine" if share < 0.66 else "perspective"
+
+
+def _deterioration(rng: Rng) -> tuple[int, int, float, int]:
+    """Noise variance, blur size, blur angle and number of halvings."""
+    return (
+        max(int(asymmetric(rng, NOISE_VARIANCE)), 1),
+        max(int(asymmetric(rng, BLUR_SIZE)), 1),
+        rng.uniform(-BLUR_DEGREES, BLUR_DEGREES),
+        round(rng.uniform(0, RESCALE_FACTOR)),
     )
 
 
@@ -52,22 +75,24 @@ class AbinetAugment:
 
     Geometry with probability 0.5, deterioration 0.25, colour jitter 0.25; the mask follows the geometry only. Sizes
     change.
+
+    Args:
+        strength: of every image; None draws one for each image.
+        geometry, deterioration, jitter: the probabilities.
     """
 
     def __init__(
         self,
-        seed: int = 0,
-        resample: bool = False,
+        strength: Strength | None = None,
         geometry: float = 0.5,
         deterioration: float = 0.25,
         jitter: float = 0.25,
     ):
-        self.strength = draw_strength(np.random.default_rng([seed, 0xAB1]))
-        self.resample = resample
+        self.strength = strength
         self.probabilities = geometry, deterioration, jitter
 
     def __call__(self, image: np.ndarray, rng: Rng, mask: np.ndarray | None = None):
-        strength = draw_strength(rng) if self.resample else self.strength
+        strength = draw_strength(rng) if self.strength is None else self.strength
         image = np.ascontiguousarray(image)
         if mask is not None:
             mask = np.ascontiguousarray(mask, dtype=np.float64)

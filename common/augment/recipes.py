@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from common.augment.abinet import AbinetAugment
+from common.augment.abinet import AbinetAugment, published_strengths
 from common.augment.randaugment import GROUPS, Group, RandAugment, Selective
 
 ALL_GROUPS: tuple[str, ...] = tuple(GROUPS)
@@ -30,10 +30,10 @@ it augments nothing; `from_flags` keeps that.
 
 
 def abinet(seed: int = 0, resample: bool = False) -> AbinetAugment:
-    """SIGA R and S (`--Aug`) and DiG (`--use_abi_aug`). `seed` fixes what is drawn once per run; `resample` draws it
-    per image.
+    """SIGA R and S (`--Aug`) and DiG (`--use_abi_aug`). `seed` gives what the published code draws once, for its first
+    data set; `resample` draws it for each image.
     """
-    return AbinetAugment(seed, resample)
+    return AbinetAugment(None if resample else published_strengths(seed)[0])
 
 
 def rand_augment(

@@ -2,7 +2,7 @@
 jitter, grey.
 
 The published code uses imgaug; these are the same laws on OpenCV (spec dig, section 4). PiecewiseAffine bends
-bilinearly between its 4x4 points, where imgaug has two triangles per cell.
+bilinearly between its points, where imgaug has two triangles per cell.
 """
 
 from __future__ import annotations
@@ -75,14 +75,18 @@ def _hats(length: int, count: int) -> np.ndarray:
 
 
 def piecewise_affine(image: np.ndarray, rng: Rng) -> np.ndarray:
-    """Every point of a 4x4 grid moves by N(0, s) of the side, s of U(0.03, 0.04); edge pixels replicated."""
+    """Every point of a grid moves by N(0, s) of the side, s of U(0.03, 0.04); edge pixels replicated.
+
+    The grid has 2, 3 or 4 rows and as many columns, drawn for each picture.
+    """
     height, width = image.shape[:2]
-    count, scale = 4, rng.uniform(0.03, 0.04)
-    moves = rng.normal(0, scale, (2, count, count))
-    grid = np.linspace(0, 1, count)
-    ys = np.clip((grid[:, None] + moves[0]) * height, 0, height - 1).astype(np.float32)
-    xs = np.clip((grid[None] + moves[1]) * width, 0, width - 1).astype(np.float32)
-    rows, columns = _hats(height, count), _hats(width, count).T
+    row_count, column_count = integers(rng, 2, 5), integers(rng, 2, 5)
+    moves = rng.normal(0, rng.uniform(0.03, 0.04), (2, row_count, column_count))
+    ys = np.linspace(0, 1, row_count)[:, None] + moves[0]
+    xs = np.linspace(0, 1, column_count) + moves[1]
+    ys = np.clip(ys * height, 0, height - 1).astype(np.float32)
+    xs = np.clip(xs * width, 0, width - 1).astype(np.float32)
+    rows, columns = _hats(height, row_count), _hats(width, column_count).T
     return cv2.remap(image, rows @ xs @ columns, rows @ ys @ columns, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 

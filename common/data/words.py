@@ -104,7 +104,7 @@ class WordDataset:
 
     paths: LMDB folders, in order. image_size: (h, w) of the samples.
     max_length, keep, drop_empty, charset, on_unsupported, measure, labels, missing_label: see `LabelRules`.
-    augment: `(image, rng, mask) -> image | (image, mask)`, applied at `augment_at` "native" (before the resize; SIGA
+    augment: `(image, rng, mask) -> image | (image, mask)`, or a list of one for each LMDB; applied at `augment_at` "native" (before the resize; SIGA
     R and S, DiG) or "resized" (SIGA T, MGP-STR); `rng` is a Generator made from (seed, epoch, index), so nothing
     else decides what it draws.
     masks: a `MaskSource` or None. usage: number in (0, 1] to keep that share of every LMDB's first samples, or an
@@ -121,7 +121,7 @@ class WordDataset:
         image_size: tuple[int, int] = (32, 128),
         max_length: int | None = 25,
         keep: Callable[[str], str] | None = None,
-        augment: Augment | None = None,
+        augment: Augment | Sequence[Augment] | None = None,
         augment_at: str = NATIVE,
         masks: MaskSource | None = None,
         usage: float = 1.0,
@@ -256,9 +256,10 @@ class WordDataset:
 
     def _augmented(self, image: np.ndarray, mask: np.ndarray | None, index: int, epoch: int, seed: int):
         rng = sample_rng(seed, epoch, index)
+        augment = self.augment if callable(self.augment) else self.augment[self.index.source[index]]
         if mask is None:
-            return self.augment(image, rng), None
-        return self.augment(image, rng, mask)
+            return augment(image, rng), None
+        return augment(image, rng, mask)
 
     def _bad(self, index: int, reason: str) -> BadSample:
         words, number = self.location(index)

@@ -167,6 +167,35 @@ def test_a_run_draws_its_strength_once() -> None:
     assert recipes.abinet(5).strength == recipes.abinet(5).strength
 
 
+def test_strengths_are_those_that_the_published_code_draws_after_seeding() -> None:
+    """The kinds on DiG's ranks 0 to 7 (seed 0) and SIGA's strength for its default seed 111."""
+    kinds = [abinet.published_strengths(rank)[0].geometry for rank in range(8)]
+    assert " ".join(kind[0] for kind in kinds) == "p r p r r a p r"
+    siga = abinet.published_strengths(111)[0]
+    rescale, blur, noise = 2, 1, 0
+    assert (siga.geometry, siga.variance, siga.blur_size, siga.halvings) == ("perspective", 4, 1, 2)
+    assert siga.order == (rescale, blur, noise)
+    first, second = abinet.published_strengths(0, 2)
+    assert first == abinet.published_strengths(0)[0] != second
+
+
+def test_piecewise_affine_draws_its_grid_for_each_picture() -> None:
+    """Between 2 and 4 rows and columns: the draws of a generator, and how often a column of pixels bends."""
+    asked = []
+
+    class Spy(np.random.RandomState):
+        def normal(self, loc, scale, size):
+            asked.append((size[1:], scale))
+            return super().normal(loc, scale, size)
+
+    rng, picture = Spy(0), np.zeros((8, 16, 3), np.uint8)
+    for _ in range(900):
+        views.piecewise_affine(picture, rng)
+    counts = np.bincount([3 * (rows - 2) + columns - 2 for (rows, columns), _ in asked], minlength=9)
+    assert len(counts) == 9 and counts.min() > 70 and counts.max() < 130
+    assert all(0.03 <= scale <= 0.04 for _, scale in asked)
+
+
 def test_beta_laws() -> None:
     rng = np.random.default_rng(0)
     one_sided, two_sided = asymmetric(rng, 20.0, 20000), symmetric(rng, 45.0, 20000)
