@@ -1,8 +1,8 @@
 """ABINet's augmentation of word crops, image and mask together (SIGA R and S `--Aug`, DiG `--use_abi_aug`).
 
 As published, the kind of geometry and the strength of the deterioration are drawn once, when a data set is built, from
-the global generators of Python and NumPy: every image of that data set gets the same kind. `published_strengths` replays
-those draws. `resample=True` draws them for each image instead (what the method seems to have meant).
+the global generators of Python and NumPy: every image of that data set gets the same kind. `published_strengths`
+replays those draws. `resample=True` draws them for each image instead (what the method seems to have meant).
 """
 
 from __future__ import annotations
