@@ -9,19 +9,14 @@ memory of a process that does nothing else.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
-import pkgutil
 import sys
 from collections.abc import Callable
 
-from common import bench as package
-from common import registry
 from common.bench.memory import peak_of
-from common.bench.rows import Bench, Result, Row
+from common.bench.rows import Bench, Result, all_rows
 from common.errors import UserError
 
-NOT_ROWS = {"command", "memory", "rows", "units"}
 HEAD = ("row", "ours", "unit", "published", "target", "ms/image", "spread", "drift", "threads", "")
 
 
@@ -35,14 +30,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a row instead of the table")
     parser.add_argument("--strict", action="store_true", help="exit status 1 if a row misses its target")
     parser.set_defaults(run=_run)
-
-
-def all_rows() -> list[Row]:
-    """Rows of the library, then of the projects; a project's module is imported here, its models are not built."""
-    names = sorted(info.name for info in pkgutil.iter_modules(package.__path__) if info.name not in NOT_ROWS)
-    modules = [importlib.import_module(f"{package.__name__}.{name}") for name in names]
-    modules += [registry.project_module(project, "bench") for project in sorted(registry.project_modules())]
-    return [row for module in modules if module is not None for row in module.rows()]
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from common.bench import units
-from common.bench.rows import Row, prepared
+from common.bench.rows import Row, all_rows, prepared
 
 
 def peak_of(row: Row) -> float | None:
@@ -32,8 +32,6 @@ def resident_peak() -> float:
 
 def main(name: str) -> None:
     """Build and call the row of that name; print the peak."""
-    from common.bench.command import all_rows
-
     [row] = [row for row in all_rows() if row.name == name]
     with units.threads(row.threads):
         call = prepared(row.run)

@@ -5,11 +5,17 @@ A module `common/bench/<topic>.py` or `projects/<name>/bench.py` offers `rows() 
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from common import bench as package
+from common import registry
 from common.bench import units
+
+NOT_ROWS = {"command", "memory", "rows", "units"}
 
 
 @dataclass(frozen=True)
@@ -105,3 +111,11 @@ def prepared(run: Callable[[], object]) -> Callable[[], object]:
     """The function to be timed."""
     first = run()
     return first if callable(first) else run
+
+
+def all_rows() -> list[Row]:
+    """Rows of the library, then of the projects; a project's module is imported here, its models are not built."""
+    names = sorted(info.name for info in pkgutil.iter_modules(package.__path__) if info.name not in NOT_ROWS)
+    modules = [importlib.import_module(f"{package.__name__}.{name}") for name in names]
+    modules += [registry.project_module(project, "bench") for project in sorted(registry.project_modules())]
+    return [row for module in modules if module is not None for row in module.rows()]

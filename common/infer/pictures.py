@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
 import cv2
@@ -103,3 +104,12 @@ def tile(images: Sequence[np.ndarray], columns: int, gap: int = 3) -> np.ndarray
         top, left = row * (height + gap), column * (width + gap)
         sheet[top : top + height, left : left + width] = image
     return sheet
+
+
+def png(image: np.ndarray) -> bytes:
+    """PNG bytes of a uint8 array [h, w] or [h, w, 3]."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

@@ -143,8 +143,7 @@ def _checked(paths: list[Path], upright: bool) -> Iterator[Path]:
 
 def _draw(recognizer: Recognizer, path: Path, prediction: Prediction, out: Path) -> None:
     """Write the attention sheet of one image."""
-    from common.infer.pictures import attention_sheet
-    from common.infer.report import png
+    from common.infer.pictures import attention_sheet, png
 
     sheet = attention_sheet(recognizer.prepare(path), np.asarray(prediction.attention), prediction.text)
     write_bytes(out, png(sheet))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import UserError
-from common.train.published_flags import add_no_effect, new_parser, note_no_effect, settle_device
+from common.flags import add_no_effect, new_parser, note_no_effect, settle_device
 from projects.dig import options as shared
 from projects.dig import text
 from projects.dig.decoder import SIZES as DECODERS

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from common.errors import UserError
-from common.train.published_flags import add_no_effect, new_parser, note_no_effect, settle_device
+from common.flags import add_no_effect, new_parser, note_no_effect, settle_device
 from projects.dig import options as shared
 from projects.dig.encoder import SIZES
 from projects.dig.pooling import NAMES

@@ -12,18 +12,18 @@ import torch
 
 from common.data.decode import resize_bicubic
 from common.data.words import WordDataset, discover
-from common.infer.charts import Curve
-from common.infer.report import Cell, Report
-from common.infer.runs import curves_of, read_metrics
-from common.infer.summary import standard_report
 from common.models.patches import patchify, unpatchify
+from common.report.charts import Curve
+from common.report.metrics import curves_of, read_metrics
+from common.report.page import Cell, Report
+from common.report.standard import standard_report
 from common.train.checkpoint import load
 from projects.dig.data import normalise
 from projects.dig.masking import RandomMasking
 from projects.dig.pretraining import MoCoViT, build_pretrainer
 
 if TYPE_CHECKING:
-    from common.reproduce import Finished
+    from common.report.finished import Finished
 
 RUNS = {"finetune": "pre-trained", "scratch": "from scratch"}
 

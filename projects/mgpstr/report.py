@@ -14,15 +14,15 @@ from common.data.lmdb import WordLmdb
 from common.data.words import discover
 from common.infer.pictures import as_picture, enlarge, heat
 from common.infer.recognizer import open_recognizer
-from common.infer.report import Cell, Report
-from common.infer.summary import open_for, read_predictions, set_folders, standard_report
+from common.report.page import Cell, Report
+from common.report.standard import open_for, read_predictions, set_folders, standard_report
 from projects.mgpstr.box_masks import mask_from_boxes, parse_boxes
 from projects.mgpstr.preprocess import SIZE
 from projects.mgpstr.sheets import demo_sheet
 from projects.mgpstr.validate import COLUMNS
 
 if TYPE_CHECKING:
-    from common.reproduce import Finished
+    from common.report.finished import Finished
 
 SHEETS, MAPS = 4, 8
 

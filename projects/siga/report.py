@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.infer.report import Report
-from common.infer.summary import standard_report
-from common.reproduce import Finished
+from common.report.finished import Finished
+from common.report.page import Report
+from common.report.standard import standard_report
 
 GLYPHS = """SIGA learns where each character is without character boxes. **Text mask**: a two-channel head, taught by
 k-means masks of grey levels (`predmask`). **Glyph pseudo-labels**: the mask cut at the columns that the

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from common.data.words import WordDataset, discover
-from common.infer.charts import Curve
 from common.infer.pictures import enlarge
-from common.infer.report import Cell, Report
-from common.infer.runs import read_metrics
-from common.infer.summary import standard_report
-from common.reproduce import Finished
+from common.report.charts import Curve
+from common.report.finished import Finished
+from common.report.metrics import read_metrics
+from common.report.page import Cell, Report
+from common.report.standard import standard_report
 from common.train.checkpoint import last_number, load
 from projects.ssm.pretrain.collate import superimpose
 from projects.ssm.pretrain.model import SSMPretrainer, build_pretrainer

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 
 from common.infer.pictures import enlarge
-from common.infer.report import Cell, Report
-from common.infer.summary import standard_report
 from common.metrics.protocols import PROTOCOL_36
-from common.reproduce import Finished
+from common.report.finished import Finished
+from common.report.page import Cell, Report
+from common.report.standard import standard_report
 from projects.textssr.evaluate import FIGURES, READ, load
 
 SHEET = """Each pair: the crop before (left) and after painting the word below (`wanted > read`);

@@ -12,7 +12,7 @@ from common import cli
 from common.data.lmdb import LmdbWriter
 from common.infer.evaluate import evaluate, find_sets
 from common.infer.recognizer import open_recognizer
-from common.infer.summary import cells_of, read_predictions
+from common.report.standard import cells_of, read_predictions
 from tests.common import toy
 from tests.common.lmdbs import write_words
 

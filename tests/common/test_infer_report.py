@@ -11,13 +11,14 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from common import recipe
-from common.infer.charts import Curve, line_chart, ticks
 from common.infer.pictures import as_picture, attention_sheet, attention_strip, heat, tile
-from common.infer.report import Cell, Report
-from common.infer.runs import charts_of, curves_of, find_metrics
-from common.infer.summary import add_curves, published_figure
 from common.metrics.confusions import confusions, edits
+from common.report.charts import Curve, line_chart, ticks
+from common.report.finished import PublishedRow
+from common.report.metrics import charts_of, curves_of, find_metrics
+from common.report.page import Cell, Report
+from common.report.standard import add_curves, published_figure
+from common.reproduce import recipe
 
 
 @pytest.mark.parametrize("low, high", [(0, 1), (0, 0), (5, 5), (-3, 7), (1e-7, 3e-7), (0, 123456), (99.2, 99.9)])
@@ -74,7 +75,7 @@ def test_html_is_self_contained_and_escaped(tmp_path: Path) -> None:
 
 
 def test_paper_figures_are_found_by_folder_names_of_any_spelling() -> None:
-    row = recipe.PublishedRow("theirs", {"IIIT5k_3000": 97.7, "SVT": 96.1, "svt_647": 96.1})
+    row = PublishedRow("theirs", {"IIIT5k_3000": 97.7, "SVT": 96.1, "svt_647": 96.1})
     names = ("IIIT5K_3000", "benchmark/SVT", "svt_647", "SVTP")
     assert [published_figure(row, name) for name in names] == [97.7, 96.1, 96.1, None]
     documented = {

@@ -17,7 +17,7 @@ from common import cli
 from common.errors import UserError
 from common.infer import export
 from common.infer.recognizer import Recognizer
-from common.infer.serve import Server
+from common.serve.server import Server
 from common.text.codecs import CtcCodec, EosBosPadCodec, EosPadUnkCodec, GlyphCodec, GoCodec
 from tests.common import toy
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from common import cli, registry, reproduce
-from common import recipe as recipes
+from common import cli, registry
 from common.errors import UserError
-from common.run_command import run_command
+from common.reproduce import command, runner
+from common.reproduce import recipe as recipes
+from common.reproduce.run_command import run_command
 
 COUNT = """{python} -c 'import pathlib, sys; f = pathlib.Path(sys.argv[1]); f.parent.mkdir(parents=True, exist_ok=True);
 f.write_text((f.read_text() if f.exists() else "") + "x"); print("ran", f.name)' """
@@ -50,8 +51,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.write_text(recipe_text())
     monkeypatch.setattr(recipes, "recipe_path", lambda name: path)
     monkeypatch.setattr(registry, "project_module", lambda project, module: None)
-    monkeypatch.setattr(reproduce, "ROOT", root)
-    monkeypatch.setattr(reproduce.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(runner, "ROOT", root)
+    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
     return root
 
 
@@ -143,8 +144,8 @@ def test_the_recipes_of_the_projects_are_well_formed(name: str) -> None:
         pytest.skip(f"{name} has no recipe yet")
     recipe = recipes.load(name)
     for scale_name, scale in recipe.scales.items():
-        runner = reproduce.Runner(recipe, scale_name, scale, Path("out"), None if scale.corpus else Path())
-        assert all(command for _, command, _, _ in runner.plan())
+        steps = runner.Runner(recipe, scale_name, scale, Path("out"), None if scale.corpus else Path())
+        assert all(words for _, words, _, _ in steps.plan())
 
 
 def test_a_terminated_command_is_heard_out(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common import flags
 from common.text.charset import NAMED
-from common.train import published_flags
 from projects.dig import options_finetune, options_pretrain
 from projects.dig.data import PublishedItems, first_samples, longest_word
 from projects.dig.text import codec
@@ -112,10 +112,10 @@ def test_command_line(cli: Path, script: str) -> None:
 
 @pytest.mark.parametrize("table", [options_pretrain.NO_EFFECT, options_finetune.NO_EFFECT])
 def test_flags_without_effect_stand_in_help(table: dict, capsys) -> None:
-    parser = published_flags.new_parser("x", "y")
-    published_flags.add_no_effect(parser, table)
+    parser = flags.new_parser("x", "y")
+    flags.add_no_effect(parser, table)
     text = parser.format_help()
-    assert published_flags.NO_EFFECT_TITLE in text and all(f"--{name}" in text for name in table)
+    assert flags.NO_EFFECT_TITLE in text and all(f"--{name}" in text for name in table)
 
 
 def test_one_text_for_the_whole_batch() -> None:

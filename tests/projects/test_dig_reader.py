@@ -12,7 +12,7 @@ import torch
 from common.errors import UserError
 from common.infer.export import check, drawn_words, export
 from common.infer.recognizer import open_recognizer
-from common.infer.report import Report
+from common.report.page import Report
 from common.train.checkpoint import write_card
 from projects.dig import report
 from projects.dig.masking import RandomMasking

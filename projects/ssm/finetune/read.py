@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from common.errors import UserError, command
-from common.train.published_flags import new_parser
+from common.flags import new_parser
 
 
 def parser() -> argparse.ArgumentParser:

@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from common.data.bad import FILE_NAME
 from common.errors import UserError, command
+from common.flags import new_parser
 from common.text.charset import DIGITS, LOWER, UPPER
-from common.train.published_flags import new_parser
 
 if TYPE_CHECKING:
     from projects.ssm.finetune.evaluation import SetReading

@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from common.errors import UserError, command
+from common.flags import add_no_effect, note_no_effect, settle_device
 from common.models.weights import load_strict
 from common.train.checkpoint import load, save_atomic
 from common.train.distributed import Dist
@@ -23,7 +24,6 @@ from common.train.epoch_resume import resume
 from common.train.epoch_trainer import Stopped
 from common.train.optim import parameter_groups
 from common.train.progress import EpochLog
-from common.train.published_flags import add_no_effect, note_no_effect, settle_device
 from common.train.session import session
 from projects.ssm.finetune.weights import tensors_of
 from projects.ssm.pixel.data import Pairs, evaluation_pairs, training_pairs

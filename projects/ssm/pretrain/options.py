@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 from common.errors import UserError
+from common.flags import add_no_effect, new_parser, note_no_effect, settle_device
 from common.train.distributed import add_launch_arguments
-from common.train.published_flags import add_no_effect, new_parser, note_no_effect, settle_device
 from projects.ssm.pretrain.model import VARIANTS
 
 SWITCH = ("switch", False)

@@ -52,6 +52,7 @@ from typing import Any
 
 from common import registry
 from common.errors import UserError
+from common.report.finished import PublishedRow
 
 SCALES = ("smoke", "cpu", "gpu", "paper")
 PLACEHOLDERS = {"data", "out", "python", "strlab", "device", "scale"}
@@ -79,14 +80,6 @@ class Scale:
     evaluate_flags: str = ""
     run: str = "{out}"
     at_least: float = 0.0
-
-
-@dataclass(frozen=True)
-class PublishedRow:
-    """Published figures of one model: folder name of an evaluation set, in any case -> word accuracy in %."""
-
-    name: str
-    accuracy: Mapping[str, float]
 
 
 @dataclass(frozen=True)

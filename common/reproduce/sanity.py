@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 
-from common import recipe as recipes
 from common.errors import UserError
-from common.reproduce import ROOT, Runner
+from common.reproduce import recipe as recipes
+from common.reproduce import runner
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -26,8 +26,8 @@ def _run(args: argparse.Namespace) -> int:
     recipe = recipes.load(args.name)
     if recipe.sanity is None:
         raise UserError(f"{recipe.path}: there is no [sanity] table")
-    runner = Runner(recipe, "sanity", recipe.sanity, ROOT / "outputs" / recipe.name / "sanity", None)
-    finished = runner.run(args.dry_run, args.fresh)
+    steps = runner.Runner(recipe, "sanity", recipe.sanity, runner.ROOT / "outputs" / recipe.name / "sanity", None)
+    finished = steps.run(args.dry_run, args.fresh)
     evaluation = finished.evaluation
     if args.dry_run or evaluation is None:
         return 0

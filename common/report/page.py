@@ -8,7 +8,6 @@ Report('SIGA', 4 blocks)
 from __future__ import annotations
 
 import base64
-import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from common.files import write_bytes, write_text
-from common.infer.charts import Curve, line_chart
+from common.infer.pictures import png
+from common.report.charts import Curve, line_chart
 
 STYLE = """
 :root{--ink:#1f2328;--soft:#59636e;--line:#d8dee4;--pale:#f6f8fa;--good:#1a7f4b;--bad:#b3261e}
@@ -143,15 +143,6 @@ class Report:
         for file, data in pictures.items():
             write_bytes(folder / f"{name}_files" / file, data)
         return write_text(folder / f"{name}.html", self.html()), write_text(folder / f"{name}.md", text)
-
-
-def png(image: np.ndarray) -> bytes:
-    """PNG bytes of a uint8 array [h, w] or [h, w, 3]."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
 
 
 def number(value: Any) -> str:

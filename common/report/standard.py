@@ -17,13 +17,12 @@ import numpy as np
 
 from common.errors import UserError
 from common.infer import environment
-from common.infer.report import Cell, Report
-from common.infer.runs import charts_of, curves_of, find_metrics
+from common.report.finished import Finished, PublishedRow
+from common.report.metrics import charts_of, curves_of, find_metrics
+from common.report.page import Cell, Report
 
 if TYPE_CHECKING:
     from common.infer.recognizer import Recognizer
-    from common.recipe import PublishedRow
-    from common.reproduce import Finished
 
 PROTOCOLS = ("36", "62", "94")
 EXPLAIN = (
@@ -47,8 +46,8 @@ def standard_report(
         examples: crops in the grid.
         extra_sections: functions that add a project's own blocks, after the examples.
     """
-    recipe, evaluation = finished.recipe, finished.evaluation
-    report = Report(f"{recipe.title}", f"scale `{finished.scale_name}`: {finished.scale.note}")
+    evaluation = finished.evaluation
+    report = Report(finished.title, f"scale `{finished.scale}`: {finished.note}")
     add_summary(report, finished)
     if evaluation:
         add_accuracy(report, finished)
@@ -90,7 +89,7 @@ def data_words(finished: Finished) -> str:
 def add_accuracy(report: Report, finished: Finished) -> None:
     """Accuracy per set under the three protocols, beside the paper's figures."""
     evaluation = finished.evaluation
-    paper = finished.recipe.published_rows
+    paper = finished.published_rows
     report.heading("Accuracy")
     header = ["set", "n", "36", "62", "94", "1-NED", "confidence", "not read", *(f"paper: {row.name}" for row in paper)]
     rows: list[list[Any]] = []
@@ -104,7 +103,7 @@ def add_accuracy(report: Report, finished: Finished) -> None:
         )
     report.table(header, rows, EXPLAIN, strong=[len(rows) - 2, len(rows) - 1])
     if paper:
-        facts = finished.recipe.published
+        facts = finished.published
         synthetic = "" if finished.own_data else STAND_INS
         report.text(
             f"The paper's figures: trained on {facts.get('data', 'the data it names')}; protocol: "
@@ -164,7 +163,7 @@ def open_for(finished: Finished) -> Recognizer:
     """The recognizer that was evaluated."""
     from common.infer.recognizer import open_recognizer
 
-    return open_recognizer(finished.checkpoint, finished.scale.model or None)
+    return open_recognizer(finished.checkpoint, finished.model or None)
 
 
 def set_folders(evaluation: Mapping[str, Any]) -> dict[str, Path]:

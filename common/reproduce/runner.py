@@ -1,91 +1,26 @@
-"""Run a recipe: print the commands, skip finished steps, evaluate, write the report.
-
-The form of a recipe is described in `common/recipe.py`. Nothing here knows a project; a project may offer
-`projects/<name>/report.py: build(run_dir: Path, recipe: Finished) -> common.infer.report.Report`.
-"""
+"""Run the steps of a recipe in order and skip the finished ones; `recipe.py` next to this file describes the form."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import shlex
-import signal
 import sys
 import time
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import recipe as recipes
-from common import registry
 from common.data.lmdb import lmdb_folders
 from common.errors import UserError
 from common.files import write_text
-from common.recipe import Recipe, Scale
-from common.run_command import StepFailed, run_command
+from common.report.finished import Done, Finished
+from common.reproduce import recipe as recipes
+from common.reproduce.recipe import Recipe, Scale
+from common.reproduce.run_command import StepFailed, run_command
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True)
-class Done:
-    """A finished step: its command and how long it took."""
-
-    name: str
-    command: tuple[str, ...]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Finished:
-    """What the report of a reproduction is made from."""
-
-    recipe: Recipe
-    scale_name: str
-    scale: Scale
-    data: Path
-    out: Path
-    own_data: bool  # True where the user gave the data with --data
-    steps: tuple[Done, ...]
-    checkpoint: Path | None
-
-    def save(self) -> None:
-        """Keep what is needed to write the report again: `finished.json` in the output folder."""
-        entry = {
-            "recipe": self.recipe.name,
-            "scale": self.scale_name,
-            "data": str(self.data),
-            "own_data": self.own_data,
-        }
-        entry["steps"] = [{"name": step.name, "command": step.command, "seconds": step.seconds} for step in self.steps]
-        write_text(self.out / "finished.json", json.dumps(entry, indent=1))
-
-    @classmethod
-    def load(cls, out: Path) -> Finished:
-        """What `save` kept, with the recipe as it is now. Raises `UserError` for another file."""
-        path = out / "finished.json"
-        try:
-            entry = json.loads(path.read_text("utf-8"))
-            steps = tuple(Done(step["name"], tuple(step["command"]), step["seconds"]) for step in entry["steps"])
-            recipe = recipes.load(entry["recipe"])
-            runner = Runner(recipe, entry["scale"], recipe.scale(entry["scale"]), out, Path(entry["data"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: not the note of a finished reproduction ({error}); run it again") from None
-        return runner.finished(steps, entry["own_data"])
-
-    @property
-    def run_dir(self) -> Path:
-        """Folder of the training run that the report shows."""
-        return Path(recipes.fill(self.scale.run, {"data": str(self.data), "out": str(self.out)}))
-
-    @property
-    def evaluation(self) -> dict[str, Any] | None:
-        """What `strlab eval` wrote, None where nothing was evaluated."""
-        path = self.out / "eval" / "eval.json"
-        return json.loads(path.read_text("utf-8")) if path.is_file() else None
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Runner:
@@ -116,7 +51,7 @@ class Runner:
             "python": python,
             "scale": self.scale_name,
             "strlab": _short(strlab) if strlab.exists() else f"{python}\n-m\ncommon.cli",
-            "device": _device(),
+            "device": default_device(),
         }
 
     def plan(self) -> list[tuple[str, list[str], tuple[Path, ...], Path]]:
@@ -148,17 +83,31 @@ class Runner:
             digest = _digest(line, previous)
             old = None if fresh and dry_run else _stamp(stamp, digest, outputs)
             if old is not None:
-                print(f"    finished before, took {_clock(old['seconds'])}")
+                print(f"    finished before, took {clock(old['seconds'])}")
             elif not dry_run:
                 old = self._run_step(name, command, stamp, digest)
             done.append(Done(name, tuple(command), old["seconds"] if old else 0.0))
             previous = old["id"] if old else digest
-        return self.finished(tuple(done), self.own_data)
+        return self.finished(tuple(done))
 
-    def finished(self, steps: tuple[Done, ...], own_data: bool) -> Finished:
+    def finished(self, steps: tuple[Done, ...]) -> Finished:
         """What the report is made from."""
-        checkpoint = ROOT / recipes.fill(self.scale.evaluate, self.values()) if self.scale.evaluate else None
-        return Finished(self.recipe, self.scale_name, self.scale, self.data, self.out, own_data, steps, checkpoint)
+        recipe, scale = self.recipe, self.scale
+        return Finished(
+            project=recipe.name,
+            title=recipe.title,
+            scale=self.scale_name,
+            note=scale.note,
+            model=scale.model,
+            data=self.data,
+            own_data=self.own_data,
+            out=self.out,
+            run_dir=Path(recipes.fill(scale.run, {"data": str(self.data), "out": str(self.out)})),
+            checkpoint=ROOT / recipes.fill(scale.evaluate, self.values()) if scale.evaluate else None,
+            steps=steps,
+            published=recipe.published,
+            published_rows=recipe.published_rows,
+        )
 
     def _run_step(self, name: str, command: list[str], stamp: Path, digest: str) -> dict[str, Any]:
         """Run one command and stamp it."""
@@ -173,7 +122,7 @@ class Runner:
             raise UserError(f"step {name}: {failure}; finished steps are kept: go on with `{again}`") from None
         entry = {"hash": digest, "id": uuid.uuid4().hex, "seconds": round(seconds, 1), "ended": time.time()}
         write_text(stamp, json.dumps(entry))
-        print(f"    done in {_clock(seconds)}", flush=True)
+        print(f"    done in {clock(seconds)}", flush=True)
         return entry
 
     def _data_print(self) -> str:
@@ -182,60 +131,6 @@ class Runner:
             return ""
         files = [folder / "data.mdb" for folder in lmdb_folders(self.data)]
         return _digest(*(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files))
-
-
-def write_report(finished: Finished) -> tuple[Path, Path]:
-    """Write `report.html` and `report.md` into the output folder, by the project's own builder if it has one."""
-    from common.infer.summary import standard_report
-
-    module = registry.project_module(finished.recipe.name, "report")
-    report = module.build(finished.run_dir, finished) if module else standard_report(finished)
-    return report.write(finished.out)
-
-
-def pick_scale(name: str, recipe: Recipe) -> str:
-    """`auto` is gpu where CUDA can be used and the recipe has that scale, else cpu."""
-    if name != "auto":
-        return name
-    return "gpu" if _device() == "cuda" and "gpu" in recipe.scales else "cpu"
-
-
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab reproduce`."""
-    parser = subparsers.add_parser("reproduce", help="run a project's recipe", description=__doc__.split("\n")[0])
-    parser.add_argument("name", help="project: siga, mgpstr, dig, ssm, textssr")
-    parser.add_argument(
-        "--scale", default="auto", choices=["auto", *recipes.SCALES], help="auto: gpu if CUDA is there, else cpu"
-    )
-    parser.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="training/ and evaluation/ below it; default: the embedded corpus"
-    )
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: outputs/NAME/SCALE")
-    parser.add_argument(
-        "--fresh", action="store_true", help="start anew: earlier results get another name; a rendered corpus is kept"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="only print the commands")
-    parser.set_defaults(run=_reproduce)
-
-
-def _reproduce(args: argparse.Namespace) -> int:
-    recipe = recipes.load(args.name)
-    scale_name = pick_scale(args.scale, recipe)
-    scale = recipe.scale(scale_name)
-    out = (args.out or ROOT / "outputs" / recipe.name / scale_name).absolute()
-    print(f"{recipe.title}\nscale {scale_name}: {scale.note}", flush=True)
-    # A terminated run ends its child, as an interrupted one does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    started = time.monotonic()
-    finished = Runner(recipe, scale_name, scale, out, args.data.absolute() if args.data else None).run(
-        args.dry_run, args.fresh
-    )
-    if args.dry_run:
-        return 0
-    finished.save()
-    html, markdown = write_report(finished)
-    print(f"all done in {_clock(time.monotonic() - started)}\nreport: {html}\n        {markdown}")
-    return 0
 
 
 def _stamp(path: Path, digest: str, outputs: Iterable[Path]) -> dict[str, Any] | None:
@@ -265,14 +160,14 @@ def _short(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
-def _device() -> str:
+def default_device() -> str:
     """cuda where it can be used, else cpu."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """Seconds as 1:02:03 or 2:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -7,7 +7,22 @@ import argparse
 import sys
 from pathlib import Path
 
+from common import registry
 from common.errors import UserError
+from common.report.finished import Finished
+
+
+def write_report(finished: Finished) -> tuple[Path, Path]:
+    """Write `report.html` and `report.md` into the output folder.
+
+    A project may offer `projects/<name>/report.py: build(run_dir: Path, finished: Finished) -> Report`; without it the
+    report is the standard one.
+    """
+    from common.report.standard import standard_report
+
+    module = registry.project_module(finished.project, "report")
+    report = module.build(finished.run_dir, finished) if module else standard_report(finished)
+    return report.write(finished.out)
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -20,8 +35,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from common.reproduce import Finished, write_report
-
     folders = sorted(path.parent for path in args.folder.rglob("finished.json"))
     if not folders:
         raise UserError(f"{args.folder}: no finished reproduction below it; run `strlab reproduce NAME` first")

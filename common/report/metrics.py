@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from common.infer.charts import Curve
+from common.report.charts import Curve
 
 NOT_CURVES = {"step", "epoch", "time", "seconds", "data_wait"}
 

@@ -1,0 +1,60 @@
+"""`strlab reproduce NAME`: run a project's recipe, evaluate, write the report."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from pathlib import Path
+
+from common.report.command import write_report
+from common.reproduce import recipe as recipes
+from common.reproduce import runner
+from common.reproduce.recipe import Recipe
+from common.reproduce.runner import clock, default_device
+
+
+def pick_scale(name: str, recipe: Recipe) -> str:
+    """`auto` is gpu where CUDA can be used and the recipe has that scale, else cpu."""
+    if name != "auto":
+        return name
+    return "gpu" if default_device() == "cuda" and "gpu" in recipe.scales else "cpu"
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add `strlab reproduce`."""
+    parser = subparsers.add_parser("reproduce", help="run a project's recipe", description=__doc__.split("\n")[0])
+    parser.add_argument("name", help="project: siga, mgpstr, dig, ssm, textssr")
+    parser.add_argument(
+        "--scale", default="auto", choices=["auto", *recipes.SCALES], help="auto: gpu if CUDA is there, else cpu"
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="training/ and evaluation/ below it; default: the embedded corpus"
+    )
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: outputs/NAME/SCALE")
+    parser.add_argument(
+        "--fresh", action="store_true", help="start anew: earlier results get another name; a rendered corpus is kept"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only print the commands")
+    parser.set_defaults(run=_reproduce)
+
+
+def _reproduce(args: argparse.Namespace) -> int:
+    recipe = recipes.load(args.name)
+    scale_name = pick_scale(args.scale, recipe)
+    scale = recipe.scale(scale_name)
+    out = (args.out or runner.ROOT / "outputs" / recipe.name / scale_name).absolute()
+    print(f"{recipe.title}\nscale {scale_name}: {scale.note}", flush=True)
+    # A terminated run ends its child, as an interrupted one does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    started = time.monotonic()
+    finished = runner.Runner(recipe, scale_name, scale, out, args.data.absolute() if args.data else None).run(
+        args.dry_run, args.fresh
+    )
+    if args.dry_run:
+        return 0
+    finished.save()
+    html, markdown = write_report(finished)
+    print(f"all done in {clock(time.monotonic() - started)}\nreport: {html}\n        {markdown}")
+    return 0
