@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 SCALE ?= auto
 DATA ?=
+PRETRAINED ?=
 RECIPES := $(patsubst projects/%/recipe.toml,%,$(wildcard projects/*/recipe.toml))
 
 .PHONY: help setup test test-all lint data bench report clean $(addprefix reproduce-,$(RECIPES)) $(addprefix sanity-,$(RECIPES))
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
-	@echo "reproduce-NAME  run a recipe: $(RECIPES)   [SCALE=smoke|cpu|gpu|paper] [DATA=folder]"
+	@echo "reproduce-NAME  run a recipe: $(RECIPES)   [SCALE=smoke|cpu|gpu|paper|paper-MODEL] [DATA=folder] [PRETRAINED=file]"
 	@echo "sanity-NAME     overfit 64 images with the recipe's recogniser"
 
 $(VENV)/.ready: pyproject.toml requirements.lock
@@ -42,7 +43,7 @@ report: $(VENV)/.ready  ## write the reports of all finished runs again
 	$(BIN)/strlab report outputs
 
 $(addprefix reproduce-,$(RECIPES)): reproduce-%: $(VENV)/.ready
-	$(BIN)/strlab reproduce $* --scale $(SCALE) $(if $(DATA),--data "$(DATA)")
+	$(BIN)/strlab reproduce $* --scale $(SCALE) $(if $(DATA),--data "$(DATA)") $(if $(PRETRAINED),--pretrained "$(PRETRAINED)")
 
 $(addprefix sanity-,$(RECIPES)): sanity-%: $(VENV)/.ready
 	$(BIN)/strlab sanity $*

@@ -75,8 +75,19 @@ def add_summary(report: Report, finished: Finished) -> None:
         read = f"**{words['accuracy'] or 0.0:.1f} %** of {words['n']:,} evaluation words are read right"
         lines.insert(0, f"{read} (36 characters, weighted by samples), by `{evaluation['model']}`.")
     report.text(" ".join(lines))
+    for warning in warnings_of(finished):
+        report.text(f"**{warning}**")
     rows = [[step.name, f"{step.seconds / 60:.1f}", "`" + " ".join(step.command) + "`"] for step in finished.steps]
     report.table(["step", "minutes", "command"], rows)
+
+
+def warnings_of(finished: Finished) -> list[str]:
+    """What the training warned of, from the metadata file of the evaluated checkpoint."""
+    from common.infer.recognizer import read_card
+
+    if finished.checkpoint is None or not finished.checkpoint.exists():
+        return []
+    return [str(warning) for warning in read_card(finished.checkpoint).get("warnings") or []]
 
 
 def data_words(finished: Finished) -> str:

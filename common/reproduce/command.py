@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from common.errors import UserError
 from common.report.command import write_report
 from common.reproduce import recipe as recipes
 from common.reproduce import runner
@@ -27,17 +28,37 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("reproduce", help="run a project's recipe", description=__doc__.split("\n")[0])
     parser.add_argument("name", help="project: siga, mgpstr, dig, ssm, textssr")
     parser.add_argument(
-        "--scale", default="auto", choices=["auto", *recipes.SCALES], help="auto: gpu if CUDA is there, else cpu"
+        "--scale",
+        default="auto",
+        metavar="SCALE",
+        help=f"{', '.join(recipes.SCALES)}, or paper-NAME for another published model of the recipe; "
+        "default auto: gpu if CUDA is there, else cpu",
     )
     parser.add_argument(
         "--data", type=Path, metavar="FOLDER", help="training/ and evaluation/ below it; default: the embedded corpus"
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: outputs/NAME/SCALE")
     parser.add_argument(
+        "--pretrained",
+        default="",
+        metavar="FILE",
+        help="weights that the paper starts from, for recipes that train with them; auto (default) looks in the caches",
+    )
+    parser.add_argument(
         "--fresh", action="store_true", help="start anew: earlier results get another name; a rendered corpus is kept"
     )
     parser.add_argument("--dry-run", action="store_true", help="only print the commands")
     parser.set_defaults(run=_reproduce)
+
+
+def start_weights(given: str) -> str:
+    """`--pretrained` as steps need it, which run elsewhere: absolute. Raises `UserError` for a missing file."""
+    if given in ("", "auto", "none"):
+        return given
+    path = Path(given).expanduser().absolute()
+    if not path.is_file():
+        raise UserError(f"--pretrained: {given} does not exist; give a weight file, auto or none")
+    return str(path)
 
 
 def _reproduce(args: argparse.Namespace) -> int:
@@ -49,9 +70,8 @@ def _reproduce(args: argparse.Namespace) -> int:
     # A terminated run ends its child, as an interrupted one does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     started = time.monotonic()
-    finished = runner.Runner(recipe, scale_name, scale, out, args.data.absolute() if args.data else None).run(
-        args.dry_run, args.fresh
-    )
+    data, start = args.data.absolute() if args.data else None, start_weights(args.pretrained)
+    finished = runner.Runner(recipe, scale_name, scale, out, data, start).run(args.dry_run, args.fresh)
     if args.dry_run:
         return 0
     finished.save()

@@ -13,7 +13,8 @@
     name = "SIGA_R"
     accuracy = { IIIT5k_3000 = 95.9, SVT = 92.7 }      # keys: folder names of the evaluation sets; values: %
 
-    [smoke]                                   # one table a scale: smoke, cpu, gpu, paper
+    [smoke]                                   # one table a scale: smoke, cpu, gpu, paper; and paper-NAME for the other
+                                              # published models, as paper-tiny
     note = "two minutes; tests the commands, learns nothing"
     corpus = "{strlab} data synth {data} …"   # run once where --data is not given; equal commands share one folder
     model = "siga/TRBA"                       # optional here: overrides the one above
@@ -35,8 +36,9 @@
     [sanity]                                  # `strlab sanity NAME` overfits 64 images; same keys as a scale, and
     at_least = 95.0                           # % of words that must be read, 36-character protocol
 
-Placeholders: {data} {out} {python} {strlab} {device} (cpu or cuda) {scale}. Paths with blanks are safe: a command is
-split first and filled in afterwards. A step that was interrupted is run again, so its command should resume by itself.
+Placeholders: {data} {out} {python} {strlab} {device} (cpu or cuda) {scale}, and {pretrained} for the value of
+`--pretrained`. Paths with blanks are safe: a command is split first and filled in afterwards. A step that was
+interrupted is run again, so its command should resume by itself.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ from common.errors import UserError
 from common.report.finished import PublishedRow
 
 SCALES = ("smoke", "cpu", "gpu", "paper")
-PLACEHOLDERS = {"data", "out", "python", "strlab", "device", "scale"}
+PLACEHOLDERS = {"data", "out", "python", "strlab", "device", "scale", "pretrained"}
 
 
 @dataclass(frozen=True)
@@ -120,12 +122,13 @@ def load(project: str) -> Recipe:
         data = tomllib.loads(path.read_text("utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
-    _only(path, "the top level", data, {"title", "model", "published", "sanity", *SCALES})
+    names = [*SCALES, *(name for name in data if name.startswith("paper-"))]
+    _only(path, "the top level", data, {"title", "model", "published", "sanity", *names})
     published = dict(data.get("published", {}))
     _only(path, "[published]", published, {"data", "protocol", "source", "rows"})
     rows = tuple(PublishedRow(row["name"], row["accuracy"]) for row in published.pop("rows", []))
     model = data.get("model", "")
-    scales = {name: _scale(path, name, data[name], model) for name in SCALES if name in data}
+    scales = {name: _scale(path, name, data[name], model) for name in names if name in data}
     sanity = _scale(path, "sanity", data["sanity"], model) if "sanity" in data else None
     return Recipe(project, path, data.get("title", project), scales, model, published, rows, sanity)
 

@@ -30,8 +30,13 @@ class Runner:
     before it was. Stamps are written atomically after the command ended with status 0.
     """
 
-    def __init__(self, recipe: Recipe, scale_name: str, scale: Scale, out: Path, data: Path | None) -> None:
+    def __init__(
+        self, recipe: Recipe, scale_name: str, scale: Scale, out: Path, data: Path | None, pretrained: str = ""
+    ) -> None:
         self.recipe, self.scale_name, self.scale, self.out = recipe, scale_name, scale, out
+        self.pretrained = pretrained
+        if pretrained and not any("{pretrained}" in step.run for step in scale.steps):
+            raise UserError(f"--pretrained: the scale {scale_name} of {recipe.name} has no use for start weights")
         self.own_data = data is not None
         self.data = data or ROOT / "data" / f"synth-{_digest(scale.corpus)[:8]}"
         if data is None and not scale.corpus:
@@ -52,6 +57,7 @@ class Runner:
             "scale": self.scale_name,
             "strlab": _short(strlab) if strlab.exists() else f"{python}\n-m\ncommon.cli",
             "device": default_device(),
+            "pretrained": self.pretrained or "auto",
         }
 
     def plan(self) -> list[tuple[str, list[str], tuple[Path, ...], Path]]:
@@ -119,6 +125,7 @@ class Runner:
             again = f"strlab reproduce {self.recipe.name} --scale {self.scale_name}"
             again = f"strlab sanity {self.recipe.name}" if self.scale_name == "sanity" else again
             again += f" --data {shlex.quote(str(self.data))}" if self.own_data else ""
+            again += f" --pretrained {shlex.quote(self.pretrained)}" if self.pretrained else ""
             raise UserError(f"step {name}: {failure}; finished steps are kept: go on with `{again}`") from None
         entry = {"hash": digest, "id": uuid.uuid4().hex, "seconds": round(seconds, 1), "ended": time.time()}
         write_text(stamp, json.dumps(entry))

@@ -6,19 +6,32 @@ names its model itself.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from torch import nn
 
 from common.errors import UserError
+from common.models.pretrained import DEIT_BASE, DEIT_SMALL, DEIT_TINY, MAE_LARGE
 from common.models.weights import load_strict, strip_prefix
 from common.train.checkpoint import load
 from projects.mgpstr.acds_str import AcdsStr
 from projects.mgpstr.mgp_str import MgpStr
-from projects.mgpstr.names import ACDS, MICRO, MODELS, START_WEIGHTS, TRANSFORMERS
+from projects.mgpstr.names import ACDS, MICRO, MODELS, TRANSFORMERS
 
 IMAGE_SIZE = (32, 128)
 ALL = {**MODELS, **MICRO}
-# names in the files of DeiT and MAE that the published code leaves out: other patches, positions and classes
-LEFT_OUT = ("patch_embed", "pos_embed", "head.", "dist_token", "head_dist.", "decoder", "mask_token")
+# the encoders that the published training starts from, always; ACDS-STR's starts from random weights
+START_WEIGHTS = {
+    "mgp_str_tiny_patch4_3_32_128": DEIT_TINY,
+    "mgp_str_small_patch4_3_32_128": DEIT_SMALL,
+    "mgp_str_base_patch4_3_32_128": DEIT_BASE,
+    "char_str_base_patch4_3_32_128": DEIT_BASE,
+    "mgp_str_large_patch4_3_32_128": MAE_LARGE,
+}
+ENCODER = ("cls_token", "blocks.", "norm.")
+# names in the files of DeiT and MAE that the published code drops: other patches, positions and classes
+DROPPED = ("patch_embed", "pos_embed", "head.", "dist_token", "head_dist.", "decoder", "mask_token")
 
 
 def build_model(
@@ -55,28 +68,22 @@ def build_model(
     return MgpStr(heads, num_classes, length, image_size=IMAGE_SIZE, **{**ALL[model], **sizes})
 
 
-def load_start_weights(model: nn.Module, name: str, path: str) -> str:
-    """Put DeiT or MAE weights into the encoder of an MGP-STR model; returns a line for the log.
+def load_start_weights(model: nn.Module, path: Path) -> str:
+    """Put the DeiT or MAE weights of a file into the encoder of an MGP-STR model; returns a line for the log.
 
-    Class token, blocks and norm are taken; patch embedding, positions and classes stay fresh, as published (spec 5.3).
-    `path` "none" loads nothing and says which file the paper starts from. Raises `UserError` for a file that does not
-    fit, or for ACDS-STR, which starts from nothing.
+    Class token, blocks and norm are loaded; patch embedding, positions and classes stay random, as published (spec
+    section 5.3). Raises `UserError` for a file that does not have every tensor of the encoder in its shape.
     """
-    if path in ("", "none"):
-        wanted = START_WEIGHTS.get(name)
-        return (
-            f"start: random (the paper starts from {wanted}; give it with --pretrained)" if wanted else "start: random"
-        )
     if not isinstance(model, MgpStr):
         raise UserError(
             "--pretrained: ACDS-STR has no published start weights; use --saved_model for its own checkpoints"
         )
     content = load(path)
+    if not isinstance(content, Mapping):
+        raise UserError(f"--pretrained {path}: holds a {type(content).__name__}; give DeiT's or MAE's file of weights")
     state = strip_prefix(content.get("model", content))
-    taken = {key: value for key, value in state.items() if not any(part in key for part in LEFT_OUT)}
-    encoder = [key for key in model.mgp_str.state_dict() if key.startswith(("cls_token", "blocks.", "norm."))]
-    own = nn.ParameterDict({key.replace(".", "/"): model.mgp_str.get_parameter(key) for key in encoder})
+    taken = {name: value for name, value in state.items() if not any(part in name for part in DROPPED)}
     report = load_strict(
-        own, {key.replace(".", "/"): value for key, value in taken.items()}, what=f"--pretrained {path}"
+        model.mgp_str, taken, what=f"--pretrained {path}", allow_missing=lambda name: not name.startswith(ENCODER)
     )
-    return f"start: {len(report.kept)} tensors of {path}; patch embedding, positions and heads are fresh"
+    return f"{len(report.kept)} tensors loaded; patch embedding, positions and heads start from random weights"

@@ -24,11 +24,3 @@ ACDS = {
     },
 }  # fmt: skip
 TRANSFORMERS = ("mgp-str", "char-str", *ACDS)
-# files of pre-trained encoders that the published training starts from
-START_WEIGHTS = {
-    "mgp_str_tiny_patch4_3_32_128": "deit_tiny_distilled_patch16_224-b40b3cf7.pth",
-    "mgp_str_small_patch4_3_32_128": "deit_small_distilled_patch16_224-649709d9.pth",
-    "mgp_str_base_patch4_3_32_128": "deit_base_patch16_224-b5f2ef4d.pth",
-    "char_str_base_patch4_3_32_128": "deit_base_patch16_224-b5f2ef4d.pth",
-    "mgp_str_large_patch4_3_32_128": "mae_pretrain_vit_large.pth",
-}

@@ -87,7 +87,12 @@ DEAD_SWITCHES = ("FT", "sgd", "rgb", "isscatter_aug")
 SILENT = ("rgb",)  # stands in every published command
 OURS: dict[str, tuple[type, Any, str]] = {
     "resume": (str, "", "auto (newest state of this run, or a fresh start) or a training state: go on exactly"),
-    "pretrained": (str, "none", "encoder weights to start from (DeiT or MAE file), or none"),
+    "pretrained": (
+        str,
+        "auto",
+        "encoder weights to start from: auto looks for the published DeiT or MAE file in the caches of torch.hub, timm "
+        "and Hugging Face and warns where there is none; none starts from random weights; or a file",
+    ),
     "granularities": (str, "char-bpe-wp", "heads of mgp-str, char first"),
     "aug_preset": (str, "original", "strengths of the augmentation: original or straug"),
     "amp": (str, "no", "no, bf16 or fp16; the paper trains in fp32"),
@@ -104,6 +109,7 @@ OURS: dict[str, tuple[type, Any, str]] = {
     "bad_share": (float, 0.01, "share of unreadable samples that stops the run"),
 }
 OUR_SWITCHES = {
+    "download": "fetch the start weights of --pretrained auto into torch.hub's cache if they are not on this machine",
     "compile": "torch.compile the encoder",
     "tf32": "TF32 matrix products on CUDA",
     "fast_aug": "compose the geometric operations of the augmentation into one warp",
@@ -175,6 +181,7 @@ def note_dead(options: argparse.Namespace, script: str) -> None:
         "compile": f"by {script}" if script != "train_final_dist.py" else "",
         "tf32": f"by {script}" if script == "demo.py" else "",
         "pretrained": "beside --saved_model" if options.saved_model else "",
+        "download": "with --saved_model" if options.saved_model else "",
         "freeze_statistics": "without --freeze" if not options.freeze else "",
     }
     for name, why in idle.items():

@@ -21,6 +21,7 @@ from common.data.bad import BadSamples
 from common.data.loader import Batch, WordLoader
 from common.data.words import WordDataset, discover
 from common.errors import command
+from common.models.pretrained import start_from
 from common.train import states, text_log
 from common.train.bad import share_bad
 from common.train.checkpoint import git_commit, load, save_atomic, write_card
@@ -33,7 +34,7 @@ from common.train.seed import seed_everything
 from common.train.signals import StopRequest
 from common.train.state import TrainingState
 from projects.mgpstr import logs
-from projects.mgpstr.build import load_start_weights
+from projects.mgpstr.build import START_WEIGHTS, load_start_weights
 from projects.mgpstr.data import evaluation_loader, make_dataset, training_data, training_loader
 from projects.mgpstr.engine import LossModule, Stepper, make_optimizer, make_schedule
 from projects.mgpstr.label_codes import LabelCodes
@@ -144,7 +145,8 @@ class Run:
         path = self.folder / name
         save_atomic(path, {f"module.{key}": value for key, value in self.model.state_dict().items()})
         card = {} if result is None else {"accuracy": result.accuracies, "accuracy_on": self.options.valid_data}
-        card |= {"step": self.state.step, "commit": git_commit()}
+        start, warnings = self.state.extra.get("start", ""), self.state.extra.get("warnings", [])
+        card |= {"step": self.state.step, "commit": git_commit(), "start": start, "warnings": warnings}
         write_card(path, f"mgpstr/{model_name(self.options)}", build_options(self.options), **card)
 
     def keep(self) -> None:
@@ -188,8 +190,12 @@ def begin(state: TrainingState, model: torch.nn.Module, folder: Path, options: a
         state.resume(content, dist)
         return f"resumed from {path} at step {state.step}"
     if not options.saved_model:
-        return load_start_weights(model, model_name(options), options.pretrained)
+        start = start_from(START_WEIGHTS.get(model_name(options)), options.pretrained, options.download)
+        loaded = f" ({load_start_weights(model, start.path)})" if start.path else ""
+        state.extra |= {"start": start.line + loaded, "warnings": [start.warning] if start.warning else []}
+        return state.extra["start"]
     load_weights(model, options.saved_model)
+    state.extra["start"] = f"start: {options.saved_model}"
     number = re.search(r"_(\d+)\.[^._]*$", options.saved_model)
     state.step = int(number[1]) if number else 0
     return f"weights from {options.saved_model}; the optimizer starts fresh, at step {state.step}"
@@ -221,10 +227,10 @@ def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, WordLoader]:
     precision, optimizer = Precision(options.amp, dist.device), make_optimizer(model, options)
     loader = training_loader(dataset, counts, options, dist, folder)
     kept = {key: value for key, value in vars(options).items() if key != "given"}
-    extra = {"best_accuracy": -1.0, "loss_sum": 0.0, "loss_count": 0}
+    extra = {"best_accuracy": -1.0, "loss_sum": 0.0, "loss_count": 0, "start": "", "warnings": []}
     state = TrainingState(model, optimizer, {"sampler": loader.sampler, "scaler": precision}, kept, extra=extra)
     with dist.failing_together():
-        notes = [begin(state, model, folder, options, dist)]
+        notes = [begin(state, model, folder, options, dist), *state.extra.get("warnings", [])]
         if state.step:
             loader.bad.recall()
     if options.compile:
@@ -235,7 +241,7 @@ def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, WordLoader]:
     notes += filter(None, [codes.collision()])
     print("\n".join([about, *notes]))
     if dist.is_main:
-        start_logs(folder, kept, [about, *notes], trained)
+        start_logs(folder, kept, [about, *notes], trained, state.extra.get("warnings", []))
     stepper = Stepper(
         optimizer, make_schedule(options), precision, options, dist, folder, StopRequest(), module.train(), codes
     )
@@ -255,12 +261,14 @@ def freeze(model: torch.nn.Module, options: argparse.Namespace) -> int:
     return sum(parameter.numel() for parameter in model.parameters()) - before + learnt()
 
 
-def start_logs(folder: Path, options: dict[str, Any], about: Sequence[str], trained: int) -> None:
+def start_logs(
+    folder: Path, options: dict[str, Any], about: Sequence[str], trained: int, warnings: Sequence[str]
+) -> None:
     """log_dataset.txt and opt.txt, as published."""
     lines = [text_log.DASHES, *about, text_log.DASHES, ""]
     text_log.append(folder / "log_dataset.txt", "\n".join(lines))
     text_log.append(folder / "opt.txt", f"{text_log.options_block(options)}Trainable network params num : {trained:,}")
-    text_log.append(folder / "log_train.txt", f"{command_line()}\n")
+    text_log.append(folder / "log_train.txt", "".join(f"{line}\n" for line in (command_line(), *warnings)))
 
 
 @command

@@ -170,3 +170,25 @@ def test_a_terminated_command_is_heard_out(tmp_path: Path) -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     assert log.read_bytes().rstrip().endswith(b"saved")
+
+
+def test_variants_of_the_paper_scale_and_start_weights(project: Path, tmp_path: Path, capsys) -> None:
+    """`paper-NAME` is a scale of its own; `--pretrained` reaches the commands and is refused where none takes it."""
+    path = project / "recipe.toml"
+    table = (
+        '[paper-big]\ncorpus = "true"\n[[paper-big.steps]]\nname = "train"\nrun = "train --pretrained {pretrained}"\n'
+    )
+    path.write_text(recipe_text() + table)
+    words = ["reproduce", "toy", "--dry-run", "--scale"]
+    assert cli.main([*words, "paper-big"]) == 0
+    assert "train --pretrained auto" in capsys.readouterr().out
+    weights = tmp_path / "deit base.pth"
+    weights.write_bytes(b"")
+    assert cli.main([*words, "paper-big", "--pretrained", str(weights)]) == 0
+    assert f"train --pretrained '{weights}'" in capsys.readouterr().out
+    assert cli.main([*words, "smoke", "--pretrained", str(weights)]) == 2
+    assert "smoke of toy has no use for start weights" in capsys.readouterr().err
+    assert cli.main([*words, "paper-big", "--pretrained", "missing.pth"]) == 2
+    assert "--pretrained: missing.pth does not exist" in capsys.readouterr().err
+    assert cli.main([*words, "paper-small"]) == 2
+    assert "has no scale 'paper-small'; it has smoke, paper-big" in capsys.readouterr().err

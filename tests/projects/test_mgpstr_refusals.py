@@ -37,7 +37,7 @@ def refused(status: int, capsys: pytest.CaptureFixture, text: str) -> None:
         (["--TransformerModel=vit_b"], "no model is called 'vit_b'"),
         (["--TransformerModel=mgp_str_tiny_patch4_3_32_128"], "does not belong to --Transformer char-str"),
         (["--saved_model=/nowhere.pth"], "no such checkpoint"),
-        (["--pretrained=/nowhere.pth"], "no such checkpoint"),
+        (["--pretrained=/nowhere.pth"], "--pretrained: /nowhere.pth does not exist"),
         (["--character=aab"], "stands in it twice"),
         (["--is_mask_supervision"], "predicts no map"),
         (["--freeze"], "no CNN"),
