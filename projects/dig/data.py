@@ -33,14 +33,19 @@ def longest_word(max_len: int) -> int:
 
 def first_samples(dataset: WordDataset, number: float) -> None:
     """`--num_samples`: keep of every LMDB the first so many samples (> 1), or that share of them (<= 1)."""
-    index = dataset.index
-    sizes = [len(words) for words in dataset.lmdbs]
-    limits = [int(size * number) if number <= 1 else size if math.isinf(number) else int(number) for size in sizes]
-    kept = np.flatnonzero(index.number < np.asarray(limits)[index.source])
+    keep_first(dataset, [size * number if number <= 1 else number for size in map(len, dataset.lmdbs)])
+
+
+def keep_first(dataset: WordDataset, limits: Sequence[float]) -> None:
+    """Keep the stored samples whose number in their LMDB is below that LMDB's limit (cut to an integer)."""
+    index, limits = dataset.index, np.asarray(limits, dtype=float)
+    kept = np.flatnonzero(index.number < np.trunc(limits)[index.source])
+    if not len(kept):
+        raise UserError(f"{dataset.lmdbs[0].path}: no sample is left of it; give a larger number of samples")
     if len(kept) < len(index):
         labels = [index.label(int(i)).encode("utf-8", "surrogatepass") for i in kept]
         sources, numbers = index.source[kept], index.number[kept]
-        dataset.index = LabelIndex(labels, sources, numbers, index.counts, index.bad, len(sizes))
+        dataset.index = LabelIndex(labels, sources, numbers, index.counts, index.bad, len(limits))
 
 
 class PublishedItems(WordDataset):
@@ -97,7 +102,7 @@ class PairDataset(WordDataset):
     ) -> None:
         super().__init__(paths, image_size=(2 * image_size[0], image_size[1]), labels=False, decode_truncated=True)
         self.view_size, self.second = image_size, second
-        first_samples(self, per_lmdb if per_lmdb > 1 else math.inf)
+        keep_first(self, [per_lmdb] * len(self.lmdbs))
 
     def _pixels(self, index: int, epoch: int, seed: int) -> tuple[np.ndarray, None]:
         rng, image = sample_rng(seed, epoch, index), self.image(index)

@@ -16,7 +16,7 @@ from common.data.bad import BadSamples
 from common.data.loader import Batch, SeededSampler, word_loader
 from common.files import write_text
 from common.metrics.accuracy import Row, Scores
-from common.metrics.papers import dig_f_measure, dig_normalise
+from common.metrics.papers import dig_f_measure, dig_normalise, dig_scores
 from common.train.checkpoint import write_json
 from common.train.distributed import Dist
 from common.train.progress import EpochLog
@@ -102,7 +102,7 @@ class Evaluator:
         words = Words(unlabelled=len(dataset.index_bad))
         log = EpochLog("Test:", every=10, stamp=True)
         for _, batch in log.over(self._batches(dataset, words), self._count(dataset)):
-            self._read(model, batch, words)
+            log.add(len(batch), **self._read(model, batch, words))
         model.train(training)
         if self.shared:
             words = words.merge(self.dist.gather(words))
@@ -129,15 +129,21 @@ class Evaluator:
         words.unread = len(bad) - words.unlabelled
 
     @torch.no_grad()
-    def _read(self, model: Recogniser, batch: Batch, words: Words) -> None:
+    def _read(self, model: Recogniser, batch: Batch, words: Words) -> dict[str, float]:
+        """Add the words of a batch to `words`; returns the batch's meters."""
         images = data.normalise(batch.images.to(self.dist.device, non_blocking=True))
         memory = model.memory(images)
         ids, confidences = self._decode(model, memory)
         words.indices += batch.indices.tolist()
-        words.predictions += [row.text for row in self.codec.decode(ids.cpu().numpy())]
+        predictions = [row.text for row in self.codec.decode(ids.cpu().numpy())]
+        losses = self._losses(model, memory, batch.labels)
+        words.predictions += predictions
         words.labels += batch.labels
         words.confidences += confidences.tolist()
-        words.losses += self._losses(model, memory, batch.labels)
+        words.losses += losses
+        scores = dig_scores(predictions, batch.labels)
+        shown = {"loss": sum(losses) / len(losses)} if losses else {}
+        return shown | {"acc": scores.accuracy, "recognition_fmeasure": scores.f_measure}
 
     def _decode(self, model: Recogniser, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Ids `[B, max_len]` and confidences `[B]`, by the search that the flags ask for."""
@@ -184,7 +190,8 @@ class Evaluator:
             f"* {path}: {len(pairs)} images, Acc {result.accuracy:.4f} loss {result.loss:.4f} "
             f"Rec_fmeasure {result.f_measure:.4f}"
         )
-        print(f"Accuracy of the network on the {len(pairs)} test images: {100 * result.accuracy:.2f}%", flush=True)
+        shown = f"{result.accuracy:.4f}" if self.options.legacy_percent else f"{100 * result.accuracy:.2f}"
+        print(f"Accuracy of the network on the {len(pairs)} test images: {shown}%", flush=True)
         if len(fitting) < len(pairs):
             print(
                 f"{len(pairs) - len(fitting)} words are longer than the decoder; without them: {result.fitting[1]:.2%}"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from common.augment.recipes import abinet
+from common.augment.abinet import AbinetAugment, published_strengths
 from common.augment.views import ContrastiveView
 from common.data.loader import Batch
 from common.train.ema import Ema
@@ -15,7 +15,7 @@ from common.train.optim import accumulating
 from common.train.progress import EpochLog
 from projects.dig import data, text
 from projects.dig.evaluation import Evaluator, SetResult
-from projects.dig.losses import sequence_loss, valid
+from projects.dig.losses import sequence_loss
 from projects.dig.recogniser import Recogniser, build_recogniser
 from projects.dig.trainer import Trainer
 
@@ -82,7 +82,7 @@ class FineTuning:
         self.codec = text.codec(options.voc_type, options.max_len)
 
     def loss(self, batch: Batch) -> tuple[Tensor, float]:
-        """Loss of a micro-batch and the share of its characters (end included) that are right."""
+        """Loss of a micro-batch and the share of its words that the teacher-forced decoder reads right."""
         options, device = self.trainer.options, self.trainer.dist.device
         images = data.normalise(batch.images.to(device, non_blocking=True))
         # a compiled model wants one shape, and the faulty smoothing counts every column
@@ -92,9 +92,7 @@ class FineTuning:
         with self.trainer.amp.autocast():
             logits = self.trainer.model(images, targets, lengths).scores
         loss = sequence_loss(logits, targets, lengths, options.smoothing, options.legacy_smoothing)
-        counted = valid(targets, lengths)
-        right = (logits.detach().argmax(-1) == targets) & counted
-        return loss, right.sum() / counted.sum()
+        return loss, text.equal_words(logits.detach().argmax(-1), targets, self.codec).float().mean()
 
     def train_one_epoch(self, epoch: int) -> dict[str, float]:
         """Run the steps left in the epoch; returns the mean of each meter over all ranks."""
@@ -138,10 +136,15 @@ class FineTuning:
         return result
 
 
-def augmentation(options: argparse.Namespace) -> Callable | None:
-    """What `--num_view` and `--use_abi_aug` ask for: nothing, ABINet's, or SeqCLR's distortions."""
+def augmentation(options: argparse.Namespace, rank: int) -> Callable | list[Callable] | None:
+    """What `--num_view` and `--use_abi_aug` ask for: nothing, ABINet's, or SeqCLR's distortions.
+
+    `--legacy-frozen-augment` gives one for each LMDB, whose kind and strength depend on seed + `rank`.
+    """
     if options.num_view <= 1:
         return None
-    if options.use_abi_aug:
-        return abinet(options.seed, resample=not options.legacy_frozen_augment)
-    return ContrastiveView(size=(options.input_h, options.input_w))
+    if not options.use_abi_aug:
+        return ContrastiveView(size=(options.input_h, options.input_w))
+    if options.legacy_frozen_augment:
+        return [AbinetAugment(one) for one in published_strengths(options.seed + rank, len(options.data_path))]
+    return AbinetAugment()

@@ -120,6 +120,7 @@ def add_legacy(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--legacy-smoothing", action="store_true", help="label smoothing with its broadcast fault")
     group.add_argument("--legacy-beam-search", action="store_true", help="beams that take over foreign histories")
     group.add_argument("--legacy-frozen-augment", action="store_true", help="draw the kind of distortion once a run")
+    group.add_argument("--legacy-percent", action="store_true", help="print shares of words with a percent sign")
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -143,6 +143,8 @@ def check(options: argparse.Namespace) -> None:
         raise UserError("--image_alone_path: it is needed: one or more LMDB folders")
     if not 0 < options.mask_ratio < 1:
         raise UserError(f"--mask_ratio: {options.mask_ratio} must lie between 0 and 1")
+    if options.aloneimage_num_samples < 1:
+        raise UserError(f"--aloneimage_num_samples: {options.aloneimage_num_samples} must be at least 1")
     check_windows(options)
     if not options.moco_t > 0:
         raise UserError(f"--moco_t: {options.moco_t} must be above 0")

@@ -46,7 +46,7 @@ def prepare(options, dist: Dist) -> FineTuning:
         codec,
         (options.input_h, options.input_w),
         lower=options.voc_type == "LOWERCASE",
-        augment=augmentation(options),
+        augment=augmentation(options, dist.rank),
         number=options.num_samples,
         legacy_items=options.legacy_items,
     )
@@ -66,8 +66,10 @@ def prepare(options, dist: Dist) -> FineTuning:
         find_unused=True,
     )
     resume(trainer)
-    print(f"{len(dataset)} words ({dict(dataset.counts)}), {trainer.per_epoch} steps an epoch")
-    print(f"{count / 1e6:.2f} M parameters, {len(frozen)} tensors frozen")
+    print(
+        f"{len(dataset)} words ({dict(dataset.counts)}), {count / 1e6:.2f} M parameters, {len(frozen)} tensors frozen"
+    )
+    trainer.print_plan(len(dataset))
     evaluator = None if options.disable_eval_during_finetuning else evaluation.Evaluator(options, dist)
     return FineTuning(trainer, evaluator)
 

@@ -48,7 +48,8 @@ def prepare(options, dist: Dist) -> Trainer:
         sync_batch_norm=True,
     )
     resume(trainer)
-    print(f"{len(dataset)} images, {trainer.per_epoch} steps an epoch, {parameter_count(model) / 1e6:.2f} M parameters")
+    print(f"{len(dataset)} images, {parameter_count(model) / 1e6:.2f} M parameters")
+    trainer.print_plan(len(dataset))
     return trainer
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from common.errors import UserError
 from common.text.charset import NAMED
 from common.text.codecs import EosPadUnkCodec
@@ -13,6 +16,22 @@ SPECIALS = 3  # EOS, PADDING, UNKNOWN
 def codec(voc_type: str, max_len: int) -> EosPadUnkCodec:
     """The codec of a `--voc_type`."""
     return EosPadUnkCodec(NAMED[voc_type], max_len)
+
+
+def equal_words(found: Tensor, wanted: Tensor, codec: EosPadUnkCodec) -> Tensor:
+    """Which rows of ids `[B, L]` read the same word as those of `wanted`, bool `[B]`, on the tensors' device.
+
+    Letters and digits up to the first end count, case ignored: the published metric without leaving the device.
+    """
+    folded = ["0123456789abcdefghijklmnopqrstuvwxyz".find(character.lower()) + 1 for character in codec.charset]
+    table = torch.tensor([*folded, *[0] * SPECIALS], device=found.device)
+
+    def kept(ids: Tensor) -> Tensor:
+        ended = (ids == codec.end).cumsum(1) > 0
+        characters = table[ids].masked_fill(ended, 0)
+        return characters.gather(1, (characters == 0).int().argsort(dim=1, stable=True))  # dropped ones to the end
+
+    return (kept(found) == kept(wanted)).all(1)
 
 
 def codec_of_classes(classes: int, max_len: int) -> EosPadUnkCodec:

@@ -37,6 +37,20 @@ class Trainer(EpochTrainer):
             ) from None
         self.weight_decay = step_table(o.weight_decay, end, o.epochs, self.per_epoch)
 
+    def print_plan(self, samples: int) -> None:
+        """The lines of the published console that say how much a step and an epoch are."""
+        o = self.options
+        batch = o.batch_size * self.accumulate * self.dist.world_size
+        print(f"LR = {o.lr * batch / 256:.8f}")
+        print(f"Batch size = {batch}")
+        if hasattr(o, "update_freq"):
+            print(f"Update frequent = {o.update_freq}")
+            print(f"Number of training examples = {samples}")
+            print(f"Number of training training per epoch = {self.per_epoch}")
+        else:
+            print(f"Number of training steps = {self.per_epoch}")
+            print(f"Number of training examples per epoch = {batch * self.per_epoch}")
+
     def build_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """What `--opt` asks for."""
         name = shared.optimizer_name(self.options)

@@ -26,7 +26,7 @@ def state_of(checkpoint: object, keys: str = "model|module", what: str = "checkp
         state = next((checkpoint[key] for key in keys.split("|") if key in checkpoint), checkpoint)
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{what}: weights: no state dict under {keys!r} and none at the top; see --model_key")
-    return dict(state)
+    return strip_prefix(state)  # files of a model in DistributedDataParallel
 
 
 def load_pretrained(
@@ -34,13 +34,13 @@ def load_pretrained(
 ) -> LoadReport:
     """Take every weight of `state` whose name and shape fit `model`; the rest of the model keeps its initial values.
 
-    A leading `module.` or `backbone.` is removed, `prefix` is put in front of what remains. The momentum branch, the
+    A leading `backbone.` is removed, `prefix` is put in front of what remains. The momentum branch, the
     projectors and the pixel head of a pre-training checkpoint are left aside.
 
     Raises:
         UserError: nothing of the encoder's blocks fits: a checkpoint of another method or size. Names are listed.
     """
-    given = {prefix + name.removeprefix("backbone."): tensor for name, tensor in strip_prefix(state).items()}
+    given = {prefix + name.removeprefix("backbone."): tensor for name, tensor in state.items()}
     own = model.state_dict()
     kept = [name for name in own if name in given and given[name].shape == own[name].shape]
     missing = [name for name in own if name not in kept]

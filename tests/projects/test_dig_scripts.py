@@ -74,6 +74,10 @@ def test_pretraining_writes_the_published_files(whole, capsys) -> None:
     text = (out / "screen.txt").read_text()
     pattern = r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\]  Epoch: \[0\]  \[0/4\]  eta: \d:\d\d:\d\d  lr: \d\.\d{6}  min_lr: "
     assert re.search(pattern, text)
+    assert (
+        "LR = 0.00000234\nBatch size = 4\nNumber of training steps = 4\nNumber of training examples per epoch = 16"
+        in text
+    )
     assert re.search(r"Epoch: \[1\] Total time: 0:00:\d\d \(\d+\.\d{4} s / it\)", text) and "Averaged stats: " in text
     assert list((out.parent / "board").rglob("events.*"))
 
@@ -89,7 +93,12 @@ def test_finetuning_writes_the_published_files(whole) -> None:
     tests = ["test_loss", "test_acc", "test_recognition_fmeasure", "n_parameters", "epoch"]
     assert list(rows(out)[1]) == [*(f"train_{name}" for name in meters), *tests]
     assert json.loads((out / "checkpoint-1.pth.json").read_text())["model"] == "dig/simmim_vit_micro_patch8_32x128"
-    assert "kept: encoder (" in (out / "screen.txt").read_text()
+    text = (out / "screen.txt").read_text()
+    assert "kept: encoder (" in text
+    plan = ["LR = 0.00000156", "Batch size = 4", "Update frequent = 1", "Number of training examples = 16"]
+    assert "\n".join([*plan, "Number of training training per epoch = 4"]) in text
+    meters = [rf"{name}: \d+\.\d{{4}} \(\d+\.\d{{4}}\)" for name in ("loss", "acc", "recognition_fmeasure")]
+    assert re.search(rf"Test:  \[0/2\]  eta: 0:00:00  {'  '.join(meters)}  time: ", text)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -226,6 +235,9 @@ def test_evaluation_counts_every_image_once(corpus: Path, whole, tmp_path: Path,
     output = capsys.readouterr().out
     assert re.search(rf"\* {re.escape(str(corpus / 'test' / 'first'))}: 7 images, Acc \d\.\d{{4}} loss ", output)
     assert "third: no such set" in output
+    assert re.search(r"on the 7 test images: \d+\.\d\d%\n", output)
+    assert run_class_finetuning.main(finetune(corpus, tmp_path, *more, "--legacy-percent")) == 0
+    assert re.search(r"on the 7 test images: [01]\.\d{4}%\n", capsys.readouterr().out)
     found = json.loads((tmp_path / "eval.json").read_text())
     assert [(entry["name"], entry["images"]) for entry in found["sets"]] == [("first", 7), ("second", 5)]
     assert set(found["totals"]) == {"2 sets, weighted", "2 sets, plain mean"}
