@@ -39,6 +39,7 @@ from typing import Any, Literal
 from common.errors import UserError
 
 GROUP = "strlab.projects"
+OWN = {"strlab": "common.reader.registry"}  # what belongs to no project
 Kind = Literal["recogniser", "pre-trainer", "generator"]
 Target = Callable[..., Any] | str
 
@@ -117,7 +118,7 @@ def project_modules() -> dict[str, str]:
 def rows() -> tuple[ModelRow, ...]:
     """All rows of all projects. A project that cannot be imported is left out with a warning, not with a crash."""
     found: list[ModelRow] = []
-    for project, module in sorted(project_modules().items()):
+    for project, module in sorted((OWN | project_modules()).items()):
         if not _exists(module):
             continue
         try:

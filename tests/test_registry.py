@@ -35,7 +35,10 @@ def test_every_project_that_is_there_can_be_imported() -> None:
 def test_names_are_unique_and_have_a_project() -> None:
     names = [row.name.lower() for row in ROWS]
     assert len(set(names)) == len(names)
-    assert all(re.fullmatch(r"[a-z]+/[\w.+-]+", row.name) and row.project in registry.project_modules() for row in ROWS)
+    assert all(
+        re.fullmatch(r"[a-z]+/[\w.+-]+", row.name) and row.project in registry.OWN | registry.project_modules()
+        for row in ROWS
+    )
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

@@ -1,0 +1,156 @@
+"""Rendered words without end: sample `i` of a seed is always the same picture, and no picture is drawn twice."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections import Counter
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import numpy as np
+from torch.utils.data import Dataset
+
+from common.data.decode import resize_bicubic
+from common.data.synth.fonts import _FAMILIES, Face, find_faces
+from common.data.synth.lexicon import TextSource
+from common.data.synth.options import SynthOptions, profile_for
+from common.data.synth.word import Renderer
+from common.reader.store import CropStore
+
+# (difficulty, style) and its share: mostly medium, every kind of hardship of the public sets in moderation.
+MIXTURE = (
+    ("easy", "MJ", 0.10),
+    ("medium", "MJ", 0.22),
+    ("medium", "ST", 0.20),
+    ("medium", "IC13_857", 0.08),
+    ("medium", "IC15_1811", 0.12),
+    ("hard", "ST", 0.12),
+    ("hard", "IC15_1811", 0.08),
+    ("hard", "SVTP", 0.04),
+    ("hard", "CUTE80", 0.04),
+)
+# How often a family of a kind is drawn, against a plain one: signs are seldom handwritten or monospaced.
+FAMILY_WEIGHT = {"hand": 0.6, "script": 0.6, "display": 0.8, "mono": 0.4}
+EASY_FIRST = 12_000
+_CHUNK = 512  # strings are drawn in chunks: drawing one alone costs more than the chunk
+
+
+class RenderedWords(Dataset):
+    """Item `i`: (uint8 `[32, 128, 3]`, label), a function of `seed` and `i` alone.
+
+    Every `repeat`-th item is a new crop, the others show an earlier one with another augmentation (`vary`), which costs
+    a tenth of rendering it. Every installed `fontpkg-*` family is used, each as often as another of its kind; nothing
+    is held out, because the reader is measured on real words. Raises `UserError` where fonts or words are missing.
+    """
+
+    def __init__(
+        self,
+        options: SynthOptions,
+        seed: int,
+        length: int,
+        repeat: int = 3,
+        store: Path | None = None,
+        size: tuple[int, int] = (32, 128),
+    ) -> None:
+        self.options, self.seed, self.length, self.repeat, self.size = options.check(), seed, length, repeat, size
+        faces = find_faces(options.fonts or every_family(), options.characters)
+        self.faces: tuple[Face, ...] = tuple(replace(face, held_out=False) for face in faces)
+        self._folder, self._store = store, None
+        self._renderers: list[Renderer] | None = None
+        self._texts: TextSource | None = None
+        self._chunk: tuple[int, list[str]] = (-1, [])
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, str]:
+        rng = np.random.default_rng([self.seed, 2, index])
+        new, again = divmod(index, self.repeat)
+        pixels, label = self.crop(int(rng.integers(new + 1)) if again else new)
+        return vary(pixels, rng), label
+
+    def crop(self, number: int) -> tuple[np.ndarray, str]:
+        """Crop `number` as rendered, before `vary`."""
+        if self._renderers is None:  # once per worker process
+            cv2.setNumThreads(0)
+            self._renderers = [self._renderer(level, style) for level, style, _ in MIXTURE]
+            self._texts = TextSource(self.options, "train")
+            if self._folder is not None:
+                self._store = CropStore(self._folder, self.length // self.repeat + 1, self.size)
+        found = self._store.get(number) if self._store else None
+        if found is not None:
+            return found
+        rng = np.random.default_rng([self.seed, 1, number])
+        shares = np.cumsum([share for *_, share in MIXTURE])
+        # A CTC reader leaves its first plateau sooner on easy crops: the first ones are all easy.
+        kind = 0 if number < EASY_FIRST else int(np.searchsorted(shares, rng.random() * shares[-1], side="right"))
+        word = self._renderers[kind].render(self._label(number), rng)
+        pixels = resize_bicubic(_cut(word.image, rng), self.size)
+        if self._store:
+            self._store.put(number, pixels, word.text)
+        return pixels, word.text
+
+    def _renderer(self, difficulty: str, style: str) -> Renderer:
+        renderer = Renderer(self.faces, False, profile_for(difficulty, style))
+        per_family = Counter(face.family for face in renderer.faces)
+        weights = [FAMILY_WEIGHT.get(face.kind, 1.0) / per_family[face.family] for face in renderer.faces]
+        renderer.cumulative = np.cumsum(weights) / np.sum(weights)
+        return renderer
+
+    def _label(self, index: int) -> str:
+        chunk, inside = divmod(index, _CHUNK)
+        if self._chunk[0] != chunk:
+            self._chunk = chunk, self._texts.draw(_CHUNK, np.random.default_rng([self.seed, 0, chunk]))
+        return self._chunk[1][inside]
+
+
+def every_family() -> tuple[str, ...]:
+    """Fonts of every installed `fontpkg-*` package, as `SynthOptions.fonts` takes them: names of the bundled families,
+    files of the others.
+    """
+    bundled, fonts = {name for names in _FAMILIES.values() for name in names.replace("*", "").split()}, []
+    for module in sorted(m.name for m in pkgutil.iter_modules() if m.name.startswith("fontpkg_")):
+        family = module.removeprefix("fontpkg_")
+        spec = find_spec(module)
+        if family in bundled:
+            fonts.append(family)
+        elif spec is not None and spec.submodule_search_locations:
+            fonts += map(str, sorted(Path(spec.submodule_search_locations[0], "files").glob("*.ttf")))
+    return tuple(fonts)
+
+
+def _cut(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Annotators cut words tightly, and sometimes too tightly: shave up to 6 % of the height off the edges."""
+    height, width = image.shape[:2]
+    if height < 16 or rng.random() < 0.6:
+        return image
+    top, bottom, left, right = (int(v) for v in rng.uniform(0, 0.06 * height, 4).round())
+    return image[top : height - bottom, left : width - right] if width - left - right > 8 else image
+
+
+def vary(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Another look of a crop uint8 `[H, W, 3]`: moved, scaled and turned a little, other colours, blur, noise."""
+    height, width = image.shape[:2]
+    u = rng.random(6)
+    if u[0] < 0.6:
+        turn, shear, grow_x, grow_y = rng.standard_normal(4).clip(-2, 2) * (0.025, 0.08, 0.05, 0.06)
+        move_x, move_y = rng.uniform(-0.03, 0.03) * width, rng.uniform(-0.08, 0.08) * height
+        # Turning is in the pixels of the crop, whose width is squeezed: y moves by a fraction of x's turn.
+        matrix = np.float32([[1 + grow_x, shear, move_x], [turn, 1 + grow_y, move_y]])
+        centre = np.float32([width / 2, height / 2])
+        matrix[:, 2] += centre - matrix[:, :2] @ centre
+        image = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    if u[1] < 0.15:
+        image = 255 - image
+    if u[2] < 0.3:
+        image = np.ascontiguousarray(image[:, :, rng.permutation(3)])
+    if u[3] < 0.5:
+        image = cv2.convertScaleAbs(image, alpha=float(rng.uniform(0.6, 1.3)), beta=float(rng.uniform(-10, 25)))
+    if u[4] < 0.2:
+        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.3)), sigmaY=float(rng.uniform(0.3, 0.9)))
+    if u[5] < 0.15:
+        noise = rng.normal(0, float(rng.uniform(2, 12)), image.shape).astype(np.float32)
+        image = cv2.add(image, noise, dtype=cv2.CV_8U)
+    return image

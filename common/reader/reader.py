@@ -1,0 +1,100 @@
+"""The compact reader as the shared tools use it: images in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.errors import UserError
+from common.infer.recognizer import Prediction
+from common.models.compact import WIDTHS, CompactReader
+from common.models.images import to_float_nchw
+from common.text.charset import CHARSET_94
+from common.text.codecs import CtcCodec
+from common.train.checkpoint import load
+
+HALF = (0.5, 0.5, 0.5)
+COUNTER = "num_batches_tracked"
+
+
+def build(charset: str = CHARSET_94, widths: Sequence[int] = WIDTHS, depth: int = 3, heads: int = 6) -> CompactReader:
+    """The model with random weights; class 0 is the blank, the characters of `charset` follow in order."""
+    return CompactReader(len(charset) + 1, tuple(widths), depth, heads)
+
+
+def open_reader(checkpoint: Path, options: Mapping[str, Any], device: torch.device) -> CtcReader:
+    """The registry's `open`. Takes a plain state dict, or a training state, of which the averaged weights are read.
+
+    Raises `UserError` for a file that does not fit.
+    """
+    state = load(checkpoint)
+    state = state.get("average", state.get("model", state)) if isinstance(state, Mapping) else state
+    charset = options.get("charset", CHARSET_94)
+    model = build(**{**options, "charset": charset})
+    try:
+        # fp16 files are widened: figures are stated for fp32. The counters of batch norm are not stored in them.
+        stored = {name: tensor.float() for name, tensor in state.items() if not name.endswith(COUNTER)}
+        missing, unknown = model.load_state_dict(stored, strict=False)
+        if unknown or not all(name.endswith(COUNTER) for name in missing):
+            raise RuntimeError(f"missing {missing[:3]}, unknown {unknown[:3]}")
+    except (RuntimeError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()[:200]
+        raise UserError(f"{checkpoint}: does not fit strlab/compact ({reason}); name its model with --model") from None
+    return CtcReader(model.to(device).eval(), charset, device)
+
+
+class CtcReader:
+    """Reads in one pass: the likeliest class of every column, repeats merged, blanks removed.
+
+    A character's confidence is the highest probability within its run of columns; a word's is their product.
+    """
+
+    def __init__(self, model: CompactReader, charset: str, device: torch.device) -> None:
+        self.model, self.charset, self.device = model, charset, device
+        self.codec, self.image_size = CtcCodec(charset), (32, 128)
+
+    def read(self, images: Tensor, attention: bool = False) -> list[Prediction]:
+        """uint8 `[B, 32, 128, 3]` on the device -> one prediction each."""
+        probabilities, ids = self.model(to_float_nchw(images, HALF, HALF)).float().softmax(-1).max(-1)
+        words = self.decode([ids.cpu().numpy(), probabilities.cpu().numpy()])
+        if not attention:
+            return words
+        return [replace(word, attention=self._columns(row)) for word, row in zip(words, ids.cpu().numpy())]
+
+    def decode(self, arrays: Sequence[np.ndarray]) -> list[Prediction]:
+        """Ids and probabilities `[B, 32]` -> predictions."""
+        found = []
+        for word, ids, probabilities in zip(self.codec.decode(arrays[0]), arrays[0], arrays[1]):
+            runs = [run for run in np.split(np.arange(len(ids)), np.flatnonzero(np.diff(ids)) + 1) if ids[run[0]]]
+            confidences = tuple(float(probabilities[run].max()) for run in runs)
+            found.append(Prediction(word.text, float(np.prod(confidences)) if confidences else 0.0, confidences))
+        return found
+
+    @staticmethod
+    def _columns(ids: np.ndarray) -> np.ndarray:
+        """Where each character was read: `[T, 1, 32]`, 1 in the columns of its run."""
+        runs = [run for run in np.split(np.arange(len(ids)), np.flatnonzero(np.diff(ids)) + 1) if ids[run[0]]]
+        maps = np.zeros((len(runs), 1, len(ids)), np.float32)
+        for row, run in enumerate(runs):
+            maps[row, 0, run] = 1
+        return maps
+
+    def export_module(self) -> tuple[nn.Module, Callable[[Sequence[np.ndarray]], list[Prediction]]]:
+        """uint8 `[B, 32, 128, 3]` -> (ids, probabilities) `[B, 32]`, and their decoding."""
+        return _IdsAndProbabilities(self.model), self.decode
+
+
+class _IdsAndProbabilities(nn.Module):
+    def __init__(self, model: CompactReader) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        probabilities, ids = self.model(to_float_nchw(images, HALF, HALF)).softmax(-1).max(-1)
+        return ids, probabilities

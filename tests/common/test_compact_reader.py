@@ -1,0 +1,61 @@
+"""The default reader: its model, its decoding, and the rendered words that it learns from."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from common.data.synth.options import SynthOptions
+from common.models.compact import CompactReader
+from common.reader.data import RenderedWords, vary
+from common.reader.reader import CtcReader, open_reader
+from common.text.charset import CHARSET_94
+
+
+def test_the_model_is_small_and_reads_columns() -> None:
+    model = CompactReader(95).eval()
+    assert sum(p.numel() for p in model.parameters()) * 2 <= 6_000_000  # bytes in fp16
+    assert model(torch.zeros(2, 3, 32, 128)).shape == (2, 32, 95)
+
+
+def test_repeats_merge_and_confidence_is_the_best_column_of_each_run() -> None:
+    reader = CtcReader(CompactReader(4), "abc", torch.device("cpu"))
+    ids = np.array([[1, 1, 0, 1, 2, 0], [0, 0, 0, 0, 0, 0]])
+    sure = np.array([[0.5, 0.9, 1.0, 0.8, 0.5, 1.0], [1.0] * 6])
+    word, nothing = reader.decode([ids, sure])
+    assert word.text == "aab" and word.char_confidences == (0.9, 0.8, 0.5)
+    assert abs(word.confidence - 0.36) < 1e-9
+    assert nothing.text == "" and nothing.confidence == 0.0
+
+
+def test_half_precision_weights_without_counters_open(tmp_path) -> None:
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    model = CompactReader(95).eval()
+    kept = {k: v.half() for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+    save_file(kept, tmp_path / "weights.safetensors")
+    reader = open_reader(tmp_path / "weights.safetensors", {}, torch.device("cpu"))
+    images = torch.randn(2, 3, 32, 128)
+    assert reader.charset == CHARSET_94
+    torch.testing.assert_close(reader.model(images), model(images), atol=2e-2, rtol=0)
+
+
+def test_a_rendered_word_depends_on_its_number_alone(tmp_path) -> None:
+    options = SynthOptions(min_length=1, max_length=8, fonts=("roboto", "lobster", "arvo"))
+    plain = RenderedWords(options, seed=3, length=90)
+    stored = RenderedWords(options, seed=3, length=90, store=tmp_path / "store")
+    for number in (7, 8, 31, 7):
+        (a, text), (b, same) = plain[number], stored[number]
+        assert a.shape == (32, 128, 3) and a.dtype == np.uint8 and 1 <= len(text) <= 8
+        assert text == same and np.array_equal(a, b)
+    fresh = RenderedWords(options, seed=3, length=90)
+    assert np.array_equal(fresh[31][0], stored[31][0])
+
+
+def test_another_look_keeps_the_size_and_changes_the_pixels() -> None:
+    image = np.zeros((32, 128, 3), np.uint8)
+    image[8:24, 20:100] = (200, 120, 40)
+    looks = [vary(image, np.random.default_rng(i)) for i in range(20)]
+    assert all(look.shape == image.shape and look.dtype == np.uint8 for look in looks)
+    assert sum(not np.array_equal(look, image) for look in looks) > 14
