@@ -1,19 +1,23 @@
-"""The whole state of a training run, to go on exactly where it stopped."""
+"""The whole state of a training run: generators, weights, optimizer, position; written, kept and found again."""
 
 from __future__ import annotations
 
 import argparse
+import random
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
+from common.data.bad import BadSamples
 from common.errors import UserError
-from common.train.checkpoint import git_commit, load, save_atomic
+from common.files import DiskFull
+from common.train.checkpoint import clear_unfinished, git_commit, keep_last, latest, load, save_atomic
 from common.train.distributed import Dist, unwrap
-from common.train.seed import rng_state, set_rng_state
 
 FORMAT = "strlab training state 1"
 
@@ -123,3 +127,90 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value if value is None or isinstance(value, (bool, int, float, str, torch.Tensor)) else str(value)
+
+
+STATES = "training_state-*.pth"
+
+
+def save_state(state: TrainingState, folder: Path, dist: Dist, keep: int = 2, on_full: str = "stop") -> bool:
+    """Write the state of this step and delete all but the last `keep` (0: all stay). Collective.
+
+    Returns False if the disk is full and `on_full` is "continue"; raises `DiskFull` otherwise.
+    """
+    try:
+        state.save(folder / STATES.replace("*", f"{state.step:09d}"), dist)
+    except DiskFull as error:
+        if on_full == "stop":
+            raise
+        print(f"state not saved, going on: {error}")
+        return False
+    if dist.is_main:
+        keep_last(folder, STATES, keep)
+    return True
+
+
+def newest_state(folder: Path, dist: Dist) -> tuple[Path, dict[str, Any]] | None:
+    """The newest state of the folder that can be read, with its content; None where there is none."""
+    if dist.is_main:
+        clear_unfinished(folder)
+    return latest(folder, STATES)
+
+
+def is_state(content: Any) -> bool:
+    """True for the content of a training state, False for that of a published checkpoint."""
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
+def same_options(content: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[str], what: str) -> None:
+    """Raise `UserError` if one of these options of the state differs from the run's."""
+    wrote = content.get("options", {})
+    for name in names:
+        if name in wrote and wrote[name] != now[name]:
+            raise UserError(
+                f"{what}: {name}: the state was written with {wrote[name]!r}, this run has {now[name]!r}; "
+                f"give --{name} as then, or use --saved_model for weights only"
+            )
+
+
+def seed_everything(seed: int, rank: int = 0) -> None:
+    """Seed python, numpy, torch and CUDA with `seed + rank` (rank 0 gives the same draws on every rank)."""
+    value = (seed + rank) % 2**32
+    random.seed(value)
+    np.random.seed(value)
+    torch.manual_seed(value)
+
+
+def rng_state() -> dict[str, Any]:
+    """States of python, numpy, torch and CUDA generators as tensors and tuples (safe for weights-only loading)."""
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put back what `rng_state` returned. CUDA states are put back as far as there are devices for them."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available():
+        for device, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(cuda_state.cpu(), device)
+
+
+def share_bad(register: BadSamples, dist: Dist) -> None:
+    """Every rank learns what any rank has met; rank 0, whose register has the file, writes it. Collective.
+
+    Between two calls a rank judges what it knows. Raises `UserError` on all ranks where the lists together are above
+    the limit.
+    """
+    if not dist.distributed:
+        return
+    found = dist.gather(register.rows())
+    with dist.failing_together():
+        register.add(row for rows in found for row in rows)

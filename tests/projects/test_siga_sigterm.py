@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from common.train import run as train_run
+from common.train import session as train_run
 from common.train.checkpoint import load
 from projects.siga import train
 from tests.projects.siga_corpus import ROOT, command, environment, write_corpus
