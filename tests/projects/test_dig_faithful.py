@@ -11,8 +11,9 @@ import torch
 from common.infer.recognizer import open_recognizer
 from common.metrics.papers import dig_scores
 from common.models.weights import add_prefix
+from common.reproduce import recipe
 from common.train.checkpoint import load
-from projects.dig import run_class_finetuning
+from projects.dig import options_finetune, options_pretrain, run_class_finetuning
 from projects.dig.data import PairDataset
 from projects.dig.finetune_engine import augmentation
 from projects.dig.options_finetune import parse
@@ -82,3 +83,16 @@ def test_files_with_module_names_are_read_and_evaluated(tmp_path: Path) -> None:
     assert run_class_finetuning.main(finetune(corpus, out, "--eval", "--resume", wrapped)) == 0
     assert run_class_finetuning.main(finetune(corpus, out, "--finetune", wrapped, "--max_steps", 1)) == 0
     assert load(out / "training_state.pth")["step"] == 1
+
+
+def test_every_published_size_has_its_paper_scale() -> None:
+    """The commands of each scale are ones that the scripts take, for the size that the scale names."""
+    parsers = {"pretrain": options_pretrain.parser(), "finetune": options_finetune.parser()}
+    for scale, size in (("paper", "small"), ("paper-tiny", "tiny"), ("paper-base", "base")):
+        chosen = recipe.load("dig").scale(scale)
+        assert chosen.model == f"dig/simmim_vit_{size}_patch4_32x128"
+        for step in chosen.steps:
+            if step.name in parsers:
+                words = step.run.split(".py", 1)[1].split()
+                options = parsers[step.name].parse_args(words)
+                assert f"_vit_{size}_" in options.model and options.epochs == 10
