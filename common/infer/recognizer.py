@@ -9,27 +9,28 @@ bytes, arrays, batches, devices, precision and progress; `open_recognizer` makes
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, overload, runtime_checkable
 
 import numpy as np
 import torch
 
 from common import registry
+from common.data.decode import BadImage
 from common.errors import UserError
-from common.files import files_below
+from common.infer.images import KINDS, LONGEST_ASPECT, ImageLike, as_array, check_kind, find_images, is_image
 from common.infer.options import open_with_options
 
-ImageLike = str | Path | bytes | np.ndarray | Any  # Any: a PIL image, without importing PIL here
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
-LONGEST_ASPECT = 12.0  # width / height beyond which a crop is surely more than one word
-
+__all__ = ["LONGEST_ASPECT", "ImageLike", "Prediction", "Reader", "Recognizer", "as_array", "find_images", "open_recognizer"]
 
 @dataclass(frozen=True)
 class Prediction:
@@ -94,23 +95,52 @@ def autocast(device: torch.device, amp: str) -> contextlib.AbstractContextManage
 class Recognizer:
     """Reads images of any origin with a project's reader.
 
+    Calls from several threads take turns.
+
     Args:
         reader: the project's side, on its device and in eval mode.
-        batch_size: images a forward pass.
+        batch_size: images per forward pass.
         amp: no (fp32, the precision that figures are stated for), fp16 or bf16.
         workers: threads that decode images.
         upright: turn files and bytes as their EXIF orientation says; the papers' loaders ignore it.
+        published: decode files and bytes as the papers' loaders do: transparency is dropped, deep greys are clipped.
+        name: the registry entry of the model, for `repr` and reports.
+        source: the checkpoint that it was opened from.
+        metadata: the metadata of that checkpoint.
+
+    Attributes:
+        bad: (name, reason) of every image that could not be read so far.
     """
 
     def __init__(
-        self, reader: Reader, batch_size: int = 64, amp: str = "no", workers: int = 2, upright: bool = False
+        self,
+        reader: Reader,
+        batch_size: int = 64,
+        amp: str = "no",
+        workers: int = 2,
+        upright: bool = False,
+        published: bool = False,
+        name: str = "",
+        source: Path | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> None:
         for flag, value in (("--batch-size", batch_size), ("--workers", workers)):
             if value < 1:
                 raise UserError(f"{flag}: {value} must be at least 1")
-        self.upright = upright
+        autocast(torch.device("cpu"), amp)  # an unknown precision is refused before anything is read
+        self.upright, self.published = upright, published
         self.reader, self.batch_size, self.amp, self.workers = reader, batch_size, amp, workers
-        self.bad: list[tuple[str, str]] = []  # (name, reason) of images that could not be read
+        self.name, self.source, self.metadata = name or type(reader).__name__, source, dict(metadata or {})
+        self.bad: list[tuple[str, str]] = []
+        self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        precision = "fp32" if self.amp == "no" else self.amp
+        return (
+            f"Recognizer({self.name}, {height}x{width}, {len(self.charset)} characters, {self.device}, {precision}, "
+            f"batch_size={self.batch_size})"
+        )
 
     @property
     def charset(self) -> str:
@@ -119,24 +149,65 @@ class Recognizer:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) of the model's input."""
+        """(height, width) of the model's input in pixels."""
         return self.reader.image_size
 
-    def __call__(
-        self, images: Iterable[ImageLike], attention: bool = False, progress: Callable[[int], None] | None = None
-    ) -> list[Prediction]:
-        """Read paths, bytes, PIL images or uint8 arrays [h, w, 3]; one prediction for each, in order.
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.reader.device
 
-        An image that cannot be decoded gives a prediction with `error` set and is listed in `self.bad`.
-        `progress` is told the number of images read after each batch.
+    @overload
+    def __call__(self, images: ImageLike, attention: bool = ..., progress: None = ...) -> Prediction: ...
+
+    @overload
+    def __call__(
+        self, images: Iterable[ImageLike], attention: bool = ..., progress: Callable[[int], None] | None = ...
+    ) -> list[Prediction]: ...
+
+    def __call__(self, images, attention=False, progress=None):
+        """Read one picture or many.
+
+        Args:
+            images: one picture (a path, bytes, an open binary file, a PIL image, an array or tensor of type uint8 or
+                float, channels first or last), or any iterable of pictures, for example an array [B, h, w, 3].
+            attention: also return attention maps, where the reader has them.
+            progress: called with the number of images read after each batch.
+
+        Returns:
+            One `Prediction` for one picture; for an iterable a list, in order. A picture that cannot be decoded gives
+            a prediction with `error` set and is listed in `self.bad`.
+
+        Raises:
+            TypeError: something that is no picture, also inside an iterable.
+            OSError: a single path that cannot be opened.
         """
-        return list(self.stream(images, attention, progress))
+        if not is_image(images):
+            return list(self.stream(images, attention, progress))
+        check_kind(images)
+        if isinstance(images, (str, os.PathLike)):
+            with open(images, "rb") as file:  # a wrong name should not look like a picture without text
+                images = _NamedBytes(file.read(), str(images))
+        return next(self.stream([images], attention, progress))
 
     def stream(
         self, images: Iterable[ImageLike], attention: bool = False, progress: Callable[[int], None] | None = None
     ) -> Iterator[Prediction]:
-        """As calling, with two batches in memory: threads decode the next one while the model reads."""
-        iterator = iter(images)
+        """Yield one prediction for each picture of an iterable, in order, with two batches in memory: threads decode
+        the next one while the model reads. Errors are those of a call."""
+        if is_image(images):
+            images = [images]
+        try:
+            iterator = iter(images)
+        except TypeError:
+            raise TypeError(f"{type(images).__name__} is neither a picture nor pictures; give {KINDS}") from None
+        if isinstance(images, Mapping):
+            raise TypeError("a mapping has no order of pictures; give its values()")
+        return self._stream(iterator, attention, progress)
+
+    def _stream(
+        self, iterator: Iterator[ImageLike], attention: bool, progress: Callable[[int], None] | None
+    ) -> Iterator[Prediction]:
         with ThreadPoolExecutor(self.workers) as pool:
             waiting = self._submit(pool, iterator)
             while waiting:
@@ -146,11 +217,34 @@ class Recognizer:
                     progress(len(waiting))
                 waiting = following
 
+    async def aread(self, images: ImageLike | Iterable[ImageLike], attention: bool = False) -> Any:
+        """Read without blocking the event loop: what a call returns, from a thread."""
+        return await asyncio.to_thread(self, images, attention)
+
+    def to(self, device: str | torch.device) -> Recognizer:
+        """Move the model to `cpu`, `cuda`, `cuda:1` or `auto` and return self. Raises `UserError` for a device that is
+        not there."""
+        target = pick_device(str(device))
+        inner = getattr(self.reader, "reader", self.reader)  # an OnnxReader runs on the CPU only
+        if inner is not self.reader and target.type != "cpu":
+            self.reader = inner
+        with self._lock:
+            inner.model.to(target)
+            inner.device = target
+        return self
+
+    def warmup(self, batches: int = 1) -> Recognizer:
+        """Read blank pictures, one alone and then full batches, so that the first real one is not slow; return self."""
+        height, width = self.image_size
+        for size in [1, *[self.batch_size] * batches]:
+            self.read_batch(torch.zeros(size, height, width, 3, dtype=torch.uint8))
+        return self
+
     def read_batch(self, images: torch.Tensor, attention: bool = False) -> list[Prediction]:
         """Read one uint8 batch [B, H, W, 3] that has the model's size already, on any device."""
         try:
-            images = images.to(self.reader.device, non_blocking=True)
-            with torch.inference_mode(), autocast(self.reader.device, self.amp):
+            images = images.to(self.device, non_blocking=True)
+            with self._lock, torch.inference_mode(), autocast(self.device, self.amp):
                 return self.reader.read(images, attention=attention)
         except torch.cuda.OutOfMemoryError:
             raise UserError(
@@ -158,12 +252,13 @@ class Recognizer:
             ) from None
 
     def prepare(self, image: ImageLike) -> np.ndarray:
-        """Decode and fit one image: uint8 [H, W, 3]. Raises `BadImage`."""
-        if isinstance(image, bytes) and getattr(self.reader, "prepare", None) is None and not self.upright:
+        """Decode and fit one image: uint8 [H, W, 3]. Raises `BadImage`, and `TypeError` for what is no picture."""
+        plain = getattr(self.reader, "prepare", None) is None and not self.upright and self.published
+        if isinstance(image, bytes) and plain:
             from common.data.decode import decode_resized
 
-            return decode_resized(image, self.reader.image_size)  # the same pixels, without a copy between
-        return self.fit(as_array(image, self.upright))
+            return decode_resized(image, self.image_size)  # the same pixels, without a copy between
+        return self.fit(as_array(image, self.upright, self.published))
 
     def fit(self, image: np.ndarray) -> np.ndarray:
         """Fit a decoded crop uint8 [h, w, 3] into the model's input, by the reader's own way or the bicubic resize."""
@@ -172,23 +267,24 @@ class Recognizer:
             return own(image)
         from common.data.decode import resize_bicubic
 
-        return resize_bicubic(image, self.reader.image_size)
+        return resize_bicubic(image, self.image_size)
 
     def _submit(self, pool: ThreadPoolExecutor, images: Iterator[ImageLike]) -> list[tuple[ImageLike, Future]]:
         """Start to decode the next batch."""
-        return [(image, pool.submit(self.prepare, image)) for image in islice(images, self.batch_size)]
+        batch = list(islice(images, self.batch_size))
+        for image in batch:
+            check_kind(image)
+        return [(image, pool.submit(self.prepare, image)) for image in batch]
 
     def _read_some(self, waiting: list[tuple[ImageLike, Future]], attention: bool) -> list[Prediction]:
         """Read one batch, putting error predictions where an image could not be decoded."""
-        from common.data.decode import BadImage
-
         fitted, results = [], {}
         for i, (image, future) in enumerate(waiting):
             try:
                 fitted.append((i, future.result()))
             except BadImage as error:
-                name = str(image) if isinstance(image, (str, Path)) else f"image {i} of a batch"
-                self.bad.append((name, str(error)))
+                named = isinstance(image, (str, os.PathLike, _NamedBytes))
+                self.bad.append((str(image) if named else f"image {i} of a batch", str(error)))
                 results[i] = Prediction("", 0.0, error=str(error))
         if fitted:
             batch = torch.from_numpy(np.stack([image for _, image in fitted]))
@@ -196,70 +292,42 @@ class Recognizer:
         return [results[i] for i in range(len(waiting))]
 
 
-def as_array(image: ImageLike, upright: bool = False) -> np.ndarray:
-    """Any kind of image as uint8 RGB [h, w, 3], files with `upright` turned by their EXIF. Raises `BadImage`."""
-    from common.data.decode import BadImage, decode_rgb, orientation, turned
+class _NamedBytes(bytes):
+    """The content of a file that remembers the file's name."""
 
-    if isinstance(image, (str, Path)):
-        try:
-            image = Path(image).read_bytes()
-        except OSError as error:
-            raise BadImage(f"{error.strerror or error}") from None
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        data = bytes(image)
-        return turned(decode_rgb(data), orientation(data)) if upright else decode_rgb(data)
-    if hasattr(image, "convert"):
-        image = np.asarray(image.convert("RGB"))
-    image = np.asarray(image)
-    if image.dtype != np.uint8 or image.size == 0 or image.ndim not in (2, 3):
-        raise BadImage(f"an array of type {image.dtype} and shape {image.shape}, where uint8 [h, w, 3] is needed")
-    if image.ndim == 2 or image.shape[2] == 1:
-        image = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
-    if image.shape[2] not in (3, 4):
-        raise BadImage(f"an array of shape {image.shape}, where [h, w, 3] is needed")
-    return np.ascontiguousarray(image[:, :, :3])
+    def __new__(cls, data: bytes, name: str) -> _NamedBytes:
+        made = super().__new__(cls, data)
+        made.name = name
+        return made
 
-
-def find_images(patterns: Sequence[str]) -> list[Path]:
-    """Image files that the arguments name: files, folders (searched for known suffixes, see `files_below`), or glob
-    patterns.
-
-    Raises `UserError` for an argument that names nothing.
-    """
-    found: list[Path] = []
-    for pattern in patterns:
-        path = Path(pattern)
-        if path.is_dir():
-            some = [
-                p for p in files_below(path, lambda name: Path(name).suffix.lower() in IMAGE_SUFFIXES) if p.is_file()
-            ]
-        elif path.exists():
-            some = [path]
-        else:
-            anchor = Path(path.anchor) if path.is_absolute() else Path()
-            some = sorted(anchor.glob(str(path.relative_to(path.anchor)))) if any(c in pattern for c in "*?[") else []
-        if not some:
-            raise UserError(f"{pattern}: no image is there; give files, a folder or a pattern in quotes")
-        found.extend(some)
-    return found
+    def __str__(self) -> str:
+        return self.name
 
 
 def card_path(checkpoint: Path) -> Path:
-    """Where the card of a checkpoint file stands: `<file>.json`; of a checkpoint folder: `card.json` in it."""
-    return checkpoint / "card.json" if checkpoint.is_dir() else checkpoint.with_name(checkpoint.name + ".json")
+    """Where the metadata of a checkpoint is: `<file>.json` next to a file (`NAME.json` next to a shipped
+    `NAME.safetensors`), `card.json` in a folder."""
+    if checkpoint.is_dir():
+        return checkpoint / "card.json"
+    shipped = checkpoint.with_suffix(".json")
+    plain = checkpoint.with_name(checkpoint.name + ".json")
+    return shipped if checkpoint.suffix == ".safetensors" and shipped.is_file() and not plain.is_file() else plain
 
 
 def read_card(checkpoint: Path) -> dict[str, Any]:
-    """The card beside a checkpoint, {} if there is none: at least `model` (row name) and `options` (for its build)."""
+    """The metadata next to a checkpoint, {} if there is none: at least `model` (registry entry) and `options`."""
     path = card_path(checkpoint)
     if not path.is_file():
         return {}
     try:
         card = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: no readable card ({error}); remove it and name the model with --model") from None
     if not isinstance(card, dict):
         raise UserError(f"{path}: a card is a JSON object; remove it and name the model with --model")
+    for name, kind, words in (("model", str, "a name"), ("options", dict, "an object")):
+        if not isinstance(card.get(name, kind()), kind):
+            raise UserError(f"{path}: the field {name!r} is not {words}; remove the file and name the model with --model")
     return card
 
 
@@ -268,24 +336,29 @@ def open_recognizer(
     model: str | None = None,
     device: str = "auto",
     options: Mapping[str, Any] | None = None,
+    engine: str = "auto",
     **how: Any,
 ) -> Recognizer:
     """Open a trained reader.
 
     Args:
-        checkpoint: a file in the form of ours or of the paper, or a folder where the project writes folders.
-        model: row name (`strlab models`); needed where no card stands beside the checkpoint.
+        checkpoint: a file of this library or of the paper, or a folder where the project writes folders.
+        model: registry entry (`strlab models`); needed where the checkpoint has no metadata file.
         device: auto, cpu, cuda, cuda:1.
-        options: build options that override the card's.
-        how: batch_size, amp, workers, upright of `Recognizer`.
+        options: build options that override those of the metadata.
+        engine: auto (ONNX Runtime where it is installed, the checkpoint has an ONNX file next to it, and the device is a
+            CPU), torch, or onnx (refused where it is not possible).
+        how: batch_size, amp, workers, upright, published of `Recognizer`.
 
     Raises:
-        UserError: no such file, no model named, model that is no recogniser, checkpoint that does not fit, an option
-            that the model has not.
+        UserError: no such file, no model named, a model that reads no text, a checkpoint that does not fit, an option
+            that the model does not take.
     """
-    checkpoint = Path(checkpoint)
+    checkpoint = Path(checkpoint).expanduser()
     if not checkpoint.exists():
         raise UserError(f"--checkpoint: {checkpoint} does not exist")
+    if engine not in ("auto", "torch", "onnx"):
+        raise UserError(f"--engine: {engine!r} is not one of auto, torch, onnx")
     card = read_card(checkpoint)
     name = model or card.get("model")
     if not name:
@@ -296,9 +369,24 @@ def open_recognizer(
     row = registry.find(str(name))
     if row.open is None:
         raise UserError(f"--model: {row.name} is a {row.kind} and reads no text")
+    stated = str(card.get("model", row.name))
     merged: dict[str, Any] = {**row.options}
-    if card.get("model", row.name).lower() == row.name.lower():
+    if stated.lower() == row.name.lower():
         merged.update(card.get("options") or {})
     merged.update(options or {})
-    reader = open_with_options(row, checkpoint, merged, pick_device(device), options or {})
-    return Recognizer(reader, **how)
+    try:
+        reader = open_with_options(row, checkpoint, merged, pick_device(device), options or {})
+    except UserError as error:
+        if stated.lower() == row.name.lower():
+            raise
+        raise UserError(f"{error} ({card_path(checkpoint).name} says that it holds {stated}, not {row.name})") from None
+    if engine != "torch" and not options and how.get("amp", "no") == "no":
+        from common.infer.onnx_reader import faster_reader
+
+        reader = faster_reader(reader, checkpoint)
+    if engine == "onnx" and not hasattr(reader, "session"):
+        raise UserError(
+            f"--engine onnx: it needs onnxruntime (`pip install 'strlab[export]'`), a CPU, and "
+            f"{checkpoint.with_suffix('.onnx').name} next to the checkpoint"
+        )
+    return Recognizer(reader, name=row.name, source=checkpoint, metadata=card, **how)

@@ -1,0 +1,29 @@
+"""Confidence intervals of proportions."""
+
+from __future__ import annotations
+
+import math
+
+Z_95 = 1.959963984540054  # two-sided 95 % of the normal distribution
+
+
+def wilson(correct: float, count: int, z: float = Z_95) -> tuple[float, float]:
+    """Return the Wilson score interval (low, high) of a proportion, both in [0, 1].
+
+    Args:
+        correct: number of successes, 0 to `count`.
+        count: number of trials; without any, the interval is all of [0, 1].
+        z: quantile of the normal distribution (default: a 95 % interval).
+
+    >>> [round(value, 4) for value in wilson(8, 10)]
+    [0.4902, 0.9433]
+    """
+    if count <= 0:
+        return 0.0, 1.0
+    if not 0 <= correct <= count:
+        raise ValueError(f"{correct} of {count} is not a proportion")
+    share, square = correct / count, z * z
+    centre = (share + square / (2 * count)) / (1 + square / count)
+    half = z / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count * count))
+    low = 0.0 if correct == 0 else max(0.0, centre - half)
+    return low, 1.0 if correct == count else min(1.0, centre + half)
