@@ -14,6 +14,15 @@ class UserError(Exception):
     """Bad input. The message names the file or flag, the field, and the cure, in one line."""
 
 
+def printable(text: object) -> str:
+    """A file name or other foreign text in one line: control characters are written as escapes, as `\\x1b`.
+
+    >>> printable("a\\nb")
+    'a\\\\nb'
+    """
+    return "".join(c if c.isprintable() or "\ud800" <= c <= "\udfff" else repr(c)[1:-1] for c in str(text))
+
+
 def command(main: Callable[..., int | None]) -> Callable[..., int]:
     """Wrap a script's `main` so that a `UserError` prints one line and gives exit status 2, without a traceback.
 
@@ -30,7 +39,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             sys.stdout.flush()
             return status
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(f"error: {printable(error)}", file=sys.stderr, flush=True)
             return 2
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr, flush=True)

@@ -27,7 +27,7 @@ from common.errors import UserError
 from common.files import write_text
 from common.infer import environment
 from common.infer.read import add_checkpoint_arguments, open_from
-from common.infer.recognizer import Prediction, Recognizer, read_card
+from common.infer.recognizer import Prediction, Recognizer
 from common.metrics.accuracy import Row, Scores, one_minus_ned
 from common.metrics.protocols import EXACT, PROTOCOL_36, PROTOCOLS
 
@@ -241,11 +241,11 @@ def _figure(value: float | None, width: int) -> str:
 
 def _run(args: argparse.Namespace) -> int:
     sets = find_sets(args.data, args.select)
-    recognizer = open_from(args)
+    recognizer = open_from(args, published=True)
     evaluation = evaluate(recognizer, sets, args.max_samples)
     result = {
-        "checkpoint": str(args.checkpoint.absolute()),
-        "model": args.model or read_card(args.checkpoint).get("model", ""),
+        "checkpoint": str(recognizer.source.absolute()),
+        "model": recognizer.name,
         "charset": recognizer.charset,
         "data": [str(path.absolute()) for path in args.data],
         "precision": "fp32" if args.amp == "no" else args.amp,

@@ -23,7 +23,7 @@ import torch
 from common.errors import UserError
 from common.files import write_bytes, write_text
 from common.infer.read import add_checkpoint_arguments, open_from
-from common.infer.recognizer import Recognizer, find_images, read_card
+from common.infer.recognizer import Recognizer, find_images
 
 CHECKED = 32
 BATCHES = (1, 7)
@@ -36,8 +36,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("export", help="write a checkpoint as ONNX", description=__doc__)
     add_checkpoint_arguments(parser, batches=False)
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="default: the checkpoint's name with .onnx; FILE.json goes beside it"
+        "--out", type=Path, metavar="FILE", help="default: the checkpoint's name with .onnx; FILE.json is next to it"
     )
+    parser.add_argument("--force", action="store_true", help="overwrite a file that this command did not write")
     parser.add_argument("--opset", type=int, default=OPSET, help=f"ONNX operator set (default {OPSET})")
     parser.add_argument("--check", action="store_true", help="compare with PyTorch on 32 images at batch 1 and 7")
     parser.add_argument(
@@ -48,9 +49,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    recognizer = open_from(args)
-    out = args.out or args.checkpoint.with_suffix(".onnx")
-    about = describe(recognizer, args.model or read_card(args.checkpoint).get("model", ""))
+    recognizer = open_from(args, engine="torch")
+    out = (args.out or Path((recognizer.source or Path("reader")).name).with_suffix(".onnx")).expanduser()
+    if args.out is None and args.checkpoint is not None:
+        out = args.checkpoint.with_suffix(".onnx")
+    check_out(out, args.force)
+    about = describe(recognizer, recognizer.name)
     data = with_metadata(export(recognizer, args.opset), about)
     if args.check:
         images = (
@@ -65,6 +69,19 @@ def _run(args: argparse.Namespace) -> int:
         f"{out}: {len(data) / 2**20:.1f} MiB, input uint8 [batch, {height}, {width}, 3]; the rest is in {out.name}.json"
     )
     return 0
+
+
+def check_out(out: Path, force: bool) -> None:
+    """Refuse to overwrite a file that `strlab export` did not write, which its metadata next to it shows."""
+    if out.is_dir():
+        raise UserError(f"--out: {out} is a folder; give the name of the file")
+    about = out.with_name(f"{out.name}.json")
+    try:
+        ours = "outputs" in json.loads(about.read_text("utf-8"))
+    except (OSError, ValueError, TypeError):
+        ours = False
+    if not force and not ours and (out.exists() or about.exists()):
+        raise UserError(f"--out: {out} exists and was not written by `strlab export`; give another name or --force")
 
 
 def export_module(recognizer: Recognizer) -> tuple[torch.nn.Module, Callable]:

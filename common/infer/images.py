@@ -16,9 +16,7 @@ from common.files import files_below
 # Also PIL images, tensors and open binary files, which are recognised without importing their packages.
 ImageLike: TypeAlias = str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | IO[bytes] | Any
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
-KINDS = (
-    "a path, bytes, an open binary file, a PIL image, or an array or tensor [h, w], [h, w, 1|3|4] or [1|3|4, h, w]"
-)
+KINDS = "a path, bytes, an open binary file, a PIL image, or an array or tensor [h, w], [h, w, 1|3|4] or [1|3|4, h, w]"
 LONGEST_ASPECT = 12.0  # width / height beyond which a crop is surely more than one word
 
 

@@ -1,7 +1,8 @@
 """`strlab read`: the text in images, one line for each: file, text, confidence, separated by tabs.
 
-A file that cannot be decoded gives a line on stderr and the exit status 1; the others are read all the same.
-The readers are made for one horizontal word; a crop that is far from that is read with a warning.
+Without `--checkpoint` the reader that ships with the package is used. A file that cannot be decoded gives a line on
+stderr and the exit status 1; the others are read all the same. The readers are made for one horizontal word; a crop
+that is far from that is read with a warning.
 """
 
 from __future__ import annotations
@@ -17,19 +18,30 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import UserError
+from common.errors import UserError, printable
 from common.files import write_bytes
-from common.infer.recognizer import LONGEST_ASPECT, Prediction, Recognizer, find_images, open_recognizer
+from common.infer import shipped
+from common.infer.images import find_images, unlike_a_word
+from common.infer.recognizer import Prediction, Recognizer, open_recognizer
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser, batches: bool = True) -> None:
     """The arguments of every command that opens a checkpoint; `batches`: also those of one that reads many images."""
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="a trained reader")
-    parser.add_argument("--model", metavar="NAME", help="model row, where no card stands beside the checkpoint")
     parser.add_argument(
-        "--option", action="append", default=[], metavar="KEY=VALUE", help="build option, overrides the card"
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="a trained reader (default: the one that ships)",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    parser.add_argument("--weights", metavar="NAME", help="a shipped reader by its name (`strlab models` lists them)")
+    parser.add_argument("--model", metavar="NAME", help="registry entry, where the checkpoint has no metadata file")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="build option, overrides the metadata"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default auto)")
+    parser.add_argument(
+        "--engine", default="auto", choices=["auto", "torch", "onnx"], help="auto: ONNX Runtime where it is faster"
+    )
     if not batches:
         return
     parser.add_argument("--batch-size", type=int, default=64, help="images a forward pass (default 64)")
@@ -48,8 +60,16 @@ def open_from(args: argparse.Namespace, **how: Any) -> Recognizer:
             options[key] = json.loads(value)
         except ValueError:
             options[key] = value
-    how |= {name: getattr(args, name) for name in ("batch_size", "amp", "workers") if hasattr(args, name)}
-    return open_recognizer(args.checkpoint, args.model, args.device, options, **how)
+    given = {name: getattr(args, name) for name in ("batch_size", "amp", "workers", "engine") if hasattr(args, name)}
+    how = {**given, **how}
+    if args.checkpoint is not None and args.weights is not None:
+        raise UserError("--weights: give either --checkpoint FILE or --weights NAME, not both")
+    if args.checkpoint is not None:
+        return open_recognizer(args.checkpoint, args.model, args.device, options, **how)
+    one = shipped.find(args.weights) if args.weights else shipped.default()
+    one.check()
+    shipped.announce(one.name)
+    return open_recognizer(one.path, args.model, args.device, options, **how)
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -78,7 +98,7 @@ def _run(args: argparse.Namespace) -> int:
     for path, sheet, prediction in zip(paths, sheets, predictions):
         if prediction.error:
             failed += 1
-            print(f"{path}: skipped: {prediction.error}", file=sys.stderr)
+            print(f"{printable(path)}: skipped: {printable(prediction.error)}", file=sys.stderr)
             continue
         print(line(path, prediction, args.json), flush=True)
         if args.attention is not None and prediction.attention is not None:
@@ -95,7 +115,7 @@ def line(path: Path, prediction: Prediction, as_json: bool) -> str:
     """One line of output; control characters and tabs in the text cannot break it."""
     if not as_json:
         text = prediction.text.replace("\t", " ").replace("\n", " ").replace("\r", " ")
-        return f"{path}\t{text}\t{prediction.confidence:.4f}"
+        return f"{printable(path)}\t{text}\t{prediction.confidence:.4f}"
     entry = {"file": str(path), "text": prediction.text, "confidence": round(float(prediction.confidence), 6)}
     entry["char_confidences"] = [round(float(value), 6) for value in prediction.char_confidences]
     if prediction.extra:
@@ -131,13 +151,8 @@ def _checked(paths: list[Path], upright: bool) -> Iterator[Path]:
                     width, height = height, width
         except Exception:  # Pillow raises many types; the reader will say what is wrong with it
             width = height = 1
-        if width > LONGEST_ASPECT * height:
-            print(
-                f"warning: {path}: {width}x{height} is very wide for one word; cut lines into words first",
-                file=sys.stderr,
-            )
-        elif height > 2 * width and height > 8:
-            print(f"warning: {path}: {width}x{height} is upright; turn it or expect nonsense", file=sys.stderr)
+        if odd := unlike_a_word(width, height):
+            print(f"warning: {printable(path)}: {odd}", file=sys.stderr)
         yield path
 
 

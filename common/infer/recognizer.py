@@ -30,7 +30,8 @@ from common.errors import UserError
 from common.infer.images import KINDS, LONGEST_ASPECT, ImageLike, as_array, check_kind, find_images, is_image
 from common.infer.options import open_with_options
 
-__all__ = ["LONGEST_ASPECT", "ImageLike", "Prediction", "Reader", "Recognizer", "as_array", "find_images", "open_recognizer"]
+__all__ = ["LONGEST_ASPECT", "ImageLike", "Prediction", "Reader", "Recognizer", "as_array", "find_images"]
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -327,7 +328,9 @@ def read_card(checkpoint: Path) -> dict[str, Any]:
         raise UserError(f"{path}: a card is a JSON object; remove it and name the model with --model")
     for name, kind, words in (("model", str, "a name"), ("options", dict, "an object")):
         if not isinstance(card.get(name, kind()), kind):
-            raise UserError(f"{path}: the field {name!r} is not {words}; remove the file and name the model with --model")
+            raise UserError(
+                f"{path}: the field {name!r} is not {words}; remove the file and name the model with --model"
+            )
     return card
 
 
@@ -346,8 +349,8 @@ def open_recognizer(
         model: registry entry (`strlab models`); needed where the checkpoint has no metadata file.
         device: auto, cpu, cuda, cuda:1.
         options: build options that override those of the metadata.
-        engine: auto (ONNX Runtime where it is installed, the checkpoint has an ONNX file next to it, and the device is a
-            CPU), torch, or onnx (refused where it is not possible).
+        engine: auto (ONNX Runtime where it is installed, the checkpoint has an ONNX file next to it, and the device is
+            a CPU), torch, or onnx (refused where it is not possible).
         how: batch_size, amp, workers, upright, published of `Recognizer`.
 
     Raises:

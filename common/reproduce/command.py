@@ -65,6 +65,10 @@ def _reproduce(args: argparse.Namespace) -> int:
     recipe = recipes.load(args.name)
     scale_name = pick_scale(args.scale, recipe)
     scale = recipe.scale(scale_name)
+    if scale_name == "gpu" and default_device() != "cuda" and not args.dry_run:
+        raise UserError(
+            "--scale gpu: no CUDA device can be used here; take --scale cpu, or install a CUDA build of torch"
+        )
     out = (args.out or runner.ROOT / "outputs" / recipe.name / scale_name).absolute()
     print(f"{recipe.title}\nscale {scale_name}: {scale.note}", flush=True)
     # A terminated run ends its child, as an interrupted one does.

@@ -126,11 +126,16 @@ class Runner:
             again = f"strlab sanity {self.recipe.name}" if self.scale_name == "sanity" else again
             again += f" --data {shlex.quote(str(self.data))}" if self.own_data else ""
             again += f" --pretrained {shlex.quote(self.pretrained)}" if self.pretrained else ""
-            raise UserError(f"step {name}: {failure}; finished steps are kept: go on with `{again}`") from None
+            again += f" --out {shlex.quote(str(self.out))}" if self.out != self.usual_out() else ""
+            raise UserError(f"step {name}: {failure}; finished steps are kept: continue with `{again}`") from None
         entry = {"hash": digest, "id": uuid.uuid4().hex, "seconds": round(seconds, 1), "ended": time.time()}
         write_text(stamp, json.dumps(entry))
         print(f"    done in {clock(seconds)}", flush=True)
         return entry
+
+    def usual_out(self) -> Path:
+        """Where the results go when no folder is named."""
+        return ROOT / "outputs" / self.recipe.name / self.scale_name
 
     def _data_print(self) -> str:
         """What the first step depends on: the user's files by size and time; nothing for a corpus that is rendered."""

@@ -47,7 +47,7 @@ def test_reads_every_kind_of_image(recognizer: Recognizer, tmp_path: Path) -> No
 
 
 def test_a_broken_image_is_counted_and_keeps_its_place(recognizer: Recognizer, tmp_path: Path) -> None:
-    found = recognizer([b"no image", toy.crop("a"), tmp_path / "absent.png", np.zeros((4, 4, 3)), toy.crop("c")])
+    found = recognizer([b"no image", toy.crop("a"), tmp_path / "absent.png", np.full((4, 4, 3), -1.0), toy.crop("c")])
     assert [p.text for p in found] == ["", "a", "", "", "c"]
     assert [bool(p.error) for p in found] == [True, False, True, True, False]
     assert len(recognizer.bad) == 3

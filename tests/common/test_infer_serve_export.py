@@ -118,7 +118,7 @@ def test_export_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert cli.main([*words, "--check"]) == 0
     assert "checked on 32 images" in capsys.readouterr().out
     facts = json.loads((tmp_path / "toy.onnx.json").read_text("utf-8"))
-    assert facts["model"] == "toy/brightness" and facts["input"]["shape"] == ["batch", 8, 16, 3]
+    assert facts["model"] == "toy/Brightness" and facts["input"]["shape"] == ["batch", 8, 16, 3]
     assert facts["outputs"] == [{"name": "output_0", "type": "float32", "shape": ["batch", 3]}]
     kept = onnxruntime.InferenceSession(tmp_path / "toy.onnx").get_modelmeta().custom_metadata_map
     assert kept["charset"] == facts["charset"] == "abc" and json.loads(kept["input"]) == facts["input"]
