@@ -7,6 +7,7 @@ import errno
 import itertools
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import BinaryIO
 from common.errors import UserError
 
 TEMPORARY = ".tmp-"  # part of the names of unfinished files
+MOST_BYTES = 1 << 30  # of a single picture or annotation from outside
 
 
 class DiskFull(UserError):
@@ -89,6 +91,33 @@ def write_bytes(path: Path, data: bytes) -> Path:
 def write_text(path: Path, text: str) -> Path:
     """`write_bytes` of UTF-8 text; lone surrogates are written as question marks."""
     return write_bytes(path, text.encode("utf-8", "replace"))
+
+
+def read_regular(path: Path, most: int = MOST_BYTES) -> bytes:
+    """The bytes of a regular file. Raises OSError for pipes, devices, folders, and files of more than `most` bytes."""
+    # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"{status.st_size:,} bytes, more than {most:,}", str(path))
+        return file.read()
+
+
+def read_below(root: Path, name: str) -> bytes:
+    """The bytes of the regular file `name` below `root`. Raises OSError, also for a name that leads out of `root`.
+
+    A name is data from outside: `../x`, an absolute path, or a link to another place must not be read.
+    """
+    if "\0" in name:
+        raise OSError(errno.EINVAL, "a file name with a zero byte")
+    path = root / name
+    if "\\" in name and not path.exists():  # a list made on Windows
+        path = root / name.replace("\\", "/")
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise OSError(errno.EPERM, f"leads out of the folder {root}", str(path))
+    return read_regular(path)
 
 
 def files_below(root: str | Path, wanted: Callable[[str], bool]) -> list[Path]:

@@ -16,8 +16,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from common.augment import randaugment, recipes, views
 from common.augment.rng import Rng
+from common.data.decode import BadImage, decode_rgb
 from common.errors import UserError
-from common.files import write_bytes
+from common.files import read_regular, write_bytes
 
 Augmenter = Callable[..., np.ndarray]
 RECIPES: dict[str, Callable[[], Augmenter]] = {
@@ -57,9 +58,10 @@ def read_images(folder: Path) -> list[np.ndarray]:
     """The images of a folder, as uint8 HxWx3. Raises UserError if there are none."""
     found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if pixels is not None:
-            found.append(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+        try:
+            found.append(decode_rgb(read_regular(path)))
+        except (OSError, BadImage) as error:
+            print(f"{path}: skipped: {error}")
     if not found:
         raise UserError(f"--images: {folder}: no readable image there; name a folder of word crops")
     return found

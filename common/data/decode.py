@@ -10,12 +10,14 @@ from __future__ import annotations
 import io
 import math
 import warnings
+from pathlib import Path
 
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageFile
 
 from common.errors import UserError
+from common.files import read_regular
 
 # Formats that Pillow reads without running another program (no EPS) and that word crops come in.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF", "JPEG2000", "AVIF")
@@ -33,7 +35,7 @@ def decode_rgb(data: bytes, max_pixels: int = MAX_PIXELS, truncated: bool = Fals
     accepts a file that breaks off (DiG does): what is missing stays as Pillow leaves it. Raises `BadImage` and
     nothing else.
     """
-    fast = _decode_jpeg(data, max_pixels)
+    fast = decode_jpeg(data, max_pixels)
     return fast if fast is not None else np.array(_open_rgb(data, max_pixels, truncated))
 
 
@@ -78,7 +80,7 @@ def decode_resized(
     data: bytes, size: tuple[int, int], max_pixels: int = MAX_PIXELS, truncated: bool = False
 ) -> np.ndarray:
     """`resize_bicubic(decode_rgb(data), size)` without the copies between: uint8 [h, w, 3] for `size` = (h, w)."""
-    fast = _decode_jpeg(data, max_pixels)
+    fast = decode_jpeg(data, max_pixels)
     image = Image.fromarray(fast) if fast is not None else _open_rgb(data, max_pixels, truncated)
     height, width = size
     return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
@@ -89,8 +91,8 @@ def orientation(data: bytes) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = Image.open(io.BytesIO(data), formats=FORMATS).getexif().get(0x0112, 1)
-    except Exception:  # as in `_opened`; a picture that is broken is refused by `decode_rgb`
+            found = open_picture(data).getexif().get(0x0112, 1)
+    except Exception:  # Pillow raises many types; a picture that is broken is refused by `decode_rgb`
         return 1
     return found if found in range(1, 9) else 1
 
@@ -137,12 +139,12 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def decode_mask(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """A stored text mask (PNG with the values 0 and 1): uint8 [H, W] of 0/1. Raises `BadImage`."""
-    image = _opened(data, max_pixels)
-    return (np.asarray(_loaded(image, "L")) > 0).astype(np.uint8)
+    image = open_picture(data, max_pixels)
+    return (np.asarray(load(image, "L")) > 0).astype(np.uint8)
 
 
-def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
-    """RGB pixels of an ordinary grey or YCbCr JPEG; None sends the bytes to Pillow."""
+def decode_jpeg(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray | None:
+    """RGB pixels uint8 [H, W, 3] of an ordinary grey or YCbCr JPEG; None sends the bytes to Pillow."""
     if data[:2] != b"\xff\xd8":
         return None
     try:
@@ -155,22 +157,35 @@ def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
         return None  # broken, or merely unusual: Pillow decides
 
 
-def _opened(data: bytes, max_pixels: int) -> Image.Image:
+def open_picture(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The one way in which this library opens picture files: header read, pixels not yet; `load` reads them.
+
+    Only `FORMATS` are tried, so that no file can make Pillow run another program, and a path must name a regular file.
+    Raises `BadImage` for what is no such picture or has more than `max_pixels` pixels.
+    """
     try:
+        if isinstance(source, Path):
+            source = read_regular(source)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(io.BytesIO(source), formats=FORMATS)
     except Image.UnidentifiedImageError:
-        raise BadImage(f"not an image ({len(data)} bytes)") from None
+        raise BadImage(f"not an image ({len(source)} bytes)") from None
     except Exception as error:
-        raise BadImage(f"{type(error).__name__}: {error}") from None
+        raise BadImage(getattr(error, "strerror", None) or f"{type(error).__name__}: {error}") from None
     width, height = image.size
     if width * height > max_pixels:
         raise BadImage(f"{width}x{height} pixels, more than the cap of {max_pixels}")
     return image
 
 
-def _loaded(image: Image.Image, mode: str) -> Image.Image:
+def picture_size(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(width, height) from the header, without decoding. Raises `BadImage`."""
+    return open_picture(source, max_pixels).size
+
+
+def load(image: Image.Image, mode: str) -> Image.Image:
+    """Read the pixels of an opened picture and convert them. Raises `BadImage`, whatever Pillow raises."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -182,11 +197,11 @@ def _loaded(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _open_rgb(data: bytes, max_pixels: int, truncated: bool) -> Image.Image:
-    image = _opened(data, max_pixels)
+    image = open_picture(data, max_pixels)
     if not truncated:
-        return _loaded(image, "RGB")
+        return load(image, "RGB")
     before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
     try:
-        return _loaded(image, "RGB")
+        return load(image, "RGB")
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = before

@@ -20,7 +20,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from common.data.examine import MASKS, REMARKS, UNUSABLE, WORDS, Examination, Wishes, examine
+from common.data.examine import MASKS, REMARKS, UNUSABLE, WORDS, Examination, Wishes, examine, printable
 from common.data.lmdb import LmdbWriter, WordLmdb
 from common.data.words import discover
 from common.errors import UserError
@@ -73,6 +73,9 @@ def describe(examination: Examination, examples: int = 5) -> list[str]:
         return [*lines, f"  UNREADABLE  {examination.fatal}"]
     counts = ", ".join(f"{count:,} {prefix}" for prefix, count in examination.counts.items()) or "no numbered keys"
     lines.append(f"  {examination.kind}; keys: {counts}; num-samples: {examination.stored}")
+    if not examination.numbering.is_published:
+        lost = f"{examination.lost_elsewhere:,} samples would be lost by programs that expect image-000000001"
+        lines.append(f"  WRONG KEYS  numbered {examination.numbering.describe()}: {lost}")
     if not examination.count_is_right:
         lines.append(f"  WRONG COUNT  num-samples is {examination.stored}, the highest number is {examination.highest}")
     for kind in (*UNUSABLE, *REMARKS):
@@ -82,7 +85,7 @@ def describe(examination: Examination, examples: int = 5) -> list[str]:
             more = "; …" if len(rows) > examples else ""
             lines.append(f"  {kind.upper() if kind in UNUSABLE else kind}  {len(rows):,}: {shown}{more}")
     if examination.foreign:
-        shown = ", ".join(f"{character!a} x {count}" for character, count in examination.foreign.most_common(20))
+        shown = ", ".join(f"{character!r} x {count}" for character, count in examination.foreign.most_common(20))
         lines.append(f"  characters outside the charset: {shown}")
     if examination.lengths:
         lines.append(_labels_line(examination))
@@ -93,7 +96,7 @@ def describe(examination: Examination, examples: int = 5) -> list[str]:
 
 
 def _labels_line(examination: Examination) -> str:
-    words = ", ".join(ascii(label)[1:-1] for label in examination.examples[:6])
+    words = ", ".join(printable(label)[1:-1] for label in examination.examples[:6])
     lengths = examination.lengths
     return (
         f"  labels: {min(lengths)} to {max(lengths)} characters, {len(examination.characters)} different ones; "
@@ -108,6 +111,7 @@ def as_dict(examination: Examination) -> dict:
         "fatal": examination.fatal,
         "kind": examination.kind,
         "num_samples": examination.stored,
+        "numbering": examination.numbering.describe(),
         "highest": examination.highest,
         "keys": examination.counts,
         "findings": {kind: [list(row) for row in rows] for kind, rows in examination.findings.items()},
@@ -138,6 +142,10 @@ def repair(found: list[Examination], root: Path, out: Path, drop_duplicates: boo
             dropped = dict(examination.unusable)
             if drop_duplicates:
                 dropped |= {number: "duplicate image" for number, _ in examination.findings.get("duplicate image", ())}
+            if len(dropped) >= examination.highest:
+                lost += 1
+                print(f"{examination.path}: not repaired: none of its {examination.highest:,} samples is sound")
+                continue
             kept = copy_samples(examination, place, dropped)
             removed += [(str(examination.path), number, why) for number, why in sorted(dropped.items())]
             print(f"{place}: {kept:,} samples written, {len(dropped):,} left out")

@@ -20,6 +20,8 @@ import numpy as np
 
 from common.data.decode import BadImage, decode_rgb
 from common.data.lmdb import WordLmdb
+from common.data.numbering import PUBLISHED, Numbering
+from common.data.pictures import one_colour
 from common.errors import UserError
 
 CHUNK = 2000  # samples that a worker looks at in one go
@@ -30,6 +32,7 @@ UNUSABLE = ("missing image", "missing label", "undecodable image", "label not UT
 # Findings about labels that are usable: told, kept by a repair.
 REMARKS = (
     "empty label",
+    "one colour",
     "control characters",
     "outside charset",
     "too long",
@@ -63,6 +66,7 @@ class Examination:
     path: Path
     fatal: str = ""
     kind: str = WORDS
+    numbering: Numbering = PUBLISHED
     stored: str | None = None
     counts: dict[str, int] = field(default_factory=dict)
     highest: int = 0
@@ -91,9 +95,20 @@ class Examination:
         return {number: kind for kind in reversed(UNUSABLE) for number, _ in self.findings.get(kind, ())}
 
     @property
+    def lost_elsewhere(self) -> int:
+        """Samples that programs which expect the published numbering cannot find."""
+        numbers = range(self.numbering.first, self.numbering.first + self.highest)
+        if self.numbering.is_published:
+            return 0
+        width = self.numbering.width
+        return sum(number == 0 or len(b"%0*d" % (width, number)) != PUBLISHED.width for number in numbers)
+
+    @property
     def faults(self) -> int:
-        """Number of things that a repair would mend."""
-        return 1 if self.fatal else len(self.unusable) + (not self.count_is_right)
+        """Number of things that a repair would fix."""
+        if self.fatal:
+            return 1
+        return len(self.unusable) + (not self.count_is_right) + (not self.numbering.is_published)
 
 
 @dataclass
@@ -121,7 +136,8 @@ def examine(
     chunks: list[_Seen] = []
     try:
         with ProcessPoolExecutor(max(workers, 1), mp_context=multiprocessing.get_context("spawn")) as pool:
-            result.stored, result.counts, result.kind, result.highest = pool.submit(_keys, path).result()
+            keys = pool.submit(_keys, path).result()
+            result.stored, result.counts, result.kind, result.highest, result.numbering = keys
             if result.kind == MASKS:
                 return result
             starts = range(0, result.highest, CHUNK)
@@ -162,8 +178,11 @@ class _chunk_of:
         return seen
 
 
-def _keys(path: Path) -> tuple[str | None, dict[str, int], str, int]:
-    """(num-samples as stored, number of keys by prefix, kind, highest number). Raises `UserError` for what is none."""
+def _keys(path: Path) -> tuple[str | None, dict[str, int], str, int, Numbering]:
+    """(num-samples as stored, number of keys by prefix, kind, number of the last sample counted from 1, numbering).
+
+    Raises `UserError` for what is no word LMDB.
+    """
     words = WordLmdb(path)
     stored, counts, tops = words.stored_count(), {}, {}
     for prefix in words.prefixes():
@@ -176,7 +195,8 @@ def _keys(path: Path) -> tuple[str | None, dict[str, int], str, int]:
     known = sum(counts.get(prefix, 0) for prefix in counted)
     if highest > SPARSE * known + CHUNK:
         raise UserError(f"{path}: {known} keys, but numbers up to {highest}: not a word LMDB")
-    return None if stored is None else stored.decode("utf-8", "replace"), counts, kind, highest
+    text = None if stored is None else stored[:40].decode("utf-8", "replace")
+    return text, counts, kind, highest, words.numbering
 
 
 def _look_at_image(image: bytes | None, number: int, wishes: Wishes, seen: _Seen, sizes: list) -> bool:
@@ -186,11 +206,13 @@ def _look_at_image(image: bytes | None, number: int, wishes: Wishes, seen: _Seen
         return False
     if wishes.decode:
         try:
-            height, width = decode_rgb(image).shape[:2]
+            pixels = decode_rgb(image)
         except BadImage as error:
             seen.findings.append(("undecodable image", number, str(error)))
             return False
-        sizes.append((width, height))
+        if one_colour(pixels):
+            seen.findings.append(("one colour", number, ""))
+        sizes.append(pixels.shape[1::-1])
     return True
 
 
@@ -210,14 +232,19 @@ def _look_at_label(raw: bytes | None, number: int, wishes: Wishes, seen: _Seen) 
     if not label:
         seen.findings.append(("empty label", number, ""))
     if any(character != " " and not character.isprintable() for character in label):
-        seen.findings.append(("control characters", number, ascii(label[:60])))
+        seen.findings.append(("control characters", number, printable(label[:60])))
     if wishes.max_length is not None and len(label) > wishes.max_length:
         seen.findings.append(("too long", number, f"{len(label)} characters"))
     if wishes.charset is not None:
         foreign = Counter(character for character in label if character not in wishes.charset)
         if foreign:
             seen.foreign.update(foreign)
-            seen.findings.append(("outside charset", number, ascii(label[:60])))
+            seen.findings.append(("outside charset", number, printable(label[:60])))
+
+
+def printable(text: str) -> str:
+    """The text in quotes, as it is but for control characters and the like, which become escapes."""
+    return repr(text)
 
 
 def _digest(data: bytes) -> int:

@@ -14,17 +14,17 @@ from types import TracebackType
 
 import lmdb
 
+from common.data.numbering import LONGEST, PUBLISHED, Numbering, numbering_of
 from common.errors import UserError
 from common.files import files_below
 
 COUNT_KEY = b"num-samples"
+MOST_ABSENT = 100  # times as many pictures as masks
 TOLERATED_SHARE = 0.01  # of num-samples: a larger error stops, a smaller one is said and counted
 CURE = "copy the folder again, or look with `strlab doctor`"
 
 
-def key(prefix: str, index: int) -> bytes:
-    """The key of 0-based sample `index`: `key("image", 0)` is `image-000000001`."""
-    return b"%s-%09d" % (prefix.encode(), index + 1)
+key = PUBLISHED.key  # of what is written: `key("image", 0)` is `image-000000001`
 
 
 def lmdb_folders(root: str | Path) -> list[Path]:
@@ -112,13 +112,14 @@ class WordLmdb:
         self._handle_name: tuple[int, int] | None = None
         self._transaction: lmdb.Transaction | None = None
         self._count: int | None = None
+        self._numbering: Numbering | None = None
 
     def __getstate__(self) -> dict:
-        return {"path": self.path, "_count": self._count}
+        return {"path": self.path, "_count": self._count, "_numbering": self._numbering}
 
     def __setstate__(self, state: dict) -> None:
         self.__init__(state["path"])
-        self._count = state["_count"]
+        self._count, self._numbering = state["_count"], state["_numbering"]
 
     def __len__(self) -> int:
         if self._count is None:
@@ -127,15 +128,22 @@ class WordLmdb:
 
     def image_bytes(self, index: int) -> bytes:
         """The encoded image of sample `index`. Raises KeyError (naming the key) when it is missing."""
-        return self._get(key("image", index))
+        return self._get(self.numbering.key("image", index))
 
     def label(self, index: int) -> str:
         """The label as stored. Raises KeyError when it is missing, UnicodeDecodeError when it is not UTF-8."""
-        return self._get(key("label", index)).decode("utf-8")
+        return self._get(self.numbering.key("label", index)).decode("utf-8")
 
     def value(self, prefix: str, index: int) -> bytes | None:
         """What stands under `prefix-%09d` (mask, boxes, …), or None."""
-        return self._read(key(prefix, index))
+        return self._read(self.numbering.key(prefix, index))
+
+    @property
+    def numbering(self) -> Numbering:
+        """How the keys are numbered; found at the first access, and all samples are read whatever it is."""
+        if self._numbering is None:
+            self._numbering = self._find_numbering()
+        return self._numbering
 
     def stored_count(self) -> bytes | None:
         """What stands under `num-samples`, as it is; None when nothing does."""
@@ -157,17 +165,21 @@ class WordLmdb:
 
     def items(self, prefix: str) -> Iterator[tuple[int, bytes]]:
         """(0-based index, value) of all keys `prefix-…` in order; far faster than asking one by one."""
+        if not self.numbering.in_order:
+            for index in self.numbers(prefix):
+                yield index, self.value(prefix, index)
+            return
         start = prefix.encode() + b"-"
         for name, value in self._walk(start):
-            if name[len(start) :].isdigit():
-                yield int(name[len(start) :]) - 1, value
+            if (index := self.numbering.index(name[len(start) :])) is not None:
+                yield index, value
 
     def numbers(self, prefix: str) -> Iterator[int]:
         """0-based index of all keys `prefix-…` in order, without reading their values."""
         start = prefix.encode() + b"-"
-        for name, _ in self._walk(start, values=False):
-            if name[len(start) :].isdigit():
-                yield int(name[len(start) :]) - 1
+        names = (name[len(start) :] for name, _ in self._walk(start, values=False))
+        found = (index for digits in names if (index := self.numbering.index(digits)) is not None)
+        yield from found if self.numbering.in_order else sorted(found)
 
     def count_keys(self, prefix: str) -> int:
         """How many keys `prefix-…` there are (walks them)."""
@@ -217,23 +229,46 @@ class WordLmdb:
 
     def _read_count(self) -> int:
         raw = self._read(COUNT_KEY)
-        if raw is None or not raw.strip().isdigit():
+        if raw is None or not raw.strip().isdigit() or len(raw.strip()) > LONGEST:
             found = self.count_keys("image")
             what = "missing" if raw is None else f"{raw[:20]!r}"
             raise UserError(
                 f"{self.path}: num-samples is {what}, {found} images found: "
-                f"`strlab doctor {self.path} --repair NEW` mends it"
+                f"`strlab doctor {self.path} --repair NEW` writes a sound copy"
             )
         count = int(raw)
         if self._only_masks():
-            return count  # unreadable pictures have no mask, so single keys may be absent
+            found = self.count_keys("mask")
+            if count > MOST_ABSENT * found + 1000:  # unreadable pictures have no mask, so some keys may be absent
+                raise UserError(
+                    f"{self.path}: num-samples is {count}, but there are only {found} masks: make them again"
+                )
+            return count
         if self._has(count) or (count and not self._has(count - 1)):
             found = self.count_keys("image")
             said = f"{self.path}: num-samples says {count}, {found} images found"
             if abs(found - count) > TOLERATED_SHARE * max(found, count):
-                raise UserError(f"{said}: `strlab doctor {self.path} --repair NEW` mends it")
+                raise UserError(f"{said}: `strlab doctor {self.path} --repair NEW` writes a sound copy")
             print(f"warning: {said}; samples above the smaller number are not read", flush=True)
         return count
+
+    def _find_numbering(self) -> Numbering:
+        """Look at the first key of pictures, labels or masks, and say so where other programs would lose samples."""
+        for prefix in (b"image-", b"label-", b"mask-"):
+            names = (name[len(prefix) :] for name, _ in self._walk(prefix, values=False))
+            digits = next((name for name in names if name.isdigit() and len(name) <= LONGEST), None)
+            if digits is None:
+                continue
+            found = numbering_of(digits, has_zero=int(digits) == 0)
+            if not found.is_published:
+                print(
+                    f"warning: {self.path}: keys are numbered {found.describe()} ({(prefix + digits).decode()}), where "
+                    "image-000000001 is the usual first: all are read here, other programs lose some; "
+                    "`strlab doctor DIR --repair NEW` renumbers them",
+                    flush=True,
+                )
+            return found
+        return PUBLISHED
 
     def _only_masks(self) -> bool:
         """An LMDB of masks that mirrors one of pictures: it has `mask-…` keys and no pictures."""
@@ -241,7 +276,7 @@ class WordLmdb:
         return kinds[0] is not None and kinds[1] is None
 
     def _has(self, index: int) -> bool:
-        return self._read(key("image", index)) is not None or self._read(key("label", index)) is not None
+        return self.value("image", index) is not None or self.value("label", index) is not None
 
 
 class LmdbWriter:

@@ -141,15 +141,16 @@ def sheet_names(paths: Sequence[Path]) -> list[Path]:
 
 def _checked(paths: list[Path], upright: bool) -> Iterator[Path]:
     """The paths, with a warning for images whose shape no word has."""
-    from PIL import Image
+    from common.data.decode import BadImage, open_picture, orientation
+    from common.files import read_regular
 
     for path in paths:
         try:
-            with Image.open(path) as image:
-                width, height = image.size
-                if upright and image.getexif().get(0x0112, 1) >= 5:
-                    width, height = height, width
-        except Exception:  # Pillow raises many types; the reader will say what is wrong with it
+            data = read_regular(path)
+            width, height = open_picture(data).size
+            if upright and orientation(data) >= 5:
+                width, height = height, width
+        except (BadImage, OSError):  # the reader will say what is wrong with it
             width = height = 1
         if odd := unlike_a_word(width, height):
             print(f"warning: {printable(path)}: {odd}", file=sys.stderr)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from common.augment import recipes
 from common.data.bad import FILE_NAME, BadSamples
-from common.data.decode import BadImage
+from common.data.decode import BadImage, picture_size
 from common.data.lmdb import WordLmdb
 from common.data.loader import RatioMix, SeededSampler, WordLoader, word_loader
 from common.data.masks import MaskSource
@@ -145,8 +143,8 @@ def check_box_labels(dataset: WordDataset, samples: int = 64) -> None:
         where = f"{words.path}: boxes-{number + 1:09d}"
         boxes = parse_boxes(words.value("boxes", number), where)
         try:
-            width, height = Image.open(io.BytesIO(words.image_bytes(number))).size
-        except (OSError, KeyError):
+            width, height = picture_size(words.image_bytes(number))
+        except (BadImage, KeyError):
             continue  # unreadable pictures are counted when they are met
         wrong = check_boxes(boxes, width, height)
         if wrong:

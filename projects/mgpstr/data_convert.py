@@ -8,16 +8,14 @@ accepts the few opcodes of a dict of strings and refuses everything else, and th
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import math
 import pickletools
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
-
 from common.data.bad import BadSample
+from common.data.decode import BadImage, picture_size
 from common.data.lmdb import LmdbWriter, WordLmdb
 from common.data.words import discover
 from common.errors import UserError
@@ -117,11 +115,11 @@ def converted(words: WordLmdb, tolerance: float) -> Iterator[tuple[bytes, str, b
         try:
             image, label = words.image_bytes(index), words.value("label", index)
             word, boxes = boxes_of(string_table(label or b""))
-            width, height = Image.open(io.BytesIO(image)).size
+            width, height = picture_size(image)
             wrong = check_boxes(boxes, width, height, tolerance)
             if wrong:
                 raise Refused(wrong)
-        except (Refused, OSError, KeyError) as error:
+        except (Refused, BadImage, OSError, KeyError) as error:
             yield BadSample(str(words.path), index + 1, str(error))
             continue
         yield image, word, json.dumps([[*map(whole, box[:4]), box[4]] for box in boxes], ensure_ascii=False).encode()

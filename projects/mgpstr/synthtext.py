@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from common.data.convert.samples import Source, write_samples
 from common.data.convert.scenes import cut
+from common.data.decode import BadImage, picture_size
 from common.errors import UserError
 
 FIELDS = ("imnames", "wordBB", "charBB", "txt")
@@ -54,8 +54,8 @@ def bounds(quads: np.ndarray) -> np.ndarray:
 def inside(boxes: np.ndarray, path: Path) -> np.ndarray:
     """Boxes [n, 4] cut off at the sides of the picture `path`; as they are where it cannot be opened."""
     try:
-        width, height = Image.open(path).size
-    except OSError:
+        width, height = picture_size(path)
+    except BadImage:
         return boxes
     return boxes.clip(0, [width, height, width, height])
 

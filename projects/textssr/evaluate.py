@@ -28,8 +28,9 @@ import numpy as np
 import torch
 from skimage.metrics import structural_similarity
 
+from common.data.decode import BadImage, decode_rgb
 from common.errors import UserError, command
-from common.files import write_bytes, write_text
+from common.files import read_regular, write_bytes, write_text
 from common.metrics.accuracy import Scores
 from common.metrics.protocols import PROTOCOL_36
 from projects.textssr.metrics import mean_similarity, sequence_accuracy
@@ -117,10 +118,10 @@ def grouped(predictions: dict[str, list[str]], truth: list[str], what: str, keys
 
 def load(path: Path) -> np.ndarray:
     """RGB uint8 of a file. Raises UserError for one that is no picture."""
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise UserError(f"{path}: not a picture: run infer.py again")
-    return np.ascontiguousarray(picture[..., ::-1])
+    try:
+        return decode_rgb(read_regular(path))
+    except (OSError, BadImage) as error:
+        raise UserError(f"{path}: not a picture ({error}): run infer.py again") from None
 
 
 def mean_ssim(run: Path, names: Sequence[str]) -> float | None:

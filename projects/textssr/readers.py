@@ -7,10 +7,11 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from common.data.decode import decode_rgb
 from common.errors import UserError
+from common.files import read_regular
 from common.infer.recognizer import Prediction, open_recognizer
 
 PACKAGES = {"rapidocr": "rapidocr_onnxruntime"}
@@ -40,7 +41,8 @@ def open_reader(name: str, model: str | None, device: str) -> Read:
 
 def read_crop(engine: Callable, crop: Crop) -> Prediction:
     """One crop through the recognition of RapidOCR alone; what it cannot read is an empty text."""
-    picture = cv2.imread(str(crop)) if isinstance(crop, Path) else np.ascontiguousarray(crop[..., ::-1])
+    pixels = decode_rgb(read_regular(crop)) if isinstance(crop, Path) else crop
+    picture = np.ascontiguousarray(pixels[..., ::-1])
     found, _ = engine(picture, use_det=False, use_cls=False, use_rec=True)
     text, confidence = found[0][:2] if found else ("", 0.0)
     return Prediction(text, float(confidence))

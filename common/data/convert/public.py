@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from PIL import Image
-
 from common.data.convert import crops, scenes
 from common.data.convert.samples import Source, write_samples
+from common.data.decode import BadImage, picture_size
 from common.data.lmdb import WordLmdb
 from common.data.words import discover
 from common.errors import UserError
@@ -55,8 +53,8 @@ def large(source: Source, least: int) -> bool:
     """True where both sides of the picture have at least `least` pixels, or it cannot be read: `write_samples` lists
     such samples."""
     try:
-        return min(Image.open(io.BytesIO(source.read())).size) >= least
-    except Exception:  # Pillow raises many types
+        return min(picture_size(source.read())) >= least
+    except (OSError, KeyError, BadImage):
         return True
 
 

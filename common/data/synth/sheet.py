@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from common.data.decode import decode_mask, load, open_picture
 from common.data.lmdb import WordLmdb
 from common.data.synth.options import Part
 from common.files import write_bytes
@@ -52,11 +52,11 @@ def draw_truth(image: np.ndarray, mask: np.ndarray, boxes: list, zoom: int = 2) 
 
 
 def _rgb(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data)).convert("RGB")
+    return load(open_picture(data), "RGB")
 
 
 def _with_truth(data: WordLmdb, index: int) -> Image.Image:
-    mask = np.asarray(Image.open(io.BytesIO(data.value("mask", index))))
+    mask = decode_mask(data.value("mask", index))
     boxes = json.loads(data.value("boxes", index))
     return draw_truth(np.asarray(_rgb(data.image_bytes(index))), mask, boxes)
 

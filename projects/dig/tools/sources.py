@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.data.convert.samples import Source
+from common.data.decode import open_picture
 from common.errors import UserError
 
 IAM_SPLITS = ("trainset", "testset", "validationset1", "validationset2")
@@ -70,12 +71,9 @@ def iam_from_pages(root: Path, split: str) -> Iterator[Source]:
 
 def cut(page: Path, box: tuple[int, int, int, int]) -> bytes:
     """PNG bytes of the box (x, y, w, h) of a page."""
-    from PIL import Image
-
     left, top, width, height = box
-    with Image.open(page) as image:
-        stream = io.BytesIO()
-        image.crop((left, top, left + width, top + height)).save(stream, "PNG")
+    stream = io.BytesIO()
+    open_picture(page).crop((left, top, left + width, top + height)).save(stream, "PNG")
     return stream.getvalue()
 
 

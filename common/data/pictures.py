@@ -1,0 +1,80 @@
+"""Pictures as a person would see them, for reading and converting: transparency lies on a ground that contrasts with
+the ink, and deep greys are scaled by their own range.
+
+Training and evaluation of LMDBs use `common.data.decode`, which gives the pixels that the published loaders see.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from common.data.decode import MAX_PIXELS, BadImage, decode_jpeg, load, open_picture, resize_bicubic
+
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # grey with more than 8 bits
+
+
+def decode_shown(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Pixels of an encoded image as a viewer shows them: uint8 [H, W, 3], RGB, C-contiguous.
+
+    Equal to `decode_rgb` for pictures of 8 bits without transparency. Raises `BadImage` and nothing else.
+    """
+    fast = decode_jpeg(data, max_pixels)
+    return fast if fast is not None else shown(open_picture(data, max_pixels))
+
+
+def shown(image: Image.Image) -> np.ndarray:
+    """A Pillow image of any mode as uint8 RGB [H, W, 3]; see `decode_shown`. Raises `BadImage`."""
+    if image.mode in DEEP_MODES:
+        return scaled_grey(np.asarray(load(image, "F" if image.mode == "F" else "I")))
+    if not _is_transparent(image):
+        return np.array(load(image, "RGB"))
+    pixels = np.asarray(load(image, "RGBA"))
+    return composited(pixels[..., :3], pixels[..., 3])
+
+
+def composited(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """`rgb` uint8 [H, W, 3] under its coverage `alpha` uint8 [H, W] on white where the ink is dark, else on black.
+
+    The ink is the mean colour weighted by the coverage. Where nothing is covered, the colours alone are returned.
+    """
+    weight = alpha.astype(np.float32)[..., None] / 255
+    total = float(weight.sum())
+    if total == 0 or bool((alpha == 255).all()):
+        return np.ascontiguousarray(rgb)
+    ink = (rgb * weight).reshape(-1, 3).sum(0) / total
+    ground = 255 if float(ink @ LUMA) < 128 else 0
+    return (rgb * weight + ground * (1 - weight)).round().astype(np.uint8)
+
+
+def scaled_grey(values: np.ndarray) -> np.ndarray:
+    """Grey values of any number type [H, W] as uint8 RGB [H, W, 3]: their smallest becomes 0, their largest 255.
+
+    Values that are not finite count as the smallest. A picture of one value becomes a middle grey.
+    """
+    grey = values.astype(np.float64)
+    finite = np.isfinite(grey)
+    if not finite.any():
+        raise BadImage("no pixel has a finite value")
+    low, high = grey[finite].min(), grey[finite].max()
+    grey = np.where(finite, grey, low)
+    scaled = np.full(grey.shape, 128.0) if high == low else (grey - low) * (255 / (high - low))
+    return np.repeat(scaled.round().astype(np.uint8)[..., None], 3, axis=2)
+
+
+def resized_as_shown(data: bytes, size: tuple[int, int]) -> np.ndarray:
+    """`decode_shown`, then the bicubic resize to `size` = (h, w): uint8 [h, w, 3]. Raises `BadImage`."""
+    return resize_bicubic(decode_shown(data), size)
+
+
+def one_colour(image: np.ndarray, spread: int = 3) -> bool:
+    """Whether a picture uint8 [H, W, 3] is of one colour: no channel varies by more than `spread`, so no word is in
+    it.
+    """
+    pixels = image.reshape(-1, image.shape[-1])
+    return bool((pixels.max(0).astype(int) - pixels.min(0) <= spread).all())
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
