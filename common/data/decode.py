@@ -39,43 +39,6 @@ def decode_rgb(data: bytes, max_pixels: int = MAX_PIXELS, truncated: bool = Fals
     return fast if fast is not None else np.array(_open_rgb(data, max_pixels, truncated))
 
 
-def decode_shown(data: bytes, max_pixels: int = MAX_PIXELS, published: bool = False) -> np.ndarray:
-    """Pixels of an encoded image as a viewer shows them: `decode_rgb`, with transparency and deep greys handled by
-    `shown`. With `published` exactly `decode_rgb`, as the papers' loaders do. Raises `BadImage`."""
-    if published:
-        return decode_rgb(data, max_pixels)
-    fast = _decode_jpeg(data, max_pixels)
-    return fast if fast is not None else shown(_opened(data, max_pixels))
-
-
-def shown(image: Image.Image) -> np.ndarray:
-    """An opened image as a viewer shows it: uint8 RGB [H, W, 3].
-
-    A transparent image is laid over white, or over black where its visible pixels are light, so that its text stays
-    readable. Greys of 16 and 32 bits and floats are scaled to 8 bits; Pillow's own conversion clips them, which turns a
-    scan into one flat colour. Raises `BadImage`.
-    """
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        pixels = np.asarray(_loaded(image, "RGBA"), np.float32)
-        colour, alpha = pixels[:, :, :3], pixels[:, :, 3:] / 255
-        light = (colour.mean(axis=2, keepdims=True) * alpha).sum() / max(float(alpha.sum()), 1e-6)
-        ground = 0.0 if light > 160 and float(alpha.min()) < 1 else 255.0
-        return np.rint(colour * alpha + ground * (1 - alpha)).astype(np.uint8)
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(_loaded(image, "F"), np.float32)
-        low, high = float(values.min()), float(values.max())
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise BadImage("a float image with values that are not finite")
-        if low < 0 or high > 65535:
-            values = (values - low) * (255 / max(high - low, 1e-12))
-        elif image.mode.startswith("I;16") or high > 255:
-            values = values / 257
-        elif image.mode == "F" and high <= 1:
-            values = values * 255
-        return np.repeat(np.rint(values).astype(np.uint8)[:, :, None], 3, axis=2)
-    return np.array(_loaded(image, "RGB"))
-
-
 def decode_resized(
     data: bytes, size: tuple[int, int], max_pixels: int = MAX_PIXELS, truncated: bool = False
 ) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from common.data.decode import MAX_PIXELS, BadImage, decode_jpeg, load, open_picture, resize_bicubic
+from common.data.decode import MAX_PIXELS, BadImage, decode_jpeg, load, open_picture
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # grey with more than 8 bits
@@ -61,11 +61,6 @@ def scaled_grey(values: np.ndarray) -> np.ndarray:
     grey = np.where(finite, grey, low)
     scaled = np.full(grey.shape, 128.0) if high == low else (grey - low) * (255 / (high - low))
     return np.repeat(scaled.round().astype(np.uint8)[..., None], 3, axis=2)
-
-
-def resized_as_shown(data: bytes, size: tuple[int, int]) -> np.ndarray:
-    """`decode_shown`, then the bicubic resize to `size` = (h, w): uint8 [h, w, 3]. Raises `BadImage`."""
-    return resize_bicubic(decode_shown(data), size)
 
 
 def one_colour(image: np.ndarray, spread: int = 3) -> bool:

@@ -9,9 +9,10 @@ from typing import IO, Any, TypeAlias
 
 import numpy as np
 
-from common.data.decode import BadImage, decode_shown, orientation, shown, turned
+from common.data.decode import BadImage, decode_rgb, orientation, turned
+from common.data.pictures import composited, decode_shown, shown
 from common.errors import UserError
-from common.files import files_below
+from common.files import files_below, read_regular
 
 # Also PIL images, tensors and open binary files, which are recognised without importing their packages.
 ImageLike: TypeAlias = str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | IO[bytes] | Any
@@ -47,9 +48,9 @@ def check_kind(image: ImageLike) -> None:
 def as_array(image: ImageLike, upright: bool = False, published: bool = False) -> np.ndarray:
     """Return a picture of any kind as uint8 RGB [h, w, 3].
 
-    Transparent pictures are laid over a plain ground, greys of 16 bits are scaled to 8. Floats in [0, 1] are scaled by
-    255, other floats are taken as [0, 255]. Arrays with the channels last and tensors with the channels first are
-    preferred where a shape can be read both ways.
+    Transparent pictures are laid over a plain ground, greys of more than 8 bits in files are scaled by their own range.
+    Arrays of floats in [0, 1] are scaled by 255, other floats are taken as [0, 255]. Arrays with the channels last and
+    tensors with the channels first are preferred where a shape can be read both ways.
 
     Args:
         image: see `ImageLike`. An open file is read from its present position and stays open.
@@ -63,7 +64,7 @@ def as_array(image: ImageLike, upright: bool = False, published: bool = False) -
     check_kind(image)
     if isinstance(image, (str, os.PathLike)):
         try:
-            image = Path(image).read_bytes()
+            image = read_regular(Path(image))
         except OSError as error:
             raise BadImage(f"{error.strerror or error}") from None
     elif hasattr(image, "read") and not hasattr(image, "convert"):
@@ -72,7 +73,7 @@ def as_array(image: ImageLike, upright: bool = False, published: bool = False) -
             raise TypeError("the file is open as text; open it with mode 'rb'")
     if isinstance(image, (bytes, bytearray, memoryview)):
         data = bytes(image)
-        pixels = decode_shown(data, published=published)
+        pixels = decode_rgb(data) if published else decode_shown(data)
         return turned(pixels, orientation(data)) if upright else pixels
     if hasattr(image, "convert"):
         return shown(image)
@@ -84,8 +85,6 @@ def as_array(image: ImageLike, upright: bool = False, published: bool = False) -
 
 def _pixels(array: np.ndarray, channels_first: bool) -> np.ndarray:
     """A numeric array as uint8 RGB [h, w, 3]."""
-    from PIL import Image
-
     if array.size == 0:
         raise BadImage(f"an empty array of shape {list(array.shape)}")
     if array.ndim == 3:
@@ -94,7 +93,7 @@ def _pixels(array: np.ndarray, channels_first: bool) -> np.ndarray:
             array = array.transpose(1, 2, 0)
     array = _uint8(array)
     if array.ndim == 3 and array.shape[2] == 4:
-        return shown(Image.fromarray(np.ascontiguousarray(array), "RGBA"))
+        return composited(array[..., :3], array[..., 3])
     return np.ascontiguousarray(np.broadcast_to(array.reshape(*array.shape[:2], -1), (*array.shape[:2], 3)))
 
 

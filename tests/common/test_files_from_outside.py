@@ -119,7 +119,8 @@ LISTS = {
     "ICDAR": "\ufeff" + "".join(f'word_{i}.png, "{label}"\r\n' for i, label in enumerate(LABELS, 1)),
     "ICDAR escaped": 'word_1.png, "Hello"\nword_2.png, "café"\nword_3.png, "a,b"\nword_4.png, "\\"q\\""\n',
     "EasyOCR": "filename,words\n" + "".join(f"word_{i}.png,{label}\n" for i, label in enumerate(LABELS, 1)),
-    "spreadsheet": 'id,text,file_name\n1,Hello,word_1.png\n2,café,word_2.png\n3,"a,b",word_3.png\n4,"""q""",word_4.png\n',
+    "spreadsheet": "id,text,file_name\n1,Hello,word_1.png\n2,café,word_2.png\n"
+    '3,"a,b",word_3.png\n4,"""q""",word_4.png\n',
     "JSON lines": '{"file_name": "word_1.png", "text": "Hello"}\n{"image": "word_2.png", "label": "caf\\u00e9"}\n'
     '{"path": "word_3.png", "gt": "a,b"}\n{"img": "word_4.png", "word": "\\"q\\""}\n',
     "whitespace": "".join(f"word_{i}.png {label}\n" for i, label in enumerate(LABELS, 1)),
