@@ -71,10 +71,11 @@ def _deterioration(rng: Rng) -> tuple[int, int, float, int]:
 
 
 class AbinetAugment:
-    """Callable (image uint8 HxWx3, rng, mask=None) -> image, or (image, mask float64) if a mask is given.
+    """Callable (image uint8 HxWx3, rng, mask=None) -> image, or (image, mask) if a mask is given.
 
     Geometry with probability 0.5, deterioration 0.25, colour jitter 0.25; the mask follows the geometry only. Sizes
-    change.
+    change. As published, the mask becomes float64 where geometry or deterioration is applied and keeps its type
+    otherwise; the type decides how SIGA resizes it.
 
     Args:
         strength: of every image; None draws one for each image.
@@ -94,15 +95,18 @@ class AbinetAugment:
     def __call__(self, image: np.ndarray, rng: Rng, mask: np.ndarray | None = None):
         strength = draw_strength(rng) if self.strength is None else self.strength
         image = np.ascontiguousarray(image)
-        if mask is not None:
-            mask = np.ascontiguousarray(mask, dtype=np.float64)
         if rng.uniform(0, 1) < self.probabilities[0]:
-            image, mask = move(image, mask, strength.geometry, rng)
+            image, mask = move(image, as_float(mask), strength.geometry, rng)
         if rng.uniform(0, 1) < self.probabilities[1]:
-            image = deteriorate(image, strength, rng)
+            image, mask = deteriorate(image, strength, rng), as_float(mask)
         if rng.uniform(0, 1) < self.probabilities[2]:
             image = JITTER(image, rng)
         return image if mask is None else (image, mask)
+
+
+def as_float(mask: np.ndarray | None) -> np.ndarray | None:
+    """A mask as float64, the type in which the published code warps it."""
+    return None if mask is None else np.ascontiguousarray(mask, dtype=np.float64)
 
 
 def move(image: np.ndarray, mask: np.ndarray | None, kind: str, rng: Rng) -> tuple[np.ndarray, np.ndarray | None]:

@@ -25,8 +25,8 @@ SHARED_MEMORY = Path("/dev/shm")
 
 @dataclass
 class Batch:
-    """images uint8 [B, H, W, 3]; normalised labels; dataset indices int64 [B]; masks uint8 [B, H, W] of 0/1 or None;
-    bad samples left out; how many of the masks are stand-ins for missing ones.
+    """images uint8 [B, H, W, 3]; normalised labels; dataset indices int64 [B]; masks [B, H, W] or None: uint8 of 0/1,
+    or float32 where they are cut later; bad samples skipped; how many of the masks stand in for missing ones.
     """
 
     images: torch.Tensor
@@ -362,7 +362,9 @@ def word_loader(
 def _check_shared_memory(dataset: WordDataset, sampler: Sampler, workers: int, prefetch: int) -> None:
     """Workers hand over batches in /dev/shm; when it is full they die by a bus error that names nothing."""
     height, width = dataset.image_size
-    need = workers * (prefetch + 1) * sampler.batch_size * height * width * (3 if dataset.masks is None else 4)
+    need = workers * (prefetch + 1) * sampler.batch_size * height * width * (
+        3 + (0 if dataset.masks is None else np.dtype(dataset.masks.dtype).itemsize)
+    )
     if SHARED_MEMORY.is_dir() and need > (free := shutil.disk_usage(SHARED_MEMORY).free):
         raise UserError(
             f"{SHARED_MEMORY}: {free / 2**20:.0f} MB free, {workers} workers with batches of {sampler.batch_size} "

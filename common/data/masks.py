@@ -16,13 +16,21 @@ from common.errors import UserError
 MaskMaker = Callable[[np.ndarray], np.ndarray]  # uint8 [H, W, 3] -> 0/1 [H, W]
 
 
-def fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A mask of any size and kind as uint8 [h, w] of 0/1: bicubic like the picture, then > 0.5 as SIGA's losses cut
-    it.
+def fit_mask(mask: np.ndarray, size: tuple[int, int], form: str = "binary") -> np.ndarray:
+    """A mask [H, W] at the input size [h, w], by the bicubic filter of the image.
+
+    Args:
+        mask: integers as stored, or floats as an augmentation leaves them.
+        size: (h, w).
+        form: "binary": uint8 0/1, cut at 0.5 as SIGA's losses do; "integer": floats lose their fraction before the
+            resize, so that a pixel that a warp covers only in part becomes 0 (SIGA S); "float": float32 that is not
+            cut, for a loss that cuts after a further warp (SIGA R).
     """
+    if form == "integer":
+        mask = mask.astype(np.int32)
     if mask.shape != tuple(size):
         mask = resize_mask(mask, size)
-    return (mask > 0.5).astype(np.uint8)
+    return mask.astype(np.float32) if form == "float" else (mask > 0.5).astype(np.uint8)
 
 
 def misfit(masks: WordLmdb, words: WordLmdb) -> str:
@@ -48,11 +56,16 @@ def misfit(masks: WordLmdb, words: WordLmdb) -> str:
 
 class MaskSource:
     """Masks made on the fly by `maker`, from the stored picture (`at="native"`, SIGA R) or from the resized one
-    ("resized", SIGA T).
+    ("resized", SIGA T). `form`: how a mask is brought to the input size, see `fit_mask`.
     """
 
-    def __init__(self, maker: MaskMaker | None = None, at: str = "native") -> None:
-        self.maker, self.at = maker, at
+    def __init__(self, maker: MaskMaker | None = None, at: str = "native", form: str = "binary") -> None:
+        self.maker, self.at, self.form = maker, at, form
+
+    @property
+    def dtype(self) -> type[np.generic]:
+        """Type of the fitted masks."""
+        return np.float32 if self.form == "float" else np.uint8
 
     def native(self, image: np.ndarray, words: WordLmdb, number: int) -> np.ndarray | None:
         """Mask [H, W] of a stored picture uint8 [H, W, 3], or None when it is made after the resize."""
@@ -72,9 +85,13 @@ class StoredMasks(MaskSource):
     """
 
     def __init__(
-        self, locate: Callable[[Path], Path] | None = None, raw: bool = False, maker: MaskMaker | None = None
+        self,
+        locate: Callable[[Path], Path] | None = None,
+        raw: bool = False,
+        maker: MaskMaker | None = None,
+        form: str = "binary",
     ) -> None:
-        super().__init__(maker, "native")
+        super().__init__(maker, "native", form)
         self.locate, self.raw, self.missing = locate, raw, 0
         self._open: dict[Path, WordLmdb] = {}
 

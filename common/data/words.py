@@ -33,8 +33,8 @@ NATIVE, RESIZED = "native", "resized"
 
 
 class Sample(NamedTuple):
-    """`image` uint8 [H, W, 3] RGB; normalised `label`; `index` in the data set; `mask` uint8 [H, W] of 0/1 or
-    None.
+    """`image` uint8 [H, W, 3] RGB; normalised `label`; `index` in the data set; `mask` [H, W] or None:
+    uint8 of 0/1, or float32 (see `masks.fit_mask`).
     """
 
     image: np.ndarray
@@ -45,8 +45,8 @@ class Sample(NamedTuple):
 
 @dataclass
 class ArrayBatch:
-    """Samples of one batch in the order asked for, less the bad ones: images uint8 [B, H, W, 3], masks uint8 [B, H,
-    W] or None; `masks_missing`: stored masks that were not there or unreadable.
+    """Samples of one batch in the order asked for, less the bad ones: images uint8 [B, H, W, 3], masks uint8 or
+    float32 [B, H, W] or None; `masks_missing`: stored masks that were not there or unreadable.
     """
 
     images: np.ndarray
@@ -183,7 +183,7 @@ class WordDataset:
             request = Request(indices, np.zeros(len(indices), dtype=np.int64), 0)
         size = len(request.indices)
         images = np.empty((size, *self.image_size, 3), dtype=np.uint8)
-        masks = None if self.masks is None else np.empty((size, *self.image_size), dtype=np.uint8)
+        masks = None if self.masks is None else np.empty((size, *self.image_size), dtype=self.masks.dtype)
         good, bad, missing = np.ones(size, dtype=bool), [], self._masks_missing
         for row in np.argsort(request.indices, kind="stable"):
             index = int(request.indices[row])
@@ -240,10 +240,10 @@ class WordDataset:
             image, mask = self._augmented(image, mask, index, epoch, seed)
         image = resize_bicubic(image, self.image_size)
         if self.masks is not None:
-            mask = fit_mask(self.masks.resized(image) if mask is None else mask, self.image_size)
+            mask = fit_mask(self.masks.resized(image) if mask is None else mask, self.image_size, self.masks.form)
         if self.augment is not None and self.augment_at == RESIZED:
             image, mask = self._augmented(image, mask, index, epoch, seed)
-            mask = None if mask is None else fit_mask(mask, self.image_size)
+            mask = None if mask is None else fit_mask(mask, self.image_size, self.masks.form)
         return image, mask
 
     def _padded(self, data: bytes, index: int, epoch: int, seed: int) -> np.ndarray:

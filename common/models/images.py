@@ -27,5 +27,5 @@ def to_float_nchw(
 
 
 def masks_to_float(masks: torch.Tensor) -> torch.Tensor:
-    """uint8 masks [B, H, W] with values 0/1 -> float32 [B, 1, H, W]."""
+    """Masks [B, H, W], uint8 0/1 or float32 -> float32 [B, 1, H, W]."""
     return masks.unsqueeze(1).float()

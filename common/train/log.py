@@ -330,7 +330,32 @@ def append(path: Path, text: str) -> None:
 def options_block(options: Mapping[str, Any]) -> str:
     """`------------ Options -------------`, a `key: value` line each, a dashed line, a line feed."""
     lines = [f"{key}: {value}" for key, value in options.items()]
-    return "\n".join(["------------ Options -------------", *lines, "-------------------------------------", ""])
+    return "\n".join(["------------ Options -------------", *lines, "---------------------------------------", ""])
+
+
+def sources_block(
+    root: str, sources: Sequence[tuple[str, Mapping[str, int]]], ratios: Sequence[object], prefix: str = ""
+) -> list[list[str]]:
+    """Lines about the training data: one list for what was asked for, then one for each source.
+
+    `sources`: (name, samples of each LMDB by its path below `root`). `prefix` stands before two of the names in
+    MGP-STR's and SIGA-T's form. The caller puts dashed lines between the lists.
+    """
+    names = [name for name, _ in sources]
+    blocks = [[f"dataset_root: {root}", f"{prefix}select_data: {names}", f"{prefix}batch_ratio: {list(ratios)}"]]
+    for name, folders in sources:
+        lines = [f"sub-directory:\t/{path}\t num samples: {count}" for path, count in folders.items()]
+        blocks.append([f"dataset_root:    {root}\t dataset: {name}", *lines])
+    return blocks
+
+
+def usage_lines(name: str, samples: int, usage: str, batch_size: int, ratio: float, share: int) -> list[str]:
+    """What one source gives to a run and to each batch, in MGP-STR's and SIGA-T's form."""
+    used = int(samples * float(usage))
+    return [
+        f"num total samples of {name}: {samples} x {usage} (total_data_usage_ratio) = {used}",
+        f"num samples of {name} per batch: {batch_size} x {float(ratio)} (batch_ratio) = {share}",
+    ]
 
 
 def sample_table(samples: Sequence[tuple[str, str, float]]) -> str:

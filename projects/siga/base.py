@@ -53,6 +53,7 @@ class SigaModel(nn.Module):
         lengths: torch.Tensor,
         iteration: int,
         ratio_iteration: int | None = None,
+        processes: int = 0,
     ) -> SigaLosses:
         """All losses of a teacher-forced `output`; see `losses.siga_losses`. Works on the bare module under DDP."""
         return siga_losses(
@@ -64,6 +65,7 @@ class SigaModel(nn.Module):
             settings=self.settings.loss,
             class_weights=self.class_weights,
             ignore_padding=self.settings.family == "T",
+            processes=processes,
         )
 
 

@@ -20,8 +20,9 @@ from common.errors import UserError
 from common.text.charset import unsupported
 from common.text.normalise import Normaliser
 from common.train.distributed import Dist
+from common.train.log import DASHES, sources_block, usage_lines
 from projects.siga.kmeans_mask import text_mask
-from projects.siga.options import ratios, selection
+from projects.siga.options import data_usage, ratios, selection
 
 BENCHMARK = (
     "IIIT5k_3000",
@@ -54,6 +55,12 @@ def normaliser(character: str, sensitive: bool) -> Normaliser:
     return Normaliser(charset=character, lower=not sensitive)
 
 
+def mask_form(options: argparse.Namespace) -> str:
+    """How masks are brought to the input size, see `common.data.masks.fit_mask`. An augmented mask has fractions: R
+    cuts them in the loss, after the rectification; S drops them before the resize."""
+    return {"R": "float", "S": "integer"}.get(options.family, "binary") if options.Aug else "binary"
+
+
 def mask_source(options: argparse.Namespace) -> tuple[MaskSource, str]:
     """Where masks come from, and a line about it.
 
@@ -63,17 +70,18 @@ def mask_source(options: argparse.Namespace) -> tuple[MaskSource, str]:
     """
     if options.family == "T":
         return MaskSource(text_mask, at="resized"), "masks: k-means on the resized image"
+    form = mask_form(options)
     if options.mask_path:
-        return EitherMasks(Mirrored(options.mask_path), raw=True), f"masks: {options.mask_path}"
+        return EitherMasks(Mirrored(options.mask_path), raw=True, form=form), f"masks: {options.mask_path}"
     absent = ""
     if options.family == "S" and options.mask_path is None and "training" in Path(options.train_data).parts:
         beside = Replaced("training", "Mask")
         folder = beside(Path(options.train_data))
         if folder.is_dir():
-            return EitherMasks(beside, raw=True), f"masks: {folder}"
+            return EitherMasks(beside, raw=True, form=form), f"masks: {folder}"
         absent = f" (no folder {folder})"
     about = f"masks: k-means while training{absent}; mask_create makes them once and faster"
-    return MaskSource(text_mask, at="native"), about
+    return MaskSource(text_mask, at="native", form=form), about
 
 
 def augmentation(options: argparse.Namespace) -> tuple[object | None, str]:
@@ -153,9 +161,23 @@ def describe(
 ) -> str:
     """What is trained on, one line a folder."""
     sizes = dict(zip((words.path for words in dataset.lmdbs), dataset.sizes))
-    lines = [f"train_data: {options.train_data}", f"select_data: {options.select_data}"]
-    for name, paths in chosen:
-        lines += [f"  {name}: {path}: {sizes[path]:,} samples" for path in paths]
+    root = Path(options.train_data)
+    found = [(name, {path.relative_to(root).as_posix(): sizes[path] for path in paths}) for name, paths in chosen]
+    shares = ratios(options, [name for name, _ in found])
+    t = options.family == "T"
+    shown = [f"{share:g}" for share in shares] if t else [round(share, 3) for share in shares]
+    first, *blocks = sources_block(options.train_data, found, shown, "opt." if t else "")
+    lines = [*first]
+    for (name, folders), share, block in zip(found, shares, blocks):
+        lines += [DASHES, *block]
+        if t:
+            per_batch = max(round(options.batch_size * share), 1)
+            usage = options.total_data_usage_ratio
+            lines += usage_lines(name, sum(folders.values()), usage, options.batch_size, share, per_batch)
+    if t:
+        every = [max(round(options.batch_size * share), 1) for share in shares]
+        lines += [DASHES, f"Total_batch_size: {'+'.join(map(str, every))} = {sum(every)}"]
+    lines.append(DASHES)
     counts = dataset.counts
     left_out = ", ".join(f"{counts[why]:,} {why}" for why in ("too_long", "empty", "unsupported", "bad") if counts[why])
     lines.append(
@@ -200,7 +222,7 @@ def training_loader(
     T: every batch has the sources in the shares of `--batch_ratio`.
     """
     place = {"seed": options.manual_seed, "rank": dist.rank, "world_size": dist.world_size}
-    size = options.batch_size
+    size, usage = options.batch_size, data_usage(options)
     if options.family == "S":
         if size % dist.world_size:
             raise UserError(f"--batch_size: {size} (of all processes together) is not divisible by {dist.world_size}")
@@ -208,10 +230,11 @@ def training_loader(
     shares = ratios(options, [name for name, _ in chosen])
     if options.family == "T" and len(chosen) > 1:
         by_path = dict(zip((words.path for words in dataset.lmdbs), dataset.sizes))
-        sampler = RatioMix([sum(by_path[path] for path in paths) for _, paths in chosen], shares, size, **place)
+        sampler = RatioMix([sum(by_path[path] for path in paths) for _, paths in chosen], shares, size, usage=usage, **place)
         per_epoch = max(len(source) for source in sampler.sources)
     else:
-        sampler = SeededSampler(len(dataset), size, drop_last=options.family == "R", **place)
+        used = max(int(len(dataset) * usage), 1)  # a source's first samples, as published
+        sampler = SeededSampler(used, size, drop_last=options.family == "R", **place)
         per_epoch = len(sampler)
     listed = folder / FILE_NAME if dist.is_main else None
     bad = BadSamples(len(dataset) + len(dataset.index_bad), options.bad_share, listed)

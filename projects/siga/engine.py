@@ -104,4 +104,6 @@ class Stepper(StepperBase):
         lengths = torch.from_numpy(lengths).to(device)
         with self.precision.autocast():
             output = self.model(images, text[:, :-1], masks)
-        return self.bare.losses(output, text, lengths, step, step // self.options.data_ratio)
+        return self.bare.losses(
+            output, text, lengths, step, step // self.options.data_ratio, processes=self.dist.world_size
+        )

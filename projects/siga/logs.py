@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
+import sys
 from pathlib import Path
 
 from common.train.text_log import DASHES, append, options_block, sample_table
@@ -12,27 +15,30 @@ HIDDEN = ("variant", "given")
 
 
 def start(
-    folder: Path, family: str, command: str, data: str, model: str, options: argparse.Namespace, trained: int
+    folder: Path, family: str, data: str, model: str, options: argparse.Namespace, trained: int
 ) -> None:
-    """What stands in the logs before the first step: R, S everything in log_train.txt; T log_dataset.txt, opt.txt."""
+    """What the logs hold before the first step: R, S everything in log_train.txt; T log_dataset.txt, opt.txt."""
     block = options_block({key: value for key, value in vars(options).items() if key not in HIDDEN})
     if family == "T":
         append(folder / "log_dataset.txt", f"{DASHES}\n{data}\n{DASHES}\n")
         append(folder / "opt.txt", f"{block}Trainable network params num : {trained:,}")
-        append(folder / "log_train.txt", f"{command}\n")
     else:
-        append(folder / "log_train.txt", f"{command}\n{data}\n{model}\n{block}\n")
+        devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        line = f"Command line input: CUDA_VISIBLE_DEVICES={devices} python {shlex.join(sys.argv)}"
+        append(folder / "log_train.txt", f"{line}\n{DASHES}\n{data}\n{DASHES}\n{model}\n{block}")
 
 
 def evaluation_rs(iteration: int, evaluation: Evaluation) -> str:
-    """R's block in result/log_all_evaluation.txt, fields set apart by tabs; the last two heads never existed."""
+    """R's block in result/log_all_evaluation.txt. Fields are separated by blanks, in the last line by tabs, and every
+    line ends with one, as published; the heads `language` and `final` never existed."""
 
-    def heads(value: float) -> str:
-        return f"Share_pred: {value:0.3f}\tlanguage: 0.000\tfinal: 0.000"
+    def heads(value: float, separator: str) -> str:
+        values = {"Share_pred": value, "language": 0.0, "final": 0.0}
+        return "".join(f"{name}: {number:0.3f}{separator}" for name, number in values.items())
 
-    rows = [f"dataset: {name}\taccuracy: {heads(result.accuracy)}" for name, result in evaluation.sets.items()]
-    total = f"total_accuracy: {heads(evaluation.accuracy)}"
-    return "\n".join([DASHES, f"iteration: {iteration}", *rows, total, ""])
+    rows = [f"dataset: {name} accuracy: {heads(result.accuracy, ' ')}" for name, result in evaluation.sets.items()]
+    total = "total_accuracy: " + heads(evaluation.accuracy, "\t")
+    return "\n".join([DASHES, f"iteration: {iteration} ", *rows, total, ""])
 
 
 def evaluation_t(
@@ -44,7 +50,7 @@ def evaluation_t(
     lines = [
         f"[{iteration}/{total_steps}] LR: {lr:0.5f}, Train loss: {train_loss:0.5f}, "
         f"Valid loss: {evaluation.loss:0.5f}, Elapsed_time: {seconds:0.5f}",
-        ", ".join(f"{name:17s}: {value:0.3f}" for name, value in zip(names, values)),
+        ", ".join(f"{name:17s}: {value:0.3f}" for name, value in zip(names, values)) + " ",
         f"{'Best_accuracy':17s}: {best:0.3f}",
     ]
     return "\n".join([*lines, sample_table(evaluation.samples), ""])

@@ -125,11 +125,12 @@ def structural_losses(
     iteration: int,
     settings: LossSettings,
     class_weights: torch.Tensor | None = None,
+    overlap_scale: float = 1.0,
 ) -> dict[str, torch.Tensor]:
     """`predmask`, `correct`, `low`, `middle` and their parts `cor`, `dif`, `ce_*`, `dice_*`.
 
     `attention` [B, T, W'] of the "ours" decoder, `seg_logits` [B, 2, H, W], `masks` [B, 1, H, W], `maps` {"low",
-    "middle"} of [B, K, h, w], `lengths` [B] in characters. Only `correct` sends a gradient to the attention, only
+    "middle"} of [B, K, h, w], `lengths` [B] in characters. `overlap_scale` multiplies `cor`, see `siga_losses`. Only `correct` sends a gradient to the attention, only
     `predmask` to the mask.
     """
     text_mask = predicted_text(seg_logits)
@@ -137,7 +138,8 @@ def structural_losses(
     columns = (
         F.interpolate(attention.float(), text_mask.shape[3], mode="linear", align_corners=False) * valid[..., None]
     )
-    parts = {"predmask": segmentation_loss(seg_logits, masks, iteration), "cor": overlap_loss(columns, lengths)}
+    parts = {"predmask": segmentation_loss(seg_logits, masks, iteration)}
+    parts["cor"] = overlap_scale * overlap_loss(columns, lengths)
     parts["dif"] = coverage_loss(coverage_map(columns, valid, text_mask, settings), text_mask)
     parts["correct"] = parts["dif"] + parts["cor"]
     for scale, scale_maps in maps.items():
@@ -157,19 +159,31 @@ def siga_losses(
     settings: LossSettings,
     class_weights: torch.Tensor | None = None,
     ignore_padding: bool = False,
+    processes: int = 0,
 ) -> SigaLosses:
     """Total: seven recognition losses + predmask + c correct + low + middle.
 
     `text` [B, T+1] with the start id first, `lengths` [B] with the end symbol counted (as the codecs give them).
     `iteration` chooses c, `ratio_iteration` (default: the same) switches the outlier rule of `predmask`.
+    `processes` that average their gradients (0: none do): with `settings.replicas` the overlap term is scaled so that
+    their average is that of the published replicas, whatever their number.
     """
     names = list(output.logits)
     recognised = recognition_losses(torch.stack([output.logits[name] for name in names]), text, lengths, ignore_padding)
     parts = dict(zip(names, recognised.unbind()))
     maps = {"low": output.maps.low, "middle": output.maps.middle}
     step = iteration if ratio_iteration is None else ratio_iteration
+    overlap_scale = processes / settings.replicas if processes and settings.replicas else 1.0
     parts |= structural_losses(
-        output.attention, output.maps.seg_logits, output.masks, maps, lengths - 1, step, settings, class_weights
+        output.attention,
+        output.maps.seg_logits,
+        output.masks,
+        maps,
+        lengths - 1,
+        step,
+        settings,
+        class_weights,
+        overlap_scale,
     )
     weight = settings.correct_weight if iteration < CORRECT_DROPS_AT else settings.correct_weight_late
     total = recognised.sum() + parts["predmask"] + weight * parts["correct"] + parts["low"] + parts["middle"]

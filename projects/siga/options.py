@@ -176,6 +176,19 @@ def ratios(options: argparse.Namespace, sources: list[str]) -> list[float]:
     return shares
 
 
+def data_usage(options: argparse.Namespace) -> float:
+    """`--total_data_usage_ratio` of T in (0, 1]: the first part of every source that is used. R and S use all."""
+    if options.family != "T":
+        return 1.0
+    try:
+        usage = float(options.total_data_usage_ratio)
+    except ValueError:
+        usage = 0.0
+    if not 0 < usage <= 1:
+        raise UserError(f"--total_data_usage_ratio: {options.total_data_usage_ratio!r}: give a number in (0, 1]")
+    return usage
+
+
 def check(options: argparse.Namespace) -> None:
     """Refuse values that cannot be, before anything is built. Raises `UserError` naming the flag."""
     if not options.train_data:
@@ -199,6 +212,7 @@ def check(options: argparse.Namespace) -> None:
         raise UserError("--PAD: glyph masks fill the whole input, so padded training never worked; leave it out")
     if options.family != "T":
         fractions(options)
+    data_usage(options)
 
 
 RANGES: dict[str, tuple[float, float]] = {
@@ -224,7 +238,10 @@ def check_ranges(options: argparse.Namespace) -> None:
 
 
 def fractions(options: argparse.Namespace) -> list[float] | None:
-    """`--schedule` as fractions of the steps, None for "super". Raises `UserError` for anything else."""
+    """`--schedule` as fractions of the steps, None for "super". 1 is the end of the run: the rate stays as it is.
+
+    Raises `UserError` for anything else.
+    """
     given = options.schedule if isinstance(options.schedule, list) else [options.schedule]
     if given == ["super"]:
         return None
@@ -232,6 +249,6 @@ def fractions(options: argparse.Namespace) -> list[float] | None:
         values = [float(value) for item in given for value in item.strip("[]").replace(",", " ").split()]
     except ValueError:
         values = [-1.0]
-    if not values or not all(0 < value < 1 for value in values):
-        raise UserError(f"--schedule: {' '.join(given)!r}: give super, or fractions between 0 and 1 as 0.6 0.8")
+    if not values or not all(0 < value <= 1 for value in values):
+        raise UserError(f"--schedule: {' '.join(given)!r}: give super, 1 for a constant rate, or fractions as 0.6 0.8")
     return values

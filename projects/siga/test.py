@@ -24,7 +24,7 @@ from projects.siga.building import Codec, build_model, load_weights, make_codec
 from projects.siga.data import BENCHMARK, FAST, RELEASED_T, evaluation_sets
 from projects.siga.evaluate_flags import TEST
 from projects.siga.options import check_ranges, note_dead, parse
-from projects.siga.validate import T_HEADS, Evaluation, evaluate
+from projects.siga.validate import T_HEADS, Evaluation, SetResult, evaluate
 
 
 def checkpoints(options: argparse.Namespace) -> list[Path]:
@@ -101,15 +101,14 @@ def chosen_sets(options: argparse.Namespace) -> dict[str, WordDataset]:
 
 
 def rows(evaluation: Evaluation) -> list[dict[str, object]]:
-    """One plain dict a set: words, accuracy, 1-NED, confidence, T's heads, milliseconds a word."""
+    """One plain dict a set: the published keys (see `published_row`), confidence, T's heads, milliseconds a word."""
     table = []
     for name, result in evaluation.sets.items():
         words = max(result.words, 1)
         row = {
             "dataset": name,
             "samples": result.words,
-            "accuracy": round(result.accuracy, 3),
-            "norm_ED": round(result.mean_ned / 100, 5),
+            **published_row(result),
             "confidence": round(result.confidence / words, 5),
             "ms_per_image": round(1000 * result.seconds / words, 3),
         }
@@ -119,6 +118,18 @@ def rows(evaluation: Evaluation) -> list[dict[str, object]]:
             row |= {head: round(result.head(head), 3) for head in (*T_HEADS, "out")}
         table.append(row)
     return table
+
+
+def published_row(result: SetResult) -> dict[str, object]:
+    """The keys that the published script prints: `norm_ED` is the sum of 1-NED over the words, `norm_ED_value` its
+    mean."""
+    return {
+        "name": "Share_pred1",
+        "n_correct": result.correct,
+        "norm_ED": result.ned,
+        "accuracy": result.accuracy,
+        "norm_ED_value": result.ned / max(result.words, 1),
+    }
 
 
 def totals(evaluation: Evaluation) -> dict[str, float]:
@@ -137,7 +148,7 @@ def log_text(path: Path, evaluation: Evaluation, parameters: float) -> str:
         heads = "\t".join(f"{head}: {row[head]:0.3f}" for head in (*T_HEADS, "out") if head in row)
         lines.append(
             f"Acc {row['accuracy']:0.3f}\tdataset: {row['dataset']}\tsamples: {row['samples']}\t"
-            f"normalized_ED {row['norm_ED']:0.3f}" + (f"\t{heads}" if heads else "")
+            f"normalized_ED {row['norm_ED_value']:0.3f}" + (f"\t{heads}" if heads else "")
         )
     total = evaluation.total
     if total.heads:
@@ -149,9 +160,22 @@ def log_text(path: Path, evaluation: Evaluation, parameters: float) -> str:
     return "\n".join([*lines, ""])
 
 
+def log_text_t(evaluation: Evaluation, parameters: float) -> str:
+    """T's block as published: the columns char, bpe, wp and fused hold the heads glyph, Iter, final and out."""
+    columns = dict(zip(("char", "bpe", "wp", "fused"), T_HEADS[1:] + ("out",)))
+    lines = [DASHES]
+    for result in evaluation.sets.values():
+        accuracies = "".join(f"\t {column}_Acc {result.head(head):0.3f}" for column, head in columns.items())
+        lines.append(f"data {result.words}{accuracies}{DASHES}")  # no line feed between them, as published
+    total = evaluation.total
+    lines += ["accuracy: ", *(f"{column}_total_Acc:{round(total.head(head), 3)}" for column, head in columns.items())]
+    spent = 1000 * total.seconds / max(total.words, 1)
+    return "\n".join([*lines, f"averaged_infer_time: {spent:0.3f}\t# parameters: {parameters:0.3f}", ""])
+
+
 def result_folder(options: argparse.Namespace, path: Path) -> Path:
     """`./result/{exp_name}`; without a name the checkpoint's path less its first part, joined by underscores."""
-    parts = [part for part in path.with_suffix("").parts if part not in (".", "..", path.anchor)]
+    parts = [part for part in path.parts if part not in (".", "..", path.anchor)]
     name = options.exp_name or "_".join(parts[1:] or parts)
     return Path(options.output) / "result" / name
 
@@ -174,15 +198,17 @@ def evaluate_one(
             dist=dist,
             glyph="iter2",
         )
-    text = log_text(path, evaluation, sum(p.numel() for p in model.parameters()) / 1e6)
+    parameters = sum(p.numel() for p in model.parameters()) / 1e6
+    text = log_text(path, evaluation, parameters)
     if folder is not None:
-        append(folder / "log_all_evaluation.txt", text)
+        published = log_text_t(evaluation, parameters) if options.family == "T" else text
+        append(folder / "log_all_evaluation.txt", published)
         if options.json:
             write_json(
                 Path(options.json), {"checkpoint": str(path), "sets": rows(evaluation), "totals": totals(evaluation)}
             )
     print(text, end="")
-    print(rows(evaluation))
+    print([published_row(evaluation.total)])
     protocol = "exact match of the filtered label" if options.family == "T" else "lower case, letters and digits only"
     print(f"protocol: {protocol}; " + "; ".join(f"{name}: {value:0.3f}" for name, value in totals(evaluation).items()))
     return evaluation

@@ -26,7 +26,7 @@ from common.train.distributed import Dist, process_group, wrap
 from common.train.engine import numbered
 from common.train.meters import Meters, MetricsLog, ScalarWriter, Window
 from common.train.optim import Precision
-from common.train.run import check_room, check_writable, command_line, precision_note, state_bytes
+from common.train.run import check_room, check_writable, precision_note, state_bytes
 from common.train.seed import seed_everything
 from common.train.signals import StopRequest
 from common.train.state import TrainingState
@@ -39,14 +39,15 @@ from projects.siga.panels import glyph_panels
 from projects.siga.validate import Evaluation, as_row, evaluate
 
 CONSOLE = ["loss", "share", "predmask", "correct", "low", "middle"]
-PUBLISHED_T = {
-    "loss_our": "ours",
-    "loss_TRBA": "trba",
-    "loss_glyph": "glyph1",
-    "loss_Iter": "iter1",
-    "loss_final": "share",
-    "Pred_mask_loss": "predmask",
-    "Correct Location": "correct",
+PUBLISHED_T = {  # T's tensorboard names: the terms whose sum they show
+    "loss_our": ("ours",),
+    "loss_TRBA": ("trba",),
+    "loss_glyph": ("glyph1", "glyph2"),
+    "loss_Iter": ("iter1", "iter2"),
+    "loss_final": ("share",),
+    "Pred_mask_loss": ("predmask",),
+    "Correct Location": ("correct",),
+    "Segmention_loss": ("low", "middle"),
 }
 
 
@@ -125,24 +126,23 @@ class Run:
             self.scalars.scalar(f"loss/{name}", value, step)
         if self.options.family != "T":
             return
-        for name, part in PUBLISHED_T.items():
-            self.scalars.scalar(name, parts[part], step)
-        self.scalars.scalar("Segmention_loss", parts["low"] + parts["middle"], step)
+        for name, terms in PUBLISHED_T.items():
+            self.scalars.scalar(name, sum(parts[term] for term in terms), step)
         if self.scalars.writer is not None:
             for name, picture in glyph_panels(self.stepper, group[0]).items():
                 self.scalars.image(name, picture, step)
 
     def evaluation_due(self, step: int) -> bool:
-        """Each `--val_interval` steps (of data_ratio), at the end, and for T after the first step."""
+        """R, S: after each `--val_interval` steps (of data_ratio); T: after steps 1, N + 1, 2 N + 1 and so on, as
+        published; all: at the end, too."""
         every = self.options.val_interval * self.options.data_ratio
-        first = self.options.family == "T" and step == 0
-        return bool(self.sets) and ((step + 1) % every == 0 or step + 1 == self.options.total_steps or first)
+        done = step if self.options.family == "T" else step + 1
+        return bool(self.sets) and (done % every == 0 or step + 1 == self.options.total_steps)
 
     def evaluate(self, step: int) -> None:
         """Evaluate all sets, log in the published form, keep the best checkpoint."""
         share_bad(self.bad, self.dist)
         options, extra = self.options, self.state.extra
-        began = time.time()
         evaluation = evaluate(
             self.stepper.bare,
             self.stepper.codec,
@@ -157,8 +157,9 @@ class Run:
             self.log_evaluation(step, evaluation)
             if better:
                 self.save_weights("best_accuracy.pth", step, accuracy=evaluation.accuracy)
-        print(f"Iteration:{step // options.data_ratio}->time:{time.time() - began:.2f}")
-        print(f"accuracy-->{evaluation.accuracy:.3f}")
+        if options.family != "T":
+            print(f"accuracy-->{evaluation.accuracy:.3f}")
+            print(f"Iteration:{step // options.data_ratio}->time:{time.time() - self.started}")
         extra["loss_sum"], extra["loss_count"] = 0.0, 0
         self.meters.pause()
 
@@ -176,15 +177,17 @@ class Run:
                 evaluation,
             )
             logs.append(self.folder / "log_train.txt", text)
-            self.scalars.scalar("accuracy", evaluation.accuracy, step)
+            self.scalars.scalar("accuracy", evaluation.best_accuracy, step)
             print(text, end="")
         else:
             ratio_iteration = step // options.data_ratio
             text = logs.evaluation_rs(ratio_iteration, evaluation)
             logs.append(self.folder / "result" / "log_all_evaluation.txt", text)
-            self.scalars.scalars(
-                "total_accuracy", {"Share_pred": evaluation.accuracy, "language": 0.0, "final": 0.0}, step
-            )
+            if options.benchmark_all_eval:
+                heads = {"Share_pred": evaluation.accuracy, "language": 0.0, "final": 0.0}
+                self.scalars.scalars("total_accuracy", heads, ratio_iteration)
+            else:
+                self.scalars.scalar("total_accuracy", evaluation.accuracy, ratio_iteration)
         self.scalars.flush()
         self.metrics.write(step=step + 1, event="evaluation", **as_row(evaluation))
 
@@ -263,7 +266,7 @@ def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, WordLoader]:
     )
     print("\n".join([about, *notes]))
     if dist.is_main:
-        logs.start(folder, options.family, command_line(), about, "\n".join([repr(model), *notes]), options, trained)
+        logs.start(folder, options.family, about, "\n".join([repr(model), *notes]), options, trained)
     tensorboard = Path(options.output) / options.tensorboard / folder.name if options.tensorboard else None
     main = dist.is_main
     with dist.failing_together():

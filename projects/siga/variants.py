@@ -17,13 +17,16 @@ class LossSettings:
     """Constants in which the published variants differ.
 
     Coverage uses sigmoid(`slope` (attention - `threshold`)); the sequence-attention term is weighted with
-    `correct_weight` while the iteration is below 20 000, else with `correct_weight_late`.
+    `correct_weight` while the iteration is below 20 000, else with `correct_weight_late`. `replicas`: the published
+    run was one process over so many GPUs (DataParallel), where the overlap term is a mean over their sums; 0: each
+    process has its own sum.
     """
 
     slope: float = 70.0
     threshold: float = 0.1
     correct_weight: float = 1.0
     correct_weight_late: float = 0.3
+    replicas: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Variant:
 
 TRBA = Variant("TRBA", "R", (32, 128), (32, 32, 64, 128, 256, 512), (3, 4, 6, 6, 3, 2, 1))
 TSBA = Variant(
-    "TSBA", "S", (48, 160), (192, 256, 512), (3, 9, 9), (6, 8, 16), columns=384, loss=LossSettings(85.0, 0.08, 0.1, 0.1)
+    "TSBA", "S", (48, 160), (192, 256, 512), (3, 9, 9), (6, 8, 16), columns=384, loss=LossSettings(85.0, 0.08, 0.1, 0.1, replicas=3)
 )
 CHAR_STR = Variant(
     "char_str_base_patch4_3_32_128",
