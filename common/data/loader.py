@@ -362,8 +362,13 @@ def word_loader(
 def _check_shared_memory(dataset: WordDataset, sampler: Sampler, workers: int, prefetch: int) -> None:
     """Workers hand over batches in /dev/shm; when it is full they die by a bus error that names nothing."""
     height, width = dataset.image_size
-    need = workers * (prefetch + 1) * sampler.batch_size * height * width * (
-        3 + (0 if dataset.masks is None else np.dtype(dataset.masks.dtype).itemsize)
+    need = (
+        workers
+        * (prefetch + 1)
+        * sampler.batch_size
+        * height
+        * width
+        * (3 + (0 if dataset.masks is None else np.dtype(dataset.masks.dtype).itemsize))
     )
     if SHARED_MEMORY.is_dir() and need > (free := shutil.disk_usage(SHARED_MEMORY).free):
         raise UserError(

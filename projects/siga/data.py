@@ -230,7 +230,9 @@ def training_loader(
     shares = ratios(options, [name for name, _ in chosen])
     if options.family == "T" and len(chosen) > 1:
         by_path = dict(zip((words.path for words in dataset.lmdbs), dataset.sizes))
-        sampler = RatioMix([sum(by_path[path] for path in paths) for _, paths in chosen], shares, size, usage=usage, **place)
+        sampler = RatioMix(
+            [sum(by_path[path] for path in paths) for _, paths in chosen], shares, size, usage=usage, **place
+        )
         per_epoch = max(len(source) for source in sampler.sources)
     else:
         used = max(int(len(dataset) * usage), 1)  # a source's first samples, as published

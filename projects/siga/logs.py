@@ -14,9 +14,7 @@ from projects.siga.validate import Evaluation
 HIDDEN = ("variant", "given")
 
 
-def start(
-    folder: Path, family: str, data: str, model: str, options: argparse.Namespace, trained: int
-) -> None:
+def start(folder: Path, family: str, data: str, model: str, options: argparse.Namespace, trained: int) -> None:
     """What the logs hold before the first step: R, S everything in log_train.txt; T log_dataset.txt, opt.txt."""
     block = options_block({key: value for key, value in vars(options).items() if key not in HIDDEN})
     if family == "T":

@@ -130,8 +130,8 @@ def structural_losses(
     """`predmask`, `correct`, `low`, `middle` and their parts `cor`, `dif`, `ce_*`, `dice_*`.
 
     `attention` [B, T, W'] of the "ours" decoder, `seg_logits` [B, 2, H, W], `masks` [B, 1, H, W], `maps` {"low",
-    "middle"} of [B, K, h, w], `lengths` [B] in characters. `overlap_scale` multiplies `cor`, see `siga_losses`. Only `correct` sends a gradient to the attention, only
-    `predmask` to the mask.
+    "middle"} of [B, K, h, w], `lengths` [B] in characters. `overlap_scale` multiplies `cor`, see `siga_losses`. Only
+    `correct` sends a gradient to the attention, only `predmask` to the mask.
     """
     text_mask = predicted_text(seg_logits)
     valid = valid_steps(lengths, attention.shape[1])

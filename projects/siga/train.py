@@ -39,7 +39,7 @@ from projects.siga.panels import glyph_panels
 from projects.siga.validate import Evaluation, as_row, evaluate
 
 CONSOLE = ["loss", "share", "predmask", "correct", "low", "middle"]
-PUBLISHED_T = {  # T's tensorboard names: the terms whose sum they show
+PUBLISHED_T = {  # the terms of which T's curves show the sum; the event file has _ for blanks
     "loss_our": ("ours",),
     "loss_TRBA": ("trba",),
     "loss_glyph": ("glyph1", "glyph2"),

@@ -59,7 +59,14 @@ class Variant:
 
 TRBA = Variant("TRBA", "R", (32, 128), (32, 32, 64, 128, 256, 512), (3, 4, 6, 6, 3, 2, 1))
 TSBA = Variant(
-    "TSBA", "S", (48, 160), (192, 256, 512), (3, 9, 9), (6, 8, 16), columns=384, loss=LossSettings(85.0, 0.08, 0.1, 0.1, replicas=3)
+    "TSBA",
+    "S",
+    (48, 160),
+    (192, 256, 512),
+    (3, 9, 9),
+    (6, 8, 16),
+    columns=384,
+    loss=LossSettings(85.0, 0.08, 0.1, 0.1, replicas=3),
 )
 CHAR_STR = Variant(
     "char_str_base_patch4_3_32_128",
