@@ -8,7 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from common.train.text_log import DASHES, append, options_block, sample_table
+from common.train.log import DASHES, append, options_block, sample_table
 from projects.siga.validate import Evaluation
 
 HIDDEN = ("variant", "given")

@@ -17,8 +17,8 @@ from common.errors import UserError, command
 from common.infer.recognizer import autocast, read_card
 from common.train.checkpoint import load, write_json
 from common.train.distributed import Dist, process_group
-from common.train.run import check_writable, precision_note
-from common.train.text_log import DASHES, append
+from common.train.log import DASHES, append
+from common.train.session import check_writable, precision_note
 from projects.siga.base import SigaModel
 from projects.siga.building import Codec, build_model, load_weights, make_codec
 from projects.siga.data import BENCHMARK, FAST, RELEASED_T, evaluation_sets

@@ -24,10 +24,10 @@ from common.train.bad import share_bad
 from common.train.checkpoint import git_commit
 from common.train.distributed import Dist, process_group, wrap
 from common.train.engine import numbered
-from common.train.meters import Meters, MetricsLog, ScalarWriter, Window
+from common.train.log import Meters, MetricsLog, ScalarWriter, Window
 from common.train.optim import Precision
-from common.train.run import check_room, check_writable, precision_note, state_bytes
 from common.train.seed import seed_everything
+from common.train.session import check_room, check_writable, precision_note, state_bytes
 from common.train.signals import StopRequest
 from common.train.state import TrainingState
 from projects.siga import logs, states
