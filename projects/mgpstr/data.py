@@ -17,6 +17,7 @@ from common.data.masks import MaskSource
 from common.data.words import RESIZED, WordDataset, discover, discover_groups
 from common.errors import UserError
 from common.train.distributed import Dist
+from common.train.log import Source, sources_block
 from projects.mgpstr.box_masks import check_boxes, mask_from_boxes, parse_boxes
 from projects.mgpstr.label_codes import LabelCodes
 from projects.mgpstr.options import shares, usage
@@ -73,8 +74,8 @@ def make_dataset(
     )  # fmt: skip
 
 
-def training_data(options: argparse.Namespace, codes: LabelCodes) -> tuple[WordDataset, list[int], str]:
-    """The training set, the samples of each source, and lines about them for the log.
+def training_data(options: argparse.Namespace, codes: LabelCodes) -> tuple[WordDataset, list[Source]]:
+    """The training set and its sources in the order of the set.
 
     Raises `UserError` for sources that are missing, box labels that are missing or malformed, labels that do not fit.
     """
@@ -88,27 +89,31 @@ def training_data(options: argparse.Namespace, codes: LabelCodes) -> tuple[WordD
         refuse_pickles(path for group in groups for path in group)
     paths = [path for group in groups for path in group]
     dataset = make_dataset(paths, options, length=length, augment=augmentation(options), masks=masks)
-    sizes = iter(dataset.sizes)
-    counts = [sum(next(sizes) for _ in group) for group in groups]
-    empty = [name for name, count in zip(names, counts) if not count]
-    if empty:
-        raise UserError(f"--select_data: {empty[0]} below {options.train_data} has no usable sample")
+    sizes, used, per_batch = iter(dataset.sizes), usage(options), batch_shares(options)
+    sources = []
+    for name, group, share in zip(names, groups, per_batch):
+        folders = [(path, next(sizes)) for path in group]
+        samples = sum(count for _, count in folders)
+        if not samples:
+            raise UserError(f"--select_data: {name} below {options.train_data} has no usable sample")
+        sources.append(Source(name, folders, int(samples * used), share))
     check_labels(dataset, codes, options)
     if masks is not None:
         check_box_labels(dataset)
-    return dataset, counts, describe(options, names, groups, counts, dataset)
+    return dataset, sources
 
 
-def describe(
-    options: argparse.Namespace, names: list[str], groups: list[list[Path]], counts: list[int], dataset: WordDataset
-) -> str:
-    """What `log_dataset.txt` says: root, sources, shares, samples."""
-    lines = [
-        f"dataset_root: {options.train_data}", f"opt.select_data: {names}", f"opt.batch_ratio: {shares(options)}",
-        *(f"{name}: {len(group)} folders, {count:,} samples" for name, group, count in zip(names, groups, counts)),
-    ]  # fmt: skip
-    left = {why: count for why, count in dataset.counts.items() if why not in ("stored", "kept") and count}
-    return "\n".join([*lines, f"left out: {left or 'nothing'}"])
+def batch_shares(options: argparse.Namespace) -> list[int]:
+    """Samples of each source in a batch of one process: round(batch_size * ratio), at least 1, as published."""
+    return [max(round(options.batch_size * share), 1) for share in shares(options)]
+
+
+def describe(options: argparse.Namespace, sources: list[Source], dataset: WordDataset) -> str:
+    """What log_dataset.txt says about the training data, as published, and a line about samples that were skipped."""
+    ratios = options.batch_ratio.split("-") if len(sources) == len(options.batch_ratio.split("-")) else ["1.0"]
+    block = sources_block(options.train_data, ratios, options.total_data_usage_ratio, options.batch_size, sources)
+    skipped = {why: count for why, count in dataset.counts.items() if why not in ("stored", "kept") and count}
+    return f"{block}\nskipped samples: {skipped or 'none'}"
 
 
 def refuse_pickles(paths: Iterable[Path]) -> None:
@@ -152,9 +157,10 @@ def check_box_labels(dataset: WordDataset, samples: int = 64) -> None:
 
 
 def training_loader(
-    dataset: WordDataset, counts: list[int], options: argparse.Namespace, dist: Dist, folder: Path
+    dataset: WordDataset, sources: list[Source], options: argparse.Namespace, dist: Dist, folder: Path
 ) -> WordLoader:
     """Endless batches of this rank: every batch has the sources in the shares of `--batch_ratio`."""
+    counts = [sum(count for _, count in source.folders) for source in sources]
     mix = RatioMix(
         counts, shares(options), options.batch_size, seed=options.manualSeed, rank=dist.rank,
         world_size=dist.world_size, usage=usage(options),

@@ -3,15 +3,17 @@
     python projects/mgpstr/demo.py --Transformer mgp-str --TransformerModel mgp_str_base_patch4_3_32_128 \\
         --model_dir mgp_str_base.pth --demo_imgs demo_imgs/
 
-One sheet for each image is written to `attens/` beside the images.
+`attens/<name>_<reading>_char.jpg` next to the images shows what was looked at for each character, as published;
+ACDS-STR has no such attention, its picture is the character map. `--sheets` draws all heads, larger and with titles.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -21,7 +23,7 @@ from common.infer.recognizer import Prediction, Recognizer, find_images, pick_de
 from common.train.run import check_writable
 from projects.mgpstr.options import get_args
 from projects.mgpstr.reader import open_reader
-from projects.mgpstr.sheets import demo_sheet
+from projects.mgpstr.sheets import demo_sheet, published_sheet
 from projects.mgpstr.test_final import adopt_card
 from projects.mgpstr.train_final_dist import build_options
 
@@ -36,9 +38,23 @@ def lines(path: Path, prediction: Prediction) -> list[str]:
     return [f"imgs: {path}", *read, f"fused: {prediction.text} {prediction.confidence}{winner}", LINE]
 
 
-def sheet_name(path: Path, text: str) -> str:
-    """`<name up to the first dot>_<reading>_heads.png`; what cannot stand in a file name becomes an underscore."""
-    return f"{path.name.split('.')[0]}_{re.sub(r'[^0-9A-Za-z]', '_', text)}_heads.png"
+def picture_name(path: Path, text: str, kind: str) -> str:
+    """`<name up to the first dot>_<reading>_<kind>`; what no file name can hold becomes an underscore."""
+    reading = re.sub(r"[/\\\x00-\x1f]", "_", text)
+    return f"{path.name.split('.')[0]}_{reading}_{kind}"
+
+
+def draw(folder: Path, path: Path, image: np.ndarray, prediction: Prediction, extras: Mapping, sheets: bool) -> None:
+    """Write the pictures of one image uint8 [32, 128, 3] into `folder`."""
+    character_map = extras["character map"][0] if "character map" in extras else None
+    if character_map is None:
+        text = prediction.extra["char"]["text"]
+        grid = published_sheet(image, prediction.extra["maps"]["char"][: len(text)])
+        Image.fromarray(grid).save(folder / picture_name(path, text, "char.jpg"))
+    if sheets or character_map is not None:
+        kind = "heads.png" if character_map is None else "map.png"
+        sheet = demo_sheet(image, prediction, character_map)
+        Image.fromarray(sheet).save(folder / picture_name(path, prediction.text, kind))
 
 
 @command
@@ -67,9 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         batch = torch.from_numpy(image.copy())[None]
         prediction = recognizer.read_batch(batch, attention=True)[0]
         print("\n".join(lines(path, prediction)))
-        maps = reader.extras(batch.to(reader.device)).get("character map")
-        sheet = demo_sheet(image, prediction, None if maps is None else maps[0])
-        Image.fromarray(sheet).save(folder / sheet_name(path, prediction.text))
+        draw(folder, path, image, prediction, reader.extras(batch.to(reader.device)), options.sheets)
     return 0
 
 

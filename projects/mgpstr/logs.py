@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from common.text.normalise import keep_only
-from common.train.text_log import sample_table
+from common.train.log import DASHES, sample_table
 from projects.mgpstr.validate import COLUMNS, Evaluation
 
 LOWER_36 = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -38,7 +38,28 @@ def shown(samples: Sequence[tuple[str, str, float]], sensitive: bool) -> list[tu
     return [(keep_only(label, LOWER_36, True), keep_only(text, LOWER_36, True), sure) for label, text, sure in samples]
 
 
-def set_line(result: Evaluation) -> str:
-    """One set's accuracies in log_all_evaluation.txt, and how many of its samples are not in them."""
-    columns = [f"{column}_Acc {result.accuracy(column):.3f}" for column in COLUMNS]
-    return "\t ".join([*columns, *([f"unreadable {len(result.bad)}"] if result.bad else [])])
+def set_line(result: Evaluation, blanks: int = 1) -> str:
+    """One set's accuracies; the published console has two blanks before the last column, the file one."""
+    *heads, fused = [f"{column}_Acc {result.accuracy(column):.3f}" for column in COLUMNS]
+    return "\t ".join(heads) + "\t" + " " * blanks + fused
+
+
+def evaluation_log(results: Mapping[str, Evaluation], together: Evaluation, cost: str) -> tuple[str, str]:
+    """(file, console) texts of an evaluation over the benchmark, as published.
+
+    The published file has no line feed after a set's accuracies, so the dashes follow them on the same line.
+    """
+    totals = [f"{column}_total_Acc:{round(together.accuracy(column), 3)}" for column in COLUMNS]
+    end = "\n".join(["accuracy: ", *totals, cost, *additional(results)]) + "\n"
+    file, console = f"{DASHES}\n", f"{DASHES}\n"
+    for result in results.values():
+        file += f"{result.source}{set_line(result)}{DASHES}\n"
+        console += f"{result.source}{set_line(result, blanks=2)}\n{DASHES}\n"
+    return file + end, console + end
+
+
+def additional(results: Mapping[str, Evaluation]) -> list[str]:
+    """Lines that the published log does not have: the mean over sets, and samples that are in no figure."""
+    mean = sum(result.accuracy("fused") for result in results.values()) / len(results)
+    unreadable = ", ".join(f"{name} {len(result.bad)}" for name, result in results.items() if result.bad)
+    return [f"mean of the sets, fused: {mean:.3f}", *([f"unreadable, not counted: {unreadable}"] if unreadable else [])]

@@ -109,6 +109,7 @@ OURS: dict[str, tuple[type, Any, str]] = {
     "bad_share": (float, 0.01, "share of unreadable samples that stops the run"),
 }
 OUR_SWITCHES = {
+    "sheets": "demo: also draw every head with a line for each token, as <name>_<reading>_heads.png",
     "download": "fetch the start weights of --pretrained auto into torch.hub's cache if they are not on this machine",
     "compile": "torch.compile the encoder",
     "tf32": "TF32 matrix products on CUDA",
@@ -180,6 +181,7 @@ def note_dead(options: argparse.Namespace, script: str) -> None:
     idle = {
         "compile": f"by {script}" if script != "train_final_dist.py" else "",
         "tf32": f"by {script}" if script == "demo.py" else "",
+        "sheets": f"by {script}" if script != "demo.py" else "",
         "pretrained": "beside --saved_model" if options.saved_model else "",
         "download": "with --saved_model" if options.saved_model else "",
         "freeze_statistics": "without --freeze" if not options.freeze else "",

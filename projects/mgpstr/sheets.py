@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from common.infer.pictures import attention_sheet, heat
@@ -13,6 +14,38 @@ from common.infer.recognizer import Prediction
 
 TITLES = {"char": "characters", "bpe": "BPE", "wp": "WordPiece"}
 HEADER = 40
+
+
+def published_sheet(image: np.ndarray, maps: np.ndarray) -> np.ndarray:
+    """The picture of the published demo: two columns, each tile scaled to its own range, gaps of two pixels.
+
+    The first line has the crop and the sum of all maps over it; then comes one line for each character with its map in
+    grey and over the crop. A map over the crop is half the crop and half the jet colours of the map's own range.
+
+    Args:
+        image: crop, uint8 [32, 128, 3] RGB.
+        maps: attention of the characters that were read, float [n, h, w] in [0, 1].
+    """
+    from torchvision.utils import make_grid
+
+    height, width = image.shape[:2]
+    grey = (np.asarray(maps, np.float32).reshape(-1, *maps.shape[-2:]) * 255).astype(np.uint8)  # truncated
+    tiles = [image, _over(image, grey.sum(0, dtype=np.float32))]
+    for one in grey:
+        large = cv2.resize(one, (width, height), interpolation=cv2.INTER_NEAREST)
+        tiles += [np.repeat(large[..., None], 3, axis=2), _over(image, one.astype(np.float32))]
+    batch = torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2).float()
+    grid = make_grid(batch, nrow=2, normalize=True, scale_each=True)
+    return grid.mul(255).add(0.5).clamp(0, 255).permute(1, 2, 0).to(torch.uint8).numpy()
+
+
+def _over(image: np.ndarray, attention: np.ndarray) -> np.ndarray:
+    """Half the crop, half the jet colours of a map [h, w] stretched to its own range."""
+    low, high = float(attention.min()), float(attention.max())
+    scaled = (attention - low) / (high - low) if high > low else np.zeros_like(attention)
+    scaled = cv2.resize(scaled, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR)
+    colours = cv2.applyColorMap((scaled * 255).astype(np.uint8), cv2.COLORMAP_JET)[:, :, ::-1]
+    return (0.5 * image + 0.5 * colours).astype(np.uint8)
 
 
 def with_title(picture: np.ndarray, title: str) -> np.ndarray:

@@ -26,7 +26,7 @@ from common.files import write_text
 from common.infer.recognizer import pick_device, read_card
 from common.train.checkpoint import write_json
 from common.train.run import check_writable, precision_note
-from common.train.text_log import DASHES, append
+from common.train.log import append, folders_block
 from projects.mgpstr import logs
 from projects.mgpstr.data import benchmark, evaluation_loader, evaluation_sets, make_dataset
 from projects.mgpstr.label_codes import LabelCodes
@@ -129,14 +129,21 @@ def evaluate_all(
 ) -> dict[str, Evaluation]:
     """Every set of the options by name."""
     size = 1 if options.calculate_infer_time else options.batch_size
+    results = {}
     if options.eval_img:
-        names, root = lists(options), Path(options.eval_data)
-        sources = {name: ListedBatches(root / f"{name}.txt", options, size) for name in names}
-    else:
-        length = None if options.data_filtering_off or options.sensitive else options.batch_max_length
-        sets = {name: make_dataset(paths, options, length=length) for name, paths in evaluation_sets(options).items()}
-        sources = {name: evaluation_loader(dataset, size, options.workers) for name, dataset in sets.items()}
-    return {name: evaluate(model, codes, batches, device, options.amp) for name, batches in sources.items()}
+        for name in lists(options):
+            path = Path(options.eval_data) / f"{name}.txt"
+            results[name] = evaluate(model, codes, ListedBatches(path, options, size), device, options.amp)
+            results[name].source = f"dataset_root:    {path}\t dataset: {name}\n"
+        return results
+    length = None if options.data_filtering_off or options.sensitive else options.batch_max_length
+    for name, paths in evaluation_sets(options).items():
+        dataset = make_dataset(paths, options, length=length)
+        batches = evaluation_loader(dataset, size, options.workers)
+        results[name] = evaluate(model, codes, batches, device, options.amp)
+        root = paths[0] if options.benchmark_all_eval else Path(options.eval_data)
+        results[name].source = folders_block(root, "/", list(zip(paths, dataset.sizes)))
+    return results
 
 
 def total(results: dict[str, Evaluation]) -> Evaluation:
@@ -155,16 +162,14 @@ def write_results(
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     pace = 1000 * together.seconds / max(together.words, 1)
     cost = f"averaged_infer_time: {pace:.3f}\t# parameters: {millions:.3f}"
-    if not options.benchmark_all_eval:
-        text = f"{together.accuracy('char'):0.3f}\n{logs.set_line(together)}\n{cost}"
-        append(folder / "log_evaluation.txt", f"{text}\n")
+    if options.benchmark_all_eval:
+        file, text = logs.evaluation_log(results, together, cost)
+        append(folder / "log_all_evaluation.txt", file)
     else:
-        sets = [f"dataset: {name}\t words: {result.words}\n{logs.set_line(result)}" for name, result in results.items()]
-        totals = [f"{column}_total_Acc:{round(together.accuracy(column), 3)}" for column in COLUMNS]
-        macro = sum(result.accuracy("fused") for result in results.values()) / len(results)
-        lines = ["accuracy: ", *totals, f"mean of the sets, fused: {macro:.3f}", cost]
-        text = f"\n{DASHES}\n".join([*sets, "\n".join(lines)])
-        append(folder / "log_all_evaluation.txt", f"{text}\n")
+        [source] = [result.source for result in results.values()] if len(results) == 1 else [""]
+        text = f"{source}{together.accuracy('char'):0.3f}\n"
+        append(folder / "log_evaluation.txt", text)
+        text += "\n".join([logs.set_line(together), cost, *logs.additional(results)])
     heads = {
         name: {"words": one.words, "unreadable": len(one.bad), **one.accuracies, "won": dict(one.won)}
         for name, one in results.items()

@@ -33,9 +33,10 @@ from common.train.run import check_room, check_writable, command_line, precision
 from common.train.seed import seed_everything
 from common.train.signals import StopRequest
 from common.train.state import TrainingState
+from common.train.log import Source
 from projects.mgpstr import logs
 from projects.mgpstr.build import START_WEIGHTS, load_start_weights
-from projects.mgpstr.data import evaluation_loader, make_dataset, training_data, training_loader
+from projects.mgpstr.data import describe, evaluation_loader, make_dataset, training_data, training_loader
 from projects.mgpstr.engine import LossModule, Stepper, make_optimizer, make_schedule
 from projects.mgpstr.label_codes import LabelCodes
 from projects.mgpstr.options import get_args
@@ -201,7 +202,7 @@ def begin(state: TrainingState, model: torch.nn.Module, folder: Path, options: a
     return f"weights from {options.saved_model}; the optimizer starts fresh, at step {state.step}"
 
 
-def prepare(options: argparse.Namespace, dist: Dist, folder: Path) -> tuple[LabelCodes, WordDataset, list[int], str]:
+def prepare(options: argparse.Namespace, dist: Dist, folder: Path) -> tuple[LabelCodes, WordDataset, list[Source]]:
     """What is checked before a model is built: folder, codes, training data."""
     if dist.is_main:
         check_writable(folder, "--saved_path")
@@ -216,7 +217,7 @@ def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, WordLoader]:
     with dist.failing_together():
         seed_everything(options.manualSeed)
         model = build_row(options.Transformer, options.TransformerModel, **build_options(options))
-        codes, dataset, counts, about = prepare(options, dist, folder)
+        codes, dataset, sources = prepare(options, dist, folder)
         length = None if options.data_filtering_off else options.batch_max_length
         validation = make_dataset(discover(options.valid_data), options, length=length)
         if dist.is_main:
@@ -225,7 +226,7 @@ def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, WordLoader]:
     module = wrap(LossModule(model, options.mask_logits), dist)
     seed_everything(options.manualSeed, dist.rank)
     precision, optimizer = Precision(options.amp, dist.device), make_optimizer(model, options)
-    loader = training_loader(dataset, counts, options, dist, folder)
+    loader = training_loader(dataset, sources, options, dist, folder)
     kept = {key: value for key, value in vars(options).items() if key != "given"}
     extra = {"best_accuracy": -1.0, "loss_sum": 0.0, "loss_count": 0, "start": "", "warnings": []}
     state = TrainingState(model, optimizer, {"sampler": loader.sampler, "scaler": precision}, kept, extra=extra)
@@ -236,9 +237,9 @@ def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, WordLoader]:
     if options.compile:
         compile_parts(model)
     notes.append(precision_note(options.amp, options.compile, options.tf32, dist.device))
-    mix = " + ".join(f"{share} {name}" for name, share in zip(options.select_data.split("-"), loader.sampler.shares))
-    notes.append(f"{dist.world_size} process(es), batches of {mix} = {loader.sampler.batch_size} each")
+    notes.append(f"{dist.world_size} process(es), batches of {loader.sampler.batch_size} each")
     notes += filter(None, [codes.collision()])
+    about = describe(options, sources, dataset)
     print("\n".join([about, *notes]))
     if dist.is_main:
         start_logs(folder, kept, [about, *notes], trained, state.extra.get("warnings", []))
@@ -264,9 +265,8 @@ def freeze(model: torch.nn.Module, options: argparse.Namespace) -> int:
 def start_logs(
     folder: Path, options: dict[str, Any], about: Sequence[str], trained: int, warnings: Sequence[str]
 ) -> None:
-    """log_dataset.txt and opt.txt, as published."""
-    lines = [text_log.DASHES, *about, text_log.DASHES, ""]
-    text_log.append(folder / "log_dataset.txt", "\n".join(lines))
+    """log_dataset.txt and opt.txt, as published; additional lines stand after the published block."""
+    text_log.append(folder / "log_dataset.txt", "".join(f"{line}\n" for line in about))
     text_log.append(folder / "opt.txt", f"{text_log.options_block(options)}Trainable network params num : {trained:,}")
     text_log.append(folder / "log_train.txt", "".join(f"{line}\n" for line in (command_line(), *warnings)))
 

@@ -27,7 +27,8 @@ class Evaluation:
 
     `loss_sum` adds the batches' character losses; `seconds` is the time of the model alone, without loading, copying
     and decoding; `samples`: truth, character prediction and its confidence of up to five words of the last batch;
-    `errors`: truth and candidates of wrong words; `bad`: what could not be read and is in no figure.
+    `errors`: truth and candidates of wrong words; `bad`: what could not be read and is in no figure; `source`: lines
+    about the data for the log.
     """
 
     words: int = 0
@@ -39,6 +40,7 @@ class Evaluation:
     samples: list[tuple[str, str, float]] = field(default_factory=list)
     errors: list[tuple[str, ...]] = field(default_factory=list)
     bad: list[BadSample] = field(default_factory=list)
+    source: str = ""
 
     def accuracy(self, column: str) -> float:
         """Words read exactly, in %."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -72,8 +73,21 @@ def test_files_in_the_published_form(whole: Path) -> None:
     assert log[2].startswith("char_accuracy    : ") and ", fused_accuracy   : " in log[2]
     assert log[3].startswith("Best_accuracy    : ")
     assert log[5] == f"{'Ground Truth':25s} | {'Prediction':25s} | Confidence Score & T/F"
-    data = (whole / "log_dataset.txt").read_text()
-    assert "opt.select_data: ['MJ', 'ST']" in data and "batches of 2 MJ + 2 ST = 4 each" in data
+
+
+def test_log_dataset_in_the_published_form(whole: Path, corpus: Path) -> None:
+    root, dashes = corpus / "training", "-" * 80
+    lines = (whole / "log_dataset.txt").read_text().splitlines()
+    assert lines[:19] == [
+        dashes, f"dataset_root: {root}", "opt.select_data: ['MJ', 'ST']", "opt.batch_ratio: ['0.5', '0.5']",
+        dashes, f"dataset_root:    {root}\t dataset: MJ", "sub-directory:\t/MJ\t num samples: 10",
+        "num total samples of MJ: 10 x 1.0 (total_data_usage_ratio) = 10",
+        "num samples of MJ per batch: 4 x 0.5 (batch_ratio) = 2",
+        dashes, f"dataset_root:    {root}\t dataset: ST", "sub-directory:\t/ST\t num samples: 10",
+        "num total samples of ST: 10 x 1.0 (total_data_usage_ratio) = 10",
+        "num samples of ST per batch: 4 x 0.5 (batch_ratio) = 2",
+        dashes, "Total_batch_size: 2+2 = 4", dashes, "skipped samples: none", "start: random weights",
+    ]  # fmt: skip
 
 
 def test_resume_is_exact(whole: Path, corpus: Path, tmp_path: Path) -> None:
@@ -205,6 +219,16 @@ def test_test_final(whole: Path, corpus: Path, tmp_path: Path, monkeypatch, caps
     names = {"best_accuracy.pth", "log_all_evaluation.txt", "evaluation.json", "errors.tsv"}
     assert {path.name for path in folder.iterdir()} == names
     assert json.loads((folder / "evaluation.json").read_text())["sets"]["SVT"]["words"] == 4
+    dashes, root = "-" * 80, corpus / "evaluation" / "SVT"
+    log = (folder / "log_all_evaluation.txt").read_text().splitlines()
+    assert log[:3] == [dashes, f"dataset_root:    {root}\t dataset: /", "sub-directory:\t/.\t num samples: 4"]
+    # as published, the dashes follow the accuracies without a line feed in the file; the console has both
+    assert re.fullmatch(r"char_Acc \S+\t bpe_Acc 0.000\t wp_Acc 0.000\t fused_Acc [\d.]+" + dashes, log[3])
+    assert re.search(r"\n(char_Acc \S+\t bpe_Acc 0.000\t wp_Acc 0.000\t  fused_Acc [\d.]+)\n" + dashes, printed)
+    assert log[7] == "accuracy: " and [line.split(":")[0] for line in log[8:14]] == [
+        "char_total_Acc", "bpe_total_Acc", "wp_total_Acc", "fused_total_Acc", "averaged_infer_time",
+        "mean of the sets, fused",
+    ]  # fmt: skip
     assert test_final.main([*base, f"--model_dir={whole}", "--range=3-9", "--calculate_infer_time", "--flops"]) == 0
     printed = capsys.readouterr().out
     assert "iter_4.pth" in printed and "iter_2.pth" not in printed and "GFLOP" in printed
@@ -231,7 +255,7 @@ def test_unreadable_pictures_are_counted_and_listed(whole: Path, tmp_path: Path,
     words = [*CHARACTERS, "--workers=0", "--device=cpu", "--batch_size=1", f"--eval_data={tmp_path / 'data'}"]
     words += ["--benchmark_all_eval", f"--model_dir={whole / 'iter_2.pth'}"]
     assert test_final.main(words) == 0
-    assert "\t unreadable 1\n" in capsys.readouterr().out
+    assert "unreadable, not counted: SVT 1\n" in capsys.readouterr().out
     [folder] = (tmp_path / "result").iterdir()
     assert json.loads((folder / "evaluation.json").read_text())["sets"]["SVT"]["unreadable"] == 1
     listed = (folder / "bad_samples.csv").read_text().splitlines()
@@ -266,12 +290,19 @@ def test_demo(method: str, corpus: Path, tmp_path: Path, capsys) -> None:
     (pictures / "broken.jpg").write_bytes(b"no image")
     capsys.readouterr()
     checkpoint = tmp_path / "run-Seed1111" / "best_accuracy.pth"
-    assert demo.main([*model, f"--model_dir={checkpoint}", f"--demo_imgs={pictures}", "--device=cpu"]) == 0
+    words = [*model, f"--model_dir={checkpoint}", f"--demo_imgs={pictures}", "--device=cpu"]
+    assert demo.main(words) == 0
     printed = capsys.readouterr().out
     heads = ("char: ", "bpe: ", "wp: ", "fused: ") if method == "heads" else ("char: ", "fused: ")
     assert all(printed.count(f"\n{head}") == 2 for head in heads) and "left out" in printed
-    sheets = list((pictures / "attens").iterdir())
-    assert len(sheets) == 2 and all(cv2.imread(str(sheet)) is not None for sheet in sheets)
+    sheets = sorted((pictures / "attens").iterdir())
+    read = re.findall(r"\nchar: (\S*) ", printed)
+    kind, texts = ("char.jpg", read) if method == "heads" else ("map.png", re.findall(r"\nfused: (\S*) ", printed))
+    assert [sheet.name for sheet in sheets] == [f"cat_{texts[0]}_{kind}", f"map_{texts[1]}_{kind}"]
+    shapes = [cv2.imread(str(sheet)).shape for sheet in sheets]
+    if method == "heads":  # two columns of 128 pixels, a line for the crop and one for each character, gaps of two
+        assert shapes == [(34 * (len(text) + 1) + 2, 262, 3) for text in texts]
+        assert demo.main([*words, "--sheets"]) == 0 and len(list((pictures / "attens").glob("*_heads.png"))) == 2
 
 
 def test_create_lmdb_dataset(tmp_path: Path, capsys) -> None:
