@@ -88,6 +88,21 @@ def discover(root: str | Path, select: Sequence[str] | None = None) -> list[Path
     return chosen
 
 
+def source_names(root: str | Path, text: str) -> list[str]:
+    """The names of `--select_data`, which joins them by "-": of names that hold a hyphen themselves the longest that
+    exist below `root` stay whole (`MJ-ST-Union14M-L` is MJ, ST, Union14M-L). Parts that match no folder stay single.
+    """
+    parts, root = text.split("-"), Path(root)
+    folders = lmdb_folders(root) if "-" in text and root.is_dir() else []
+    names: list[str] = []
+    while parts:
+        whole = ["-".join(parts[:count]) for count in range(len(parts), 1, -1)]
+        exists = (name for name in whole if any(_has_component(folder, root, name) for folder in folders))
+        names.append(next(exists, parts[0]))
+        del parts[: names[-1].count("-") + 1]
+    return names
+
+
 def discover_groups(root: str | Path, names: Sequence[str]) -> list[list[Path]]:
     """`discover` for every name by itself, in the given order: the sources of a `RatioMix`."""
     return [discover(root, [name]) for name in names]

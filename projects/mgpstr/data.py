@@ -20,7 +20,7 @@ from common.train.distributed import Dist
 from common.train.log import Source, sources_block
 from projects.mgpstr.box_masks import check_boxes, mask_from_boxes, parse_boxes
 from projects.mgpstr.label_codes import LabelCodes
-from projects.mgpstr.options import shares, usage
+from projects.mgpstr.options import shares, source_list, usage
 from projects.mgpstr.preprocess import SIZE, label_normaliser
 
 # the two code bases spell two folders differently; either is taken
@@ -79,7 +79,7 @@ def training_data(options: argparse.Namespace, codes: LabelCodes) -> tuple[WordD
 
     Raises `UserError` for sources that are missing, box labels that are missing or malformed, labels that do not fit.
     """
-    names = options.select_data.split("-") if options.select_data != "/" else ["/"]
+    names = source_list(options)
     groups = discover_groups(options.train_data, names)
     masks, length = None, None if options.data_filtering_off else options.batch_max_length
     if options.is_mask_supervision:

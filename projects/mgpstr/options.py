@@ -220,13 +220,21 @@ def check(options: argparse.Namespace) -> None:
         raise UserError("--PAD: boxes are scaled to pictures that fill the input; not with --is_mask_supervision")
     if options.freeze and options.Transformer not in ACDS:
         raise UserError(f"--freeze: {options.Transformer} has no CNN to freeze")
-    shares(options)
+    if options.train_data:
+        shares(options)
     usage(options)
+
+
+def source_list(options: argparse.Namespace) -> list[str]:
+    """The sources that `--select_data` names; folders with a hyphen in their name stay whole."""
+    from common.data.words import source_names
+
+    return source_names(options.train_data, options.select_data) if options.train_data else ["/"]
 
 
 def shares(options: argparse.Namespace) -> list[float]:
     """`--batch_ratio` as numbers, one for each source of `--select_data`. Raises `UserError`."""
-    sources = options.select_data.split("-") if options.select_data != "/" else ["/"]
+    sources = source_list(options)
     try:
         values = [float(value) for value in options.batch_ratio.split("-")]
     except ValueError:

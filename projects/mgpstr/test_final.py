@@ -25,8 +25,8 @@ from common.errors import UserError, command
 from common.files import write_text
 from common.infer.recognizer import pick_device, read_card
 from common.train.checkpoint import write_json
-from common.train.run import check_writable, precision_note
 from common.train.log import append, folders_block
+from common.train.run import check_writable, precision_note
 from projects.mgpstr import logs
 from projects.mgpstr.data import benchmark, evaluation_loader, evaluation_sets, make_dataset
 from projects.mgpstr.label_codes import LabelCodes

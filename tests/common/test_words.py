@@ -234,3 +234,18 @@ def test_pad_keeps_the_ratio_and_only_the_picture_is_augmented(tmp_path) -> None
     assert np.array_equal(plain[:, :80], resize_bicubic(noise(0), (32, 80))) and not plain[:, 80:].any()
     inverted = WordDataset([words], augment=lambda image, rng: 255 - image, augment_at=RESIZED, **options)[0].image
     assert np.array_equal(inverted[:, :80], 255 - plain[:, :80]) and not inverted[:, 80:].any()
+
+
+def test_sources_with_a_hyphen_in_their_name_stay_whole(tmp_path) -> None:
+    from common.data.words import source_names
+
+    assert source_names(tmp_path / "missing", "MJ-ST") == ["MJ", "ST"]
+    for name in ("MJ", "ST", "my-data", "Union14M-L", "my-data-2/part"):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        (folder / "data.mdb").write_bytes(b"")
+    assert source_names(tmp_path, "my-data") == ["my-data"]
+    assert source_names(tmp_path, "MJ-ST-Union14M-L") == ["MJ", "ST", "Union14M-L"]
+    assert source_names(tmp_path, "my-data-2-MJ") == ["my-data-2", "MJ"]  # the longest name wins
+    assert source_names(tmp_path, "MJ-none-ST") == ["MJ", "none", "ST"]
+    assert source_names(tmp_path, "/") == ["/"]

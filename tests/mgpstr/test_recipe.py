@@ -24,6 +24,9 @@ def test_every_published_model_has_a_paper_scale() -> None:
 def test_commands_are_accepted(name: str, tmp_path: Path) -> None:
     """Start weights reach the training of every model that has them; ACDS-STR trains on boxes, then on real words."""
     acds, trained = "acds" in name, []
+    for source in ("MJ", "ST", "Real", "Union14M-L"):
+        (tmp_path / "training" / source).mkdir(parents=True)
+        (tmp_path / "training" / source / "data.mdb").write_bytes(b"")
     weights = "" if acds else str(tmp_path / "deit.pth")
     for _, command, _, _ in Runner(RECIPE, name, PAPER[name], tmp_path, tmp_path, weights).plan():
         script = next((i for i, word in enumerate(command) if word.startswith("projects/mgpstr/")), None)

@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -362,3 +363,13 @@ def test_convert_acds(tmp_path: Path) -> None:
 def test_png_header_is_enough() -> None:
     """`crop` makes what the tests say: 48x24 pixels."""
     assert cv2.imdecode(np.frombuffer(io.BytesIO(crop("a", 0)).getvalue(), np.uint8), 1).shape == (24, 48, 3)
+
+
+def test_a_source_with_a_hyphen_in_its_name(corpus: Path, tmp_path: Path) -> None:
+    root = tmp_path / "training"
+    shutil.copytree(corpus / "training" / "MJ", root / "MJ")
+    shutil.copytree(corpus / "training" / "ST", root / "my-data")
+    words = command(corpus, tmp_path, f"--train_data={root}", "--select_data=MJ-my-data", "--num_iter=1")
+    assert train_final_dist.main(words) == 0
+    log = (tmp_path / "run-Seed1111" / "log_dataset.txt").read_text()
+    assert "opt.select_data: ['MJ', 'my-data']" in log and "Total_batch_size: 2+2 = 4" in log
