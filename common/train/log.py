@@ -7,7 +7,6 @@ import json
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -363,44 +362,3 @@ def sample_table(samples: Sequence[tuple[str, str, float]]) -> str:
     """Truth, prediction, confidence and whether both are equal, framed by dashes, without a line feed at the end."""
     rows = [f"{truth:25s} | {read:25s} | {sure:0.4f}\t{truth == read}" for truth, read, sure in samples]
     return "\n".join([DASHES, TABLE_HEAD, DASHES, *rows, DASHES])
-
-
-@dataclass(frozen=True)
-class Source:
-    """A source of the training mixture: its LMDB folders with their samples, the samples used, those in each batch."""
-
-    name: str
-    folders: Sequence[tuple[Path, int]]
-    used: int
-    share: int
-
-
-def folders_block(root: str | Path, name: str, folders: Sequence[tuple[Path, int]]) -> str:
-    """`dataset_root:    ROOT<tab> dataset: NAME` and a `sub-directory:` line for each LMDB, with line feeds."""
-    lines = [f"sub-directory:\t/{path.relative_to(root).as_posix()}\t num samples: {n}\n" for path, n in folders]
-    return "".join([f"dataset_root:    {root}\t dataset: {name}\n", *lines])
-
-
-def sources_block(root: str | Path, ratios: Sequence[str], usage: str, batch_size: int, sources: list[Source]) -> str:
-    """What the published trainers write to log_dataset.txt: root, sources, samples, shares of a batch.
-
-    Args:
-        root: `--train_data`.
-        ratios: the shares as given, one for each source.
-        usage: `--total_data_usage_ratio` as given.
-        batch_size: `--batch_size` as given.
-        sources: in the order of `--select_data`.
-    """
-    names = [source.name for source in sources]
-    lines = [DASHES, f"dataset_root: {root}", f"opt.select_data: {names}", f"opt.batch_ratio: {list(ratios)}"]
-    for source, ratio in zip(sources, ratios):
-        total, name = sum(samples for _, samples in source.folders), source.name
-        lines += [
-            DASHES,
-            folders_block(root, name, source.folders).rstrip("\n"),
-            f"num total samples of {name}: {total} x {usage} (total_data_usage_ratio) = {source.used}",
-            f"num samples of {name} per batch: {batch_size} x {float(ratio)} (batch_ratio) = {source.share}",
-        ]
-    shares = [str(source.share) for source in sources]
-    total = sum(source.share for source in sources)
-    return "\n".join([*lines, DASHES, f"Total_batch_size: {'+'.join(shares)} = {total}", DASHES])

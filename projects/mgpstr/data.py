@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from common.data.masks import MaskSource
 from common.data.words import RESIZED, WordDataset, discover, discover_groups
 from common.errors import UserError
 from common.train.distributed import Dist
-from common.train.log import Source, sources_block
+from common.train.log import DASHES, sources_block, usage_lines
 from projects.mgpstr.box_masks import check_boxes, mask_from_boxes, parse_boxes
 from projects.mgpstr.label_codes import LabelCodes
 from projects.mgpstr.options import shares, source_list, usage
@@ -32,6 +33,19 @@ FAST = ("IC13_857", "SVT", "IIIT5k_3000", "IC15_1811", "SVTP", "CUTE80")
 ACDS_FAST = (("IC131095", "IC13_1015"), "SVT", "IIIT5k_3000", ("IC152077", "IC15_2077"), "SVTP", "CUTE80")
 ACDS_BENCHMARK = ("IIIT5k_3000", "SVT", *ACDS_FAST[:1], *ACDS_FAST[3:])
 PICKLE = b"\x80"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source of the training mixture: its LMDB folders with their samples, and its samples in a batch."""
+
+    name: str
+    folders: Mapping[Path, int]
+    share: int
+
+    @property
+    def samples(self) -> int:
+        return sum(self.folders.values())
 
 
 class BoxMasks(MaskSource):
@@ -89,14 +103,14 @@ def training_data(options: argparse.Namespace, codes: LabelCodes) -> tuple[WordD
         refuse_pickles(path for group in groups for path in group)
     paths = [path for group in groups for path in group]
     dataset = make_dataset(paths, options, length=length, augment=augmentation(options), masks=masks)
-    sizes, used, per_batch = iter(dataset.sizes), usage(options), batch_shares(options)
-    sources = []
-    for name, group, share in zip(names, groups, per_batch):
-        folders = [(path, next(sizes)) for path in group]
-        samples = sum(count for _, count in folders)
-        if not samples:
-            raise UserError(f"--select_data: {name} below {options.train_data} has no usable sample")
-        sources.append(Source(name, folders, int(samples * used), share))
+    sizes = iter(dataset.sizes)
+    sources = [
+        Source(name, {path: next(sizes) for path in group}, share)
+        for name, group, share in zip(names, groups, batch_shares(options))
+    ]
+    empty = [source.name for source in sources if not source.samples]
+    if empty:
+        raise UserError(f"--select_data: {empty[0]} below {options.train_data} has no usable sample")
     check_labels(dataset, codes, options)
     if masks is not None:
         check_box_labels(dataset)
@@ -110,10 +124,20 @@ def batch_shares(options: argparse.Namespace) -> list[int]:
 
 def describe(options: argparse.Namespace, sources: list[Source], dataset: WordDataset) -> str:
     """What log_dataset.txt says about the training data, as published, and a line about samples that were skipped."""
-    ratios = options.batch_ratio.split("-") if len(sources) == len(options.batch_ratio.split("-")) else ["1.0"]
-    block = sources_block(options.train_data, ratios, options.total_data_usage_ratio, options.batch_size, sources)
+    root, ratios = Path(options.train_data), options.batch_ratio.split("-")
+    ratios = ratios if len(ratios) == len(sources) else ["1.0"]
+    names = [
+        (source.name, {str(path.relative_to(root)): n for path, n in source.folders.items()}) for source in sources
+    ]
+    first, *blocks = sources_block(options.train_data, names, ratios, "opt.")
+    lines, usage_given = [DASHES, *first], options.total_data_usage_ratio
+    for block, source, ratio in zip(blocks, sources, ratios):
+        used = usage_lines(source.name, source.samples, usage_given, options.batch_size, float(ratio), source.share)
+        lines += [DASHES, *block, *used]
+    shares_of_batch = "+".join(str(source.share) for source in sources)
+    lines += [DASHES, f"Total_batch_size: {shares_of_batch} = {sum(source.share for source in sources)}", DASHES]
     skipped = {why: count for why, count in dataset.counts.items() if why not in ("stored", "kept") and count}
-    return f"{block}\nskipped samples: {skipped or 'none'}"
+    return "\n".join([*lines, f"skipped samples: {skipped or 'none'}"])
 
 
 def refuse_pickles(paths: Iterable[Path]) -> None:
@@ -160,7 +184,7 @@ def training_loader(
     dataset: WordDataset, sources: list[Source], options: argparse.Namespace, dist: Dist, folder: Path
 ) -> WordLoader:
     """Endless batches of this rank: every batch has the sources in the shares of `--batch_ratio`."""
-    counts = [sum(count for _, count in source.folders) for source in sources]
+    counts = [source.samples for source in sources]
     mix = RatioMix(
         counts, shares(options), options.batch_size, seed=options.manualSeed, rank=dist.rank,
         world_size=dist.world_size, usage=usage(options),

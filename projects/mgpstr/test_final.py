@@ -25,7 +25,7 @@ from common.errors import UserError, command
 from common.files import write_text
 from common.infer.recognizer import pick_device, read_card
 from common.train.checkpoint import write_json
-from common.train.log import append, folders_block
+from common.train.log import append, sources_block
 from common.train.run import check_writable, precision_note
 from projects.mgpstr import logs
 from projects.mgpstr.data import benchmark, evaluation_loader, evaluation_sets, make_dataset
@@ -142,7 +142,8 @@ def evaluate_all(
         batches = evaluation_loader(dataset, size, options.workers)
         results[name] = evaluate(model, codes, batches, device, options.amp)
         root = paths[0] if options.benchmark_all_eval else Path(options.eval_data)
-        results[name].source = folders_block(root, "/", list(zip(paths, dataset.sizes)))
+        folders = {str(path.relative_to(root)): count for path, count in zip(paths, dataset.sizes)}
+        results[name].source = "".join(f"{line}\n" for line in sources_block(root, [("/", folders)], [])[1])
     return results
 
 

@@ -27,7 +27,6 @@ from common.train.bad import share_bad
 from common.train.checkpoint import git_commit, load, save_atomic, write_card
 from common.train.distributed import Dist, process_group, wrap
 from common.train.engine import numbered
-from common.train.log import Source
 from common.train.meters import Meters, MetricsLog
 from common.train.optim import Precision
 from common.train.run import check_room, check_writable, command_line, precision_note, state_bytes
@@ -36,7 +35,7 @@ from common.train.signals import StopRequest
 from common.train.state import TrainingState
 from projects.mgpstr import logs
 from projects.mgpstr.build import START_WEIGHTS, load_start_weights
-from projects.mgpstr.data import describe, evaluation_loader, make_dataset, training_data, training_loader
+from projects.mgpstr.data import Source, describe, evaluation_loader, make_dataset, training_data, training_loader
 from projects.mgpstr.engine import LossModule, Stepper, make_optimizer, make_schedule
 from projects.mgpstr.label_codes import LabelCodes
 from projects.mgpstr.options import get_args
