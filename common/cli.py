@@ -40,6 +40,7 @@ COMMANDS: dict[str, Command] = {
     "models": Command("list the registered models and their published weights", "common.infer.models_command"),
     "read": Command("read the text in images", "common.infer.read"),
     "eval": Command("accuracy of a checkpoint on every LMDB below a folder", "common.infer.evaluate"),
+    "compare": Command("several readers on the same words: table, tests, page", "common.report.compare"),
     "export": Command("write a checkpoint as ONNX and check it", "common.infer.export"),
     "serve": Command("a small HTTP server that reads images", "common.serve.server"),
     "report": Command("write the reports of finished runs again", "common.report.command"),

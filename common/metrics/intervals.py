@@ -27,3 +27,19 @@ def wilson(correct: float, count: int, z: float = Z_95) -> tuple[float, float]:
     half = z / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count * count))
     low = 0.0 if correct == 0 else max(0.0, centre - half)
     return low, 1.0 if correct == count else min(1.0, centre + half)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Return the exact two-sided p-value of McNemar's test on paired results.
+
+    Args:
+        only_first: items that only the first of two readers gets right.
+        only_second: items that only the second gets right. Items on which they agree say nothing.
+
+    >>> round(mcnemar(2, 10), 4)
+    0.0386
+    """
+    from scipy.stats import binomtest
+
+    both = only_first + only_second
+    return float(binomtest(only_first, both, 0.5).pvalue) if both else 1.0

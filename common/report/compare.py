@@ -1,0 +1,231 @@
+"""`strlab compare`: several readers on the same words, in one table and one page.
+
+Each READER is a checkpoint, the folder of a reproduction (its evaluated checkpoint is taken), or the name of a shipped
+reader, with an optional label before it (`SIGA=outputs/siga/cpu`). Readers with the same label count as seeds of one
+method: the table then gives their mean and range. For every set and protocol the table shows word accuracy in % with
+its 95 % Wilson interval and the number of words; McNemar's test compares each reader with the first one on the same
+words; speed is measured on one core.
+
+Readers that were trained on different data are refused without `--any-data`: such a table would compare the data and
+not the methods.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import UserError
+from common.files import write_text
+from common.infer import shipped
+from common.infer.evaluate import NAMES, evaluate, find_sets
+from common.infer.recognizer import Recognizer, open_recognizer, read_card
+from common.metrics.intervals import mcnemar, wilson
+
+UNKNOWN = "not stated"
+
+
+@dataclass(frozen=True)
+class Word:
+    """What a reader made of one word: `correct` has the protocols under which the label counts."""
+
+    set: str
+    index: int
+    label: str
+    text: str
+    confidence: float
+    correct: dict[str, bool]
+
+
+@dataclass
+class Entry:
+    """One reader of the comparison.
+
+    Attributes:
+        label: what the table calls it; several entries may share one (seeds).
+        path, model: its checkpoint and registry entry.
+        data, images_seen, commit: as its metadata state them.
+        parameters, flops: numbers; operations of one image (2 for each multiply-add).
+        speed: images a second on one core, by batch size.
+        words: one for each word that could be read, in the order of the sets.
+    """
+
+    label: str
+    path: Path
+    model: str
+    data: str
+    images_seen: int | None
+    commit: str
+    sha256: str
+    parameters: int = 0
+    flops: int = 0
+    speed: dict[int, float] = field(default_factory=dict)
+    words: list[Word] = field(default_factory=list)
+
+    def accuracy(self, protocol: str, name: str | None = None) -> tuple[float, float, float, int] | None:
+        """(accuracy, low, high) in % and the number of words of a set, or of all words; None without words."""
+        marks = [w.correct[protocol] for w in self.words if protocol in w.correct and name in (None, w.set)]
+        if not marks:
+            return None
+        low, high = wilson(sum(marks), len(marks))
+        return 100 * sum(marks) / len(marks), 100 * low, 100 * high, len(marks)
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add `strlab compare`."""
+    parser = subparsers.add_parser("compare", help="several readers in one table", description=__doc__)
+    parser.add_argument(
+        "readers", nargs="*", metavar="[LABEL=]READER", help="checkpoint, run folder or shipped name; none: all shipped"
+    )
+    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="FOLDER", help="word sets to read")
+    parser.add_argument("--select", nargs="*", metavar="NAME", help="only sets with one of these in their path")
+    parser.add_argument("--max-samples", type=int, default=0, metavar="N", help="the first N words of a set (0: all)")
+    parser.add_argument("--out", type=Path, default=Path("outputs/compare"), metavar="FOLDER")
+    parser.add_argument("--any-data", action="store_true", help="compare readers trained on different data")
+    parser.add_argument("--no-speed", action="store_true", help="skip the measurement of speed")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from common.report.compare_page import write_files
+
+    sets = find_sets(args.data, args.select)
+    wanted = [_named(text) for text in args.readers] or [(one.name, one.path) for one in shipped.all_shipped()]
+    if not wanted:
+        raise UserError("strlab compare: no reader is given and none ships with this installation; give checkpoints")
+    opened = [(label, open_recognizer(path, engine="torch")) for label, path in wanted]
+    entries = [_entry(label, recognizer) for label, recognizer in opened]
+    _refuse_different_data(entries, args.any_data)
+    for entry, (_, recognizer) in zip(entries, opened):
+        print(f"{entry.label}: {entry.path}", flush=True)
+        _measure_size(entry, recognizer)
+        if not args.no_speed:
+            entry.speed = measure_speed(recognizer)
+        entry.words = read_words(recognizer, sets, args.max_samples, args.out / "cache", entry.sha256)
+    page = write_files(args.out, entries, sets, args.any_data)
+    print(page.text)
+    print(f"written: {page.html} with compare.md, compare.csv and compare.tex")
+    return 0
+
+
+def _named(text: str) -> tuple[str, Path]:
+    """Label and checkpoint of one argument."""
+    label, equals, rest = text.partition("=")
+    label, rest = (label, rest) if equals else ("", text)
+    path = Path(rest).expanduser()
+    if not path.exists():
+        one = shipped.find(rest)
+        return label or one.name, one.path
+    finished = path / "finished.json"
+    if not finished.is_file():
+        return label or path.stem, path
+    from common.report.finished import Finished
+
+    run = Finished.load(path)
+    if run.checkpoint is None:
+        raise UserError(f"{finished}: this run evaluated no checkpoint; give one of its checkpoints instead")
+    return label or f"{run.project} ({run.scale})", Path(run.checkpoint)
+
+
+def _entry(label: str, recognizer: Recognizer) -> Entry:
+    """The facts about a reader that its metadata state."""
+    card, path = read_card(recognizer.source), Path(recognizer.source)
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    digest = hashlib.sha256(b"".join(p.read_bytes() for p in files)).hexdigest()
+    return Entry(
+        label=label,
+        path=path,
+        model=recognizer.name,
+        data=str(card.get("data") or card.get("train_data") or UNKNOWN),
+        images_seen=card.get("images_seen"),
+        commit=str(card.get("commit") or UNKNOWN),
+        sha256=digest,
+    )
+
+
+def _refuse_different_data(entries: Sequence[Entry], allowed: bool) -> None:
+    data = {entry.data: entry.label for entry in entries}
+    if allowed or len(data) <= 1:
+        return
+    stated = "; ".join(f"{label}: {text}" for text, label in data.items())
+    raise UserError(
+        f"strlab compare: the readers were trained on different data ({stated}); to compare, add --any-data"
+    )
+
+
+def _measure_size(entry: Entry, recognizer: Recognizer) -> None:
+    """Parameters, and operations of one image by PyTorch's counter."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = recognizer.reader.model
+    entry.parameters = sum(parameter.numel() for parameter in model.parameters())
+    with FlopCounterMode(display=False) as counter:
+        recognizer.read_batch(torch.zeros(1, *recognizer.image_size, 3, dtype=torch.uint8))
+    entry.flops = int(counter.get_total_flops())
+
+
+def measure_speed(recognizer: Recognizer, seconds: float = 1.5) -> dict[int, float]:
+    """Images a second on one core at batch 1 and 32, the median of the runs within `seconds` (decoding not counted)."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    found = {}
+    try:
+        for batch in (1, 32):
+            noise = np.random.default_rng(0).integers(0, 256, (batch, *recognizer.image_size, 3), dtype=np.uint8)
+            images, times = torch.from_numpy(noise), []
+            recognizer.read_batch(images)
+            until = time.perf_counter() + seconds
+            while time.perf_counter() < until or len(times) < 3:
+                began = time.perf_counter()
+                recognizer.read_batch(images)
+                times.append(time.perf_counter() - began)
+            found[batch] = batch / float(np.median(times))
+    finally:
+        torch.set_num_threads(threads)
+    return found
+
+
+def read_words(recognizer: Recognizer, sets: dict[str, Path], max_samples: int, cache: Path, digest: str) -> list[Word]:
+    """Read every set, or take what an earlier comparison read with the same checkpoint of the same data."""
+    words: list[Word] = []
+    for name, path in sets.items():
+        stored = cache / f"{_key(digest, path, max_samples)}.json"
+        lines: list[list[Any]]
+        if stored.is_file():
+            lines = json.loads(stored.read_text("utf-8"))
+            print(f"  {name}: read before", flush=True)
+        else:
+            lines = [list(line) for line in evaluate(recognizer, {name: path}, max_samples).lines]
+            write_text(stored, json.dumps(lines, ensure_ascii=False))
+        for _, index, label, text, confidence, _, *rest in lines:
+            correct = {protocol: bool(mark) for protocol, mark in zip(NAMES, rest) if mark != ""}
+            words.append(Word(name, int(index), label, text, float(confidence), correct))
+    return words
+
+
+def _key(digest: str, path: Path, max_samples: int) -> str:
+    """What decides the predictions: the checkpoint's bytes, and the set by its files' sizes and times."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    return hashlib.sha256(json.dumps([digest, stats, max_samples]).encode()).hexdigest()[:24]
+
+
+def paired(first: Entry, other: Entry, protocol: str = "36") -> tuple[int, int, float]:
+    """Words that only the first reads, words that only the other reads, and McNemar's p-value."""
+    mine = {(w.set, w.index): w.correct.get(protocol) for w in first.words}
+    theirs = {(w.set, w.index): w.correct.get(protocol) for w in other.words}
+    common = [key for key in mine if mine[key] is not None and theirs.get(key) is not None]
+    only_first = sum(bool(mine[key]) and not theirs[key] for key in common)
+    only_other = sum(bool(theirs[key]) and not mine[key] for key in common)
+    return only_first, only_other, mcnemar(only_first, only_other)

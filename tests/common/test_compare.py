@@ -1,0 +1,71 @@
+"""`strlab compare`: the statistics, the refusals and the files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.cli import main
+from common.metrics.intervals import mcnemar
+from common.models.compact import CompactReader
+from common.report.compare import Entry, Word, paired
+from common.report.compare_page import accuracy_table, latex, seeds_table
+from tests.common.lmdbs import write_words
+
+
+def entry(label: str, marks: list[bool]) -> Entry:
+    words = [Word("set", i, "abc", "abc" if ok else "abd", 0.5, {"36": ok}) for i, ok in enumerate(marks)]
+    return Entry(label, Path("x"), "siga/TRBA", "d", 1, "c", "s", words=words)
+
+
+def test_the_paired_test_counts_words_that_one_reader_alone_gets_right() -> None:
+    first, other = entry("a", [True] * 12 + [False] * 4), entry("b", [True] * 6 + [False] * 8 + [True] * 2)
+    assert paired(first, other)[:2] == (6, 2)
+    assert paired(first, other)[2] == pytest.approx(mcnemar(6, 2)) == pytest.approx(0.2890625)
+    assert paired(first, first) == (0, 0, 1.0)
+
+
+def test_tables_name_the_words_and_group_the_seeds() -> None:
+    entries = [entry("a", [True] * 8 + [False] * 2), entry("a", [True] * 6 + [False] * 4), entry("b", [True] * 10)]
+    header, rows = accuracy_table(entries, ["set"])
+    assert header == ["reader", "set (n=10)", "all words"] and rows[0][1] == "80.0 (49.0 to 94.3)"
+    assert seeds_table(entries)[1] == [["a", 2, 70.0, 60.0, 80.0]]
+    assert r"80.0 (49.0 to 94.3)" in latex(header, rows) and r"\%" in latex(["a%"], [])
+
+
+@pytest.fixture
+def two_readers(tmp_path: Path) -> tuple[list[Path], Path]:
+    files = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        file = tmp_path / f"reader{seed}.pth"
+        torch.save(CompactReader(95).state_dict(), file)
+        about = {"model": "strlab/compact", "options": {}, "data": f"words {seed}", "images_seen": 100}
+        Path(f"{file}.json").write_text(json.dumps(about))
+        files.append(file)
+    write_words(tmp_path / "data" / "one", ["cat", "dog", "Fig", "!!"])
+    return files, tmp_path / "data"
+
+
+def test_readers_of_different_data_are_refused(two_readers, capsys, tmp_path) -> None:
+    files, data = two_readers
+    assert main(["compare", *map(str, files), "--data", str(data), "--out", str(tmp_path / "out"), "--no-speed"]) == 2
+    assert "--any-data" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_the_files_are_written_and_reading_is_not_repeated(two_readers, capsys, tmp_path) -> None:
+    files, data = two_readers
+    out = tmp_path / "out"
+    command = ["compare", f"first={files[0]}", f"second={files[1]}", "--data", str(data), "--out", str(out)]
+    assert main([*command, "--no-speed", "--any-data"]) == 0
+    page = (out / "index.html").read_text()
+    assert "not all trained on the same data" in page and "McNemar" in page and "data:image/png" in page
+    assert "https://" not in page and "n=3" in page  # "!!" has no character of the protocol
+    assert (out / "compare.csv").read_text().startswith("reader,one (n=3)")
+    assert "\\toprule" in (out / "compare.tex").read_text() and (out / "compare.md").is_file()
+    capsys.readouterr()
+    assert main([*command, "--no-speed", "--any-data"]) == 0
+    assert capsys.readouterr().out.count("read before") == 2
