@@ -42,7 +42,7 @@ COMMANDS: dict[str, Command] = {
     "eval": Command("accuracy of a checkpoint on every LMDB below a folder", "common.infer.evaluate"),
     "compare": Command("several readers on the same words: table, tests, page", "common.report.compare"),
     "export": Command("write a checkpoint as ONNX and check it", "common.infer.export"),
-    "serve": Command("a small HTTP server that reads images", "common.serve.server"),
+    "serve": Command("a web page and an HTTP API that read pictures", "common.serve.command"),
     "report": Command("write the reports of finished runs again", "common.report.command"),
     "reproduce": Command("run a project's recipe, evaluate, write the report", "common.reproduce.command"),
     "sanity": Command("overfit 64 images with a project's reader", "common.reproduce.sanity"),

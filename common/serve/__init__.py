@@ -1,0 +1,1 @@
+"""`strlab serve`: the web page and the HTTP API."""
