@@ -39,13 +39,15 @@ def composited(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
     The ink is the mean colour weighted by the coverage. Where nothing is covered, the colours alone are returned.
     """
-    weight = alpha.astype(np.float32)[..., None] / 255
-    total = float(weight.sum())
-    if total == 0 or bool((alpha == 255).all()):
+    if not alpha.any() or bool((alpha == 255).all()):
         return np.ascontiguousarray(rgb)
-    ink = (rgb * weight).reshape(-1, 3).sum(0) / total
-    ground = 255 if float(ink @ LUMA) < 128 else 0
-    return (rgb * weight + ground * (1 - weight)).round().astype(np.uint8)
+    step = max(1, min(alpha.shape) // 256)  # a sample will do to tell dark ink from light
+    sample = alpha[::step, ::step] if alpha[::step, ::step].any() else alpha
+    colours = rgb[::step, ::step] if sample is not alpha else rgb
+    ink = np.average(colours.reshape(-1, 3), axis=0, weights=sample.ravel())
+    ground = (255, 255, 255) if float(ink @ LUMA) < 128 else (0, 0, 0)
+    covered, coverage = Image.fromarray(np.ascontiguousarray(rgb)), Image.fromarray(np.ascontiguousarray(alpha))
+    return np.array(Image.composite(covered, Image.new("RGB", covered.size, ground), coverage))
 
 
 def scaled_grey(values: np.ndarray) -> np.ndarray:

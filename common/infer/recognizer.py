@@ -27,6 +27,7 @@ import torch
 from common import registry
 from common.data.decode import BadImage
 from common.errors import UserError
+from common.files import read_regular
 from common.infer.images import KINDS, LONGEST_ASPECT, ImageLike, as_array, check_kind, find_images, is_image
 from common.infer.options import open_with_options
 
@@ -187,8 +188,8 @@ class Recognizer:
             return list(self.stream(images, attention, progress))
         check_kind(images)
         if isinstance(images, (str, os.PathLike)):
-            with open(images, "rb") as file:  # a wrong name should not look like a picture without text
-                images = _NamedBytes(file.read(), str(images))
+            # A wrong name raises here: it should not look like a picture without text.
+            images = _NamedBytes(read_regular(Path(images).expanduser()), str(images))
         return next(self.stream([images], attention, progress))
 
     def stream(

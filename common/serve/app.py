@@ -7,12 +7,11 @@ import base64
 import binascii
 import contextlib
 import hashlib
-import io
 import json
 import re
+import sys
 import threading
 import time
-import warnings
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,7 +27,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from common import __version__
-from common.data.decode import FORMATS, BadImage
+from common.data.decode import BadImage, open_picture
 from common.infer import shipped
 from common.infer.recognizer import Prediction, Recognizer, open_recognizer
 from common.serve.batcher import Batcher, Job, ModelFailed
@@ -284,13 +283,9 @@ def _json_images(body: bytes) -> list[bytes]:
 
 def pixels_of(data: bytes) -> int:
     """Pixels that an encoded picture announces, without decoding it; 0 for what is no picture."""
-    from PIL import Image
-
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            width, height = Image.open(io.BytesIO(data), formats=FORMATS).size
-    except Exception:  # Pillow raises many types; decoding will say what is wrong
+        width, height = open_picture(data, max_pixels=sys.maxsize).size
+    except BadImage:
         return 0
     return width * height
 

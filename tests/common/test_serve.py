@@ -305,7 +305,7 @@ def test_a_large_transparent_picture_is_cheap() -> None:
 
     from PIL import Image
 
-    from common.data.decode import decode_shown
+    from common.data.pictures import decode_shown
 
     buffer = io.BytesIO()
     Image.new("RGBA", (4000, 3000), (10, 20, 30, 128)).save(buffer, "PNG")

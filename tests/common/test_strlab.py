@@ -6,6 +6,7 @@ import asyncio
 import doctest
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -92,8 +93,10 @@ def test_what_is_no_picture_is_a_type_error(reader: Recognizer, thing: object) -
 def test_what_cannot_be_read(reader: Recognizer, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         reader(tmp_path / "absent.png")
-    with pytest.raises(IsADirectoryError):
-        reader(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(OSError, match="not a regular file|directory"):
+            reader(path)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing")
     assert reader(tmp_path / "broken.png").error and reader.bad[-1][0].endswith("broken.png")
     assert "not finite" in reader(np.full((4, 4), np.nan)).error
