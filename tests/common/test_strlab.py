@@ -95,7 +95,7 @@ def test_what_cannot_be_read(reader: Recognizer, tmp_path: Path) -> None:
         reader(tmp_path / "absent.png")
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe"):
-        with pytest.raises(OSError, match="not a regular file|directory"):
+        with pytest.raises(OSError, match=r"not a regular file|directory"):
             reader(path)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing")
     assert reader(tmp_path / "broken.png").error and reader.bad[-1][0].endswith("broken.png")
