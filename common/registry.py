@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import metadata
 from importlib.util import find_spec
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -135,6 +136,23 @@ def _exists(module: str) -> bool:
         return find_spec(module) is not None
     except ModuleNotFoundError:
         return False
+
+
+def recognise(checkpoint: Path) -> str | None:
+    """Return the registry entry that the tensor names of a file without metadata tell, None where none or several do.
+
+    A project that knows its published files by their names has `RECOGNISE = "module:function"` next to its ROWS; the
+    function takes the content of a checkpoint and returns an entry's name or None.
+    """
+    from common.train.checkpoint import load
+
+    modules = [importlib.import_module(module) for module in project_modules().values() if _exists(module)]
+    known = [resolve(module.RECOGNISE) for module in modules if hasattr(module, "RECOGNISE")]
+    if not known:
+        return None
+    content = load(checkpoint)
+    found = {name for name in (function(content) for function in known) if name}
+    return found.pop() if len(found) == 1 else None
 
 
 def find(name: str) -> ModelRow:

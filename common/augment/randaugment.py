@@ -7,7 +7,7 @@ numbers can be replayed with `np.random.RandomState`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -85,18 +85,19 @@ class RandAugment:
 class Selective(RandAugment):
     """Every group in turn, one operation each at a random magnitude (`--issel_aug` with the group flags).
 
-    A Rotate after a Curve keeps the canvas.
+    A Rotate after a Curve keeps the canvas. `instead` gives a named group other operations.
     """
 
     ORDER = ("process", "noise", "blur", "weather", "camera", "pattern", "warp", "geometry")
 
     def __init__(
-        self, groups: Sequence[str], *, preset: str = "original", intact_prob: float = 0.5, fast: bool = False
-    ):
+        self, groups: Sequence[str], *, preset: str = "original", intact_prob: float = 0.5, fast: bool = False,
+        instead: Mapping[str, Group] | None = None,
+    ):  # fmt: skip
         unknown = set(groups) - set(self.ORDER)
         if unknown:
             raise UserError(f"augmentation: {sorted(unknown)[0]}: unknown; groups are {', '.join(self.ORDER)}")
-        chosen = [name for name in self.ORDER if name in groups]
+        chosen = [(instead or {}).get(name, name) for name in self.ORDER if name in groups]
         super().__init__(chosen, preset=preset, intact_prob=intact_prob, augs_num=len(chosen), fast=fast)
 
     def plan(self, rng: Rng) -> Iterator[Step]:

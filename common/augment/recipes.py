@@ -14,10 +14,12 @@ STILL_GROUPS: tuple[Group, ...] = (
     "process", ("Contrast", "Brightness", "JpegCompression"), "noise", "blur", "weather", "pattern",
 )  # fmt: skip
 """Groups that move no pixel: for models supervised by character masks (ACDS-STR's mask mode)."""
+SSM_WEATHER: Group = ("Fog", "Frost", "Rain", "Shadow")
+"""SSM's pre-training has no snow, neither in `--isrand_aug` nor in `--weather`."""
 SSM_GROUPS: tuple[Group, ...] = (
-    "process", "camera", "noise", "blur", ("Fog", "Frost", "Rain", "Shadow"), "pattern", "warp",
+    "process", "camera", "noise", "blur", SSM_WEATHER, "pattern", "warp",
 )  # fmt: skip
-"""SSM's pre-training: no snow, no geometry."""
+"""What `--isrand_aug` draws from in SSM's pre-training: no geometry."""
 
 BASELINES: dict[str, tuple[Group, ...]] = {
     "semantic": (("GaussianNoise",), ("MotionBlur",), ("Rotate", "Perspective", "Shrink")),
@@ -49,26 +51,29 @@ def rand_augment(
 
 
 def selective(
-    groups: Sequence[str], preset: str = "original", intact_prob: float = 0.5, fast: bool = False
-) -> Selective:
-    """`--issel_aug`: one operation of every named group."""
-    return Selective(groups, preset=preset, intact_prob=intact_prob, fast=fast)
+    groups: Sequence[str], preset: str = "original", intact_prob: float = 0.5, fast: bool = False,
+    instead: Mapping[str, Group] | None = None,
+) -> Selective:  # fmt: skip
+    """`--issel_aug`: one operation of every named group, for a group in `instead` one of its operations."""
+    return Selective(groups, preset=preset, intact_prob=intact_prob, fast=fast, instead=instead)
 
 
 def from_flags(
-    flags: Mapping[str, object], preset: str = "original", groups: Sequence[Group] = ALL_GROUPS
-) -> RandAugment | None:
+    flags: Mapping[str, object], preset: str = "original", groups: Sequence[Group] = ALL_GROUPS, *,
+    weather: Group = "weather", rand_wins: bool = False,
+) -> RandAugment | None:  # fmt: skip
     """The recipe that the published flags choose, None if none does.
 
     `flags` is `vars(options)` with isrand_aug, issel_aug, issemantic_aug, islearning_aug, isrotation_aug,
     isscatter_aug, intact_prob, augs_num, augs_mag, fast_aug and the group flags process .. geometry, all optional.
-    `groups` is what isrand_aug draws from. With several switches the last of semantic, rotation, learning wins over
-    isrand_aug. Raises UserError as `rand_augment`.
+    `groups` is what isrand_aug draws from, `weather` the operations of the group of that name under issel_aug. With
+    several switches the last of semantic, rotation, learning wins over isrand_aug, or with `rand_wins` (SSM) isrand_aug
+    over them. Raises UserError as `rand_augment`.
     """
     common = {"preset": preset, "intact_prob": flags.get("intact_prob", 0.5), "fast": bool(flags.get("fast_aug"))}
     chosen: Sequence[Group] | None = groups if flags.get("isrand_aug") else None
     for flag in ("issemantic_aug", "isrotation_aug", "islearning_aug"):
-        if flags.get(flag):
+        if flags.get(flag) and not (rand_wins and flags.get("isrand_aug")):
             chosen = BASELINES[flag.removeprefix("is").removesuffix("_aug")]
     if chosen is not None:
         number = flags.get("augs_num")
@@ -76,5 +81,6 @@ def from_flags(
             groups=chosen, augs_num=3 if number is None else number, augs_mag=flags.get("augs_mag"), **common
         )
     if flags.get("issel_aug"):
-        return selective([name for name in Selective.ORDER if flags.get(name)], **common)
+        named = [name for name in Selective.ORDER if flags.get(name)]
+        return selective(named, **common, instead={"weather": weather})
     return None

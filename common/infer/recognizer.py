@@ -364,7 +364,7 @@ def open_recognizer(
     if engine not in ("auto", "torch", "onnx"):
         raise UserError(f"--engine: {engine!r} is not one of auto, torch, onnx")
     card = read_card(checkpoint)
-    name = model or card.get("model")
+    name = model or card.get("model") or (registry.recognise(checkpoint) if checkpoint.is_file() else None)
     if not name:
         raise UserError(
             f"{checkpoint}: no card ({card_path(checkpoint).name}) stands beside it; "

@@ -56,4 +56,5 @@ def _pretrainer(name: str) -> ModelRow:
     )
 
 
+RECOGNISE = "projects.ssm.finetune.weights:registry_entry"
 ROWS = [*map(_recogniser, RECOGNISERS), *map(_pretrainer, PRETRAINERS)]

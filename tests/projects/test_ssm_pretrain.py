@@ -71,7 +71,7 @@ def test_switches_change_the_run(corpus: Path, whole: Path, tmp_path: Path) -> N
         (["--direction", "aug_pol"], "aug_pool"),
         (["--mmschedule", "cosin"], "cosine"),
         (["--model", "flipae_vit_smal_str"], "flipae_vit_small_str"),
-        (["--warmup_epochs", 2], "warmup_epochs"),
+        (["--warmup_epochs", 3], "warmup_epochs"),
         (["--batch_size", 1000], "1000"),
         (["--input_size", "30,128"], "multiple"),
         (["--data_path", "/nowhere"], "/nowhere"),

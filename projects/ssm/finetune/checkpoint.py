@@ -12,12 +12,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
 from common.errors import UserError
 from common.models.weights import load_strict
 from common.train.checkpoint import load, save_atomic, write_card
 from projects.ssm.finetune.config import CONFIGS
+from projects.ssm.finetune.shapes import class_of, known_names, sizes_of
 from projects.ssm.finetune.weights import guess_charset, local, tensors_of
 from projects.ssm.models.build import build_recogniser
 
@@ -102,24 +103,6 @@ def parse_model_args(words: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def class_of(state: Mapping[str, Tensor]) -> str:
-    """The recogniser that these names belong to."""
-    names = set(state)
-    signs = (
-        ("PARSeq", "decoder.layers.0.norm_q.weight"),
-        ("TransOCR", "text_embed.embedding.weight"),
-        ("ABINet", "model.language.proj.weight"),
-        ("TRBA", "model.Prediction.attention_cell.i2h.weight"),
-        ("ViTSTR", "model.pos_embed"),
-    )
-    for name, sign in signs:
-        if sign in names:
-            return name
-    if any(name.startswith("model.TPS.") or name.startswith("model.Transformation.") for name in names):
-        return "TRBC"
-    return "CRNN"
-
-
 def stock_arguments(name: str) -> dict[str, Any]:
     """The published configuration of a class, for files that say nothing about themselves."""
     group = {"TRBC": "trba"}.get(name, name.lower())
@@ -147,11 +130,11 @@ def open_model(
     """
     path = local(str(path).removeprefix("pretrained="))
     content = load(path)
-    state = tensors_of(content, path)
+    state = known_names(tensors_of(content, path))
     hyper = content.get("hyper_parameters") if isinstance(content, Mapping) else None
     hyper = dict(hyper or {})
-    name = str(hyper.get("class") or class_of(state))
-    options = {**stock_arguments(name), **hyper, **(overrides or {}), "class": name}
+    name = str(hyper.get("class") or class_of(state, path))
+    options = {**stock_arguments(name), **sizes_of(state, name), **hyper, **(overrides or {}), "class": name}
     options["charset_train"] = guess_charset(state, options, path)
     if name == "TransOCR":
         options["standard"] = standard or "encoder.blocks.0.attn.qkv.weight" in state

@@ -110,13 +110,12 @@ class System(pl.LightningModule):
         if not self.is_abinet:
             return self.model.loss(images, *targets)
         wanted = self.model.full_targets(targets[0])
-        lm_only = self.options.get("lm_only", False)
-        separate = lm_only or self.stage() == "separate"
+        if self.model.lm_only:
+            return self.model.entropy(self.model.read_truth(wanted), wanted)
+        separate = self.stage() == "separate"
         heads = self.model.separate(images, wanted) if separate else self.model.iterate(images)
         parts = self.model.loss_parts(heads, wanted)
         self.log_dict({f"loss_{name}": part.detach() for name, part in parts.items()})
-        if lm_only:
-            return parts["language"]
         return sum(self.model.weights[name] * part for name, part in parts.items())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -160,9 +159,12 @@ class System(pl.LightningModule):
             loss = self.model.loss(to_float_nchw(batch.images, HALF, HALF), *targets)
             count = int(targets[1].sum())
         else:
-            wanted = targets[0][:, 1:]
-            logits = self(batch.images, wanted.shape[1] - 1)
-            pad = self.model.pad_id
+            wanted, pad = targets[0][:, 1:], self.model.pad_id
+            if self.is_abinet and self.model.lm_only:  # the language model is measured on the truth, not on images
+                wanted = self.model.full_targets(targets[0])
+                logits = self.model.read_truth(wanted).logits
+            else:
+                logits = self(batch.images, wanted.shape[1] - 1)
             loss = F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), ignore_index=pad)
             count = int((wanted != pad).sum())
         self.loss_sum = [self.loss_sum[0] + float(loss) * count, self.loss_sum[1] + count]
@@ -205,18 +207,22 @@ class System(pl.LightningModule):
             if not decay:
                 return [{"params": [p for _, p in named if p.requires_grad], "lr": rate}]
             return [{**group, "lr": rate} for group in parameter_groups(named, decay, skip=skip)]
-        language_rate = rate * float(self.options.get("l_lr", self.options["lr"])) / self.options["lr"]
+        language = self.options["lr"] if self.model.lm_only else float(self.options.get("l_lr", self.options["lr"]))
         groups = []
         for part in ("vision", "alignment", "language"):
-            chosen = [(name, p) for name, p in named if name.startswith(f"model.{part}.")]
-            own = language_rate if part == "language" else rate
-            groups += [{**group, "lr": own, "part": part} for group in parameter_groups(chosen, decay, skip=skip)]
+            chosen = [(name, p) for name, p in named if name.startswith(f"model.{part}.") and p.requires_grad]
+            # without model.weight_decay the published groups name none: AdamW's default of torch acts on all of them
+            whole = [{"params": [p for _, p in chosen], "weight_decay": 0.01}] if chosen else []
+            own = rate * language / self.options["lr"] if part == "language" else rate
+            found = parameter_groups(chosen, decay, skip=skip) if decay else whole
+            groups += [{**group, "lr": own, "part": part} for group in found]
         return groups
 
     def configure_optimizers(self) -> dict[str, Any]:
         o = self.options
         accumulate = self.trainer.accumulate_grad_batches
-        rate = peak_rate(o["lr"], o["batch_size"], self.trainer.world_size, accumulate)
+        # as published, the devices of one node count, not those of all nodes
+        rate = peak_rate(o["lr"], o["batch_size"], self.trainer.num_devices, accumulate)
         groups = self.parameter_groups(rate)
         fused = self.device.type == "cpu"  # on CUDA the gradient scaler does not go with it
         optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=o["weight_decay"], fused=fused)
@@ -226,17 +232,15 @@ class System(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        if not self.is_abinet or self.options.get("lm_only") or self.stage() == "separate":
+        if not self.is_abinet or self.model.lm_only:
             return
+        # ABINet's joint stage begins with a new gate. The published code also sets `scheduler.base_lrs` here, which
+        # OneCycleLR does not read: the language model keeps its own rate.
         first_part = batch_idx % self.trainer.accumulate_grad_batches == 0
         if self.global_step == self.joint_step < self.total_steps and first_part:
-            # the step alone decides, so that a run that goes on does it once too; drawn by rank 0 for all
+            # the step alone decides, so that a resumed run does it once too; drawn by rank 0 for all
             fresh = self.trainer.strategy.broadcast(self.model.first_alignment())
             self.model.model.alignment.load_state_dict(fresh)
-        for optimizer in self.trainer.optimizers:
-            first = optimizer.param_groups[0]
-            for group in optimizer.param_groups:
-                group.update({name: first[name] for name in ("initial_lr", "max_lr", "min_lr")})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.share_bad()

@@ -80,6 +80,9 @@ def opened(options: argparse.Namespace, words: Sequence[str]) -> Opened:
     print(f"Additional keyword arguments: {arguments}")
     device = to_device(options.device)
     model, used = open_model(options.checkpoint, arguments, options.standard)
+    average = Path(checkpoint_file(options)).with_name("swa.ckpt")
+    if average.is_file() and not average.samefile(checkpoint_file(options)):
+        print(f"{average} holds the averaged weights of this run's last epochs; give it to measure them")
     charset = given or charset_of(options, used["charset_train"])
     if not (charset + used["charset_train"]).isascii():
         print(f"{len(charset)} characters are compared; labels are not folded to ASCII")

@@ -33,6 +33,8 @@ def build(config: dict[str, Any], out: Path):
     from projects.ssm.finetune.system import System
 
     options = config["model"]
+    if config["pretrained"]:
+        weights.take_sizes(options, config["pretrained"])
     system = System(options, out)
     if hasattr(system.model, "permutations"):
         system.model.permutations.random = np.random.default_rng(config["seed"])
@@ -121,7 +123,9 @@ def run(config: dict[str, Any], out: Path):
         )
     trainer.fit(system, train, validation, ckpt_path=ckpt or None)
     if system.averaged:
-        trainer.save_checkpoint(out / "checkpoints" / "swa.ckpt", weights_only=True)
+        average = out / "checkpoints" / "swa.ckpt"
+        trainer.save_checkpoint(average, weights_only=True)
+        print(f"the averaged weights of the last epochs are in {average}; last.ckpt holds those of the last step")
     return trainer
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.models.positions import sinusoid
-from common.models.resnet import ResNet45, init_he_fan_out
+from common.models.resnet import ResNet45
 from projects.ssm.models.attention import MultiheadAttention
 
 EOS = 0
@@ -59,7 +59,6 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.resnet = ResNet45()
-        init_he_fan_out(self.resnet)
         self.pos_encoder = PositionalEncoding(dim, positions, dropout)
         layer = nn.TransformerEncoderLayer(dim, heads, hidden, dropout, activation, batch_first=True)
         self.transformer = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from projects.ssm.models.abinet import (
+    EOS,
     Alignment,
     Backbone,
     Head,
@@ -16,7 +17,7 @@ from projects.ssm.models.abinet import (
     PositionAttention,
     Vision,
 )
-from projects.ssm.models.layers import decoding_steps
+from projects.ssm.models.layers import decoding_steps, init_weights
 
 
 class ABINet(nn.Module):
@@ -43,6 +44,7 @@ class ABINet(nn.Module):
         v_loss_weight: float = 1.0,
         l_loss_weight: float = 1.0,
         a_loss_weight: float = 1.0,
+        lm_only: bool = False,
     ) -> None:
         super().__init__()
         if v_attention not in ("position", "attention") or v_attention_mode != "nearest" or l_use_self_attn:
@@ -65,6 +67,11 @@ class ABINet(nn.Module):
         self.model.vision = Vision(backbone, attention, d_model, classes)
         self.model.language = Language(length, d_model, nhead, d_inner, l_num_layers, activation, dropout, classes)
         self.model.alignment = Alignment(d_model, classes)
+        self.apply(init_weights)
+        self.lm_only = lm_only  # only the language model is trained and validated
+        if lm_only:
+            self.model.vision.requires_grad_(False)
+            self.model.alignment.requires_grad_(False)
 
     def no_weight_decay(self) -> set[str]:
         """Parameter names that weight decay leaves alone."""
@@ -73,7 +80,7 @@ class ABINet(nn.Module):
     def first_alignment(self) -> dict[str, Tensor]:
         """First weights of the gate, drawn anew: the joint stage begins with them."""
         cls = self.model.alignment.cls
-        return Alignment(cls.in_features, cls.out_features).state_dict()
+        return Alignment(cls.in_features, cls.out_features).apply(init_weights).state_dict()
 
     def language(self, tokens: Tensor, lengths: Tensor) -> Head:
         return self.model.language(tokens.detach() if self.l_detach else tokens, lengths)
@@ -90,22 +97,27 @@ class ABINet(nn.Module):
 
     def separate(self, images: Tensor, targets: Tensor) -> Heads:
         """The first training stage: the language model reads the truth, the gate learns on detached features."""
-        vision = self.model.vision(images)
-        classes = vision.logits.shape[-1]
-        characters = targets.masked_fill(targets == self.pad_id, 0)
-        lengths = (targets != self.pad_id).sum(-1)
-        language = self.language(F.one_hot(characters, classes).to(vision.logits.dtype), lengths)
+        vision, language = self.model.vision(images), self.read_truth(targets)
         alignment = self.model.alignment(language.features.detach(), vision.features.detach())
         return Heads(vision, [language], [alignment])
 
+    def read_truth(self, targets: Tensor) -> Head:
+        """The language model on the truth `[B, T]` itself, padded with EOS."""
+        embed = self.model.language.proj
+        characters = targets.masked_fill(targets == self.pad_id, EOS)
+        known = F.one_hot(characters, embed.in_features).to(embed.weight.dtype)
+        return self.language(known, (targets != self.pad_id).sum(-1))
+
+    def entropy(self, head: Head, targets: Tensor) -> Tensor:
+        """Mean cross-entropy with `targets` `[B, T]`, padding ignored."""
+        return F.cross_entropy(head.logits.flatten(0, 1), targets.flatten(), ignore_index=self.pad_id)
+
     def loss_parts(self, heads: Heads, targets: Tensor) -> dict[str, Tensor]:
         """Per head the mean over its iterations of the cross-entropy with `targets` `[B, T]`, padding ignored."""
-
-        def entropy(head: Head) -> Tensor:
-            return F.cross_entropy(head.logits.flatten(0, 1), targets.flatten(), ignore_index=self.pad_id)
-
         parts = {"vision": [heads.vision], "language": heads.language, "alignment": heads.alignment}
-        return {name: torch.stack([entropy(head) for head in found]).mean() for name, found in parts.items()}
+        return {
+            name: torch.stack([self.entropy(head, targets) for head in found]).mean() for name, found in parts.items()
+        }
 
     def full_targets(self, targets: Tensor) -> Tensor:
         """`targets` `[B, L]` with BOS in front -> `[B, max_label_length + 1]` without it, padded."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.models.attention import BidirectionalLSTM
+from projects.ssm.models.layers import init_weights
 
 BLANK = 0
 
@@ -82,9 +83,7 @@ class CRNNBackbone(nn.Module):
         self.rnn = nn.Sequential(
             BidirectionalLSTM(width, hidden_size, hidden_size), BidirectionalLSTM(hidden_size, hidden_size, classes)
         )
-        for layer in self.cnn:
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        self.apply(init_weights)
 
     def forward(self, images: Tensor) -> Tensor:
         maps = self.cnn(images)

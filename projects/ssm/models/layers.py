@@ -23,6 +23,21 @@ class ScaledEmbedding(nn.Module):
         return self.scale * self.embedding(ids)
 
 
+def init_weights(module: nn.Module) -> None:
+    """The first weights that PARSeq's code base gives a layer: Linear and Embedding truncated normal 0.02, convolutions
+    Kaiming normal by fan-out, norms 1, every bias 0. Recurrent layers and `in_proj_weight` keep torch's own."""
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    elif isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(module, (nn.LayerNorm, nn.BatchNorm2d, nn.GroupNorm)):
+        nn.init.ones_(module.weight)
+    else:
+        return
+    if getattr(module, "bias", None) is not None:
+        nn.init.zeros_(module.bias)
+
+
 def vit_blocks(depth: int, dim: int, heads: int, mlp_ratio: float = 4.0) -> nn.ModuleList:
     """`depth` pre-norm ViT blocks with fused, biased qkv, exact GELU and LayerNorm eps 1e-6."""
     return nn.ModuleList(

@@ -9,7 +9,7 @@ from common.models.attention import AttentionDecoder, BidirectionalLSTM
 from common.models.resnet import residual_stage
 from common.models.tps import Tps
 from projects.ssm.models.crnn import CTCRecogniser
-from projects.ssm.models.layers import decoding_steps
+from projects.ssm.models.layers import decoding_steps, init_weights
 
 
 class ConvNet(nn.Module):
@@ -127,11 +127,7 @@ class TRBC(CTCRecogniser):
 
 
 def initialise(model: nn.Module) -> None:
-    """Kaiming-normal convolutions and Linear weights, zero biases; the localisation's last layer keeps RARE's start."""
+    """The published start of all layers but the localisation's last, which keeps RARE's."""
     for name, module in model.named_modules():
-        if "localization_fc2" in name:
-            continue
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+        if name != "Transformation.LocalizationNetwork.localization_fc2":
+            init_weights(module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -78,15 +79,16 @@ class Resolutions(Pairs):
 
 
 class Masks(Pairs):
-    """`image/<name>.jpg` and `mask/<name>_mask.jpg` of a folder. Raises `UserError` where it holds no such pair."""
+    """`image/<name>.jpg` and `mask/<name>_mask.jpg` of folders. Raises `UserError` where one holds no such pair."""
 
-    def __init__(self, root: str | Path, image_size: tuple[int, int]) -> None:
+    def __init__(self, roots: Sequence[str | Path], image_size: tuple[int, int], flag: str = "--data_path") -> None:
         super().__init__(image_size)
-        self.root = Path(root)
-        pictures = sorted((self.root / "image").glob("*.jpg"))
-        self.files = [(path, self.root / "mask" / f"{path.stem}_mask.jpg") for path in pictures]
-        if not self.files:
-            raise UserError(f"--data_path: {self.root} holds no image/*.jpg with mask/*_mask.jpg")
+        self.files: list[tuple[Path, Path]] = []
+        for root in map(Path, roots):
+            pictures = sorted((root / "image").glob("*.jpg"))
+            if not pictures:
+                raise UserError(f"{flag}: {root} holds no image/*.jpg with mask/*_mask.jpg")
+            self.files += [(path, root / "mask" / f"{path.stem}_mask.jpg") for path in pictures]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -103,15 +105,19 @@ class Masks(Pairs):
 
 
 def training_pairs(kind: str, data: str, size: tuple[int, int]) -> Pairs:
-    """What to train on: LMDBs below `data` ("SR"), or data/train ("Seg")."""
-    return Resolutions(data, size) if kind == "SR" else Masks(Path(data) / "train", size)
+    """What to train on: LMDBs below `data` ("SR"), or data/train and data/val together, as published ("Seg")."""
+    return Resolutions(data, size) if kind == "SR" else Masks([Path(data) / "train", Path(data) / "val"], size)
 
 
 def evaluation_pairs(kind: str, data: str, evaluation: str, size: tuple[int, int]) -> Pairs:
     """What to measure on: `evaluation`; without it data/val for "Seg"."""
     if kind == "SR" and not evaluation:
         raise UserError("--eval_data_path: it is needed for --pixel_type SR: LMDBs to measure on")
-    return Resolutions(evaluation, size) if kind == "SR" else Masks(evaluation or Path(data) / "val", size)
+    if kind == "SR":
+        return Resolutions(evaluation, size)
+    if not evaluation:
+        print(f"--eval_data_path: not given; measuring on {data}/val, which is trained on too; give other pictures")
+    return Masks([evaluation or Path(data) / "val"], size, "--eval_data_path" if evaluation else "--data_path")
 
 
 def in_order(pairs: Pairs, batch_size: int, workers: int) -> WordLoader:

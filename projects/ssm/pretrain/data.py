@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.augment.recipes import SSM_GROUPS, from_flags
+from common.augment.recipes import SSM_GROUPS, SSM_WEATHER, from_flags
 from common.data.decode import resize_bicubic
 from common.data.loader import Batch
 from common.data.words import Augment, WordDataset, discover, sample_rng
@@ -36,7 +36,7 @@ def build_dataset(options: argparse.Namespace) -> WordDataset:
     rules = {"max_length": options.max_length, "drop_empty": False, "missing_label": "text"}
     if options.data_filtering_off:
         rules = {"labels": False}
-    augment = from_flags(vars(options), preset="ssm", groups=SSM_GROUPS)
+    augment = from_flags(vars(options), preset="ssm", groups=SSM_GROUPS, weather=SSM_WEATHER, rand_wins=True)
     if augment is None:
         return WordDataset(paths, image_size=size, **rules)
     return TwiceAugmented(paths, augment, size, **rules)

@@ -92,14 +92,16 @@ def train_one_epoch(trainer: Trainer, epoch: int) -> dict[str, float]:
     log = EpochLog(f"Epoch: [{epoch}]", every=20, recent="median", last_value=("lr",))
     trainer.model.train()
     for micro_batches in trainer.steps(log):
+        shown = []
         for batch in micro_batches:
             given, wanted = views(batch.images.to(device, non_blocking=True), model)
             with trainer.amp.autocast():
                 predicted = trainer.model(given)
             loss = model.loss(predicted.float(), wanted, trainer.options.norm_pix_loss)
             trainer.backward(loss, batch)
+            shown.append({"loss": loss.detach()})
         norm = trainer.optimise()
-        trainer.record(log, {"loss": loss.detach()}, norm, trainer.options.batch_size * len(micro_batches))
+        trainer.record(log, shown, norm, trainer.options.batch_size * len(micro_batches))
     return log.averages(trainer.dist)
 
 

@@ -171,9 +171,9 @@ def check(options: argparse.Namespace, models: Iterable[str] = VARIANTS) -> None
         raise UserError(f"--mm: {options.mm} must lie between 0 and 1")
     if options.ratio not in (0, 1):
         raise UserError(f"--ratio: {options.ratio} must be 0 or 1")
-    if not 0 <= options.warmup_epochs < options.epochs:
+    if not 0 <= options.warmup_epochs <= options.epochs:
         raise UserError(
-            f"--warmup_epochs: {options.warmup_epochs} must be fewer than the {options.epochs} epochs of the run"
+            f"--warmup_epochs: {options.warmup_epochs} must be at most the {options.epochs} epochs of the run"
         )
     for name in ("num_workers", "seed"):
         if getattr(options, name) < 0:

@@ -42,12 +42,17 @@ class Trainer(EpochTrainer):
         """AdamW with the published betas."""
         return build_optimizer("adamw", groups, float(self.lr[0]), betas=(0.9, 0.95), eps=1e-8)
 
-    def record(self, log: EpochLog, losses: dict[str, float | Tensor], norm: Tensor, samples: int) -> None:
-        """Meters in the published order; TensorBoard scalars (counted from 0) and metrics.jsonl with the norm too."""
+    def record(self, log: EpochLog, parts: list[dict[str, float | Tensor]], norm: Tensor, samples: int) -> None:
+        """Meters in the published order, which take every micro-batch; TensorBoard scalars (counted from 0) and
+        metrics.jsonl, which take the mean of the step's micro-batches, with the norm too."""
         rate = float(self.lr[self.step - 1])
-        log.add(lr=rate, **losses)
+        for losses in parts:
+            log.add(lr=rate, **losses)
+            if "mm" in losses:
+                log.add(loss=losses["loss"])  # the published loop updates this meter twice
         log.meters.count(samples * self.dist.world_size, log.waiting.last)
-        shown = {"lr": rate, **losses, "grad_norm": norm}
+        mean = {name: sum(losses[name] for losses in parts) / len(parts) for name in parts[0]}
+        shown = {"lr": rate, **mean, "grad_norm": norm}
         if (self.step - 1) % 20 == 0:
             for name, value in shown.items():
                 self.board.scalar(name, value, self.step - 1)
@@ -65,7 +70,7 @@ def train_one_epoch(trainer: Trainer, epoch: int) -> dict[str, float]:
     for micro_batches in trainer.steps(log):
         # as published, the momentum network moves with the first micro-batch of a step
         momentum = float(trainer.momentum(float(trainer.times[trainer.step])))
-        shown: dict[str, float | Tensor] = {}
+        shown: list[dict[str, float | Tensor]] = []
         for number, batch in enumerate(micro_batches):
             images = full_batch(batch, options.batch_size).to(device, non_blocking=True)
             draw = (options.seed, trainer.step * trainer.accumulate + number, trainer.dist.rank)
@@ -78,7 +83,7 @@ def train_one_epoch(trainer: Trainer, epoch: int) -> dict[str, float]:
                 weight=weight, normalise=options.norm_pix_loss, dense_norm=dense_norm,
             )  # fmt: skip
             trainer.backward(losses.total, batch)
-            shown = losses.shown
+            shown.append({"mm": momentum, **losses.shown})
         norm = trainer.optimise()
-        trainer.record(log, {"mm": momentum, **shown}, norm, options.batch_size * len(micro_batches))
+        trainer.record(log, shown, norm, options.batch_size * len(micro_batches))
     return log.averages(trainer.dist)
