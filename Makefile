@@ -7,7 +7,7 @@ DATA ?=
 PRETRAINED ?=
 RECIPES := $(patsubst projects/%/recipe.toml,%,$(wildcard projects/*/recipe.toml))
 
-.PHONY: help setup test test-all lint data bench report clean $(addprefix reproduce-,$(RECIPES)) $(addprefix sanity-,$(RECIPES))
+.PHONY: help setup test test-all lint data bench gpu-check compare report clean $(addprefix reproduce-,$(RECIPES)) $(addprefix sanity-,$(RECIPES))
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -38,6 +38,12 @@ data: $(VENV)/.ready  ## render the embedded corpus into data/synth
 
 bench: $(VENV)/.ready  ## time the data path and the models against plain references
 	$(BIN)/strlab bench
+
+gpu-check: $(VENV)/.ready  ## checks and throughput of a GPU in at most nine minutes, as one JSON file
+	$(BIN)/strlab gpu-check
+
+compare: $(VENV)/.ready  ## one table of the shipped readers on the words below DATA
+	$(BIN)/strlab compare --any-data --data "$(or $(DATA),data/synth/evaluation)"
 
 report: $(VENV)/.ready  ## write the reports of all finished runs again
 	$(BIN)/strlab report outputs

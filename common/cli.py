@@ -47,6 +47,7 @@ COMMANDS: dict[str, Command] = {
     "reproduce": Command("run a project's recipe, evaluate, write the report", "common.reproduce.command"),
     "sanity": Command("overfit 64 images with a project's reader", "common.reproduce.sanity"),
     "bench": Command("time the data path and the models in the units u and v", "common.bench.command"),
+    "gpu-check": Command("checks and throughput of a GPU, as JSON", "common.bench.gpu_check"),
     "convert": Command("translate checkpoints between published forms", "", "convert"),
 }
 GROUPS = {"data": "make, convert and look at data"}

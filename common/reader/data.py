@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 
 from common.data.decode import resize_bicubic
@@ -128,6 +129,11 @@ def _cut(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return image
     top, bottom, left, right = (int(v) for v in rng.uniform(0, 0.06 * height, 4).round())
     return image[top : height - bottom, left : width - right] if width - left - right > 8 else image
+
+
+def collate(items: list[tuple[np.ndarray, str]]) -> tuple[torch.Tensor, list[str]]:
+    """uint8 `[B, H, W, 3]` and the labels."""
+    return torch.from_numpy(np.stack([image for image, _ in items])), [label for _, label in items]
 
 
 def vary(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
