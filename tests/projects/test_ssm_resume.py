@@ -18,7 +18,7 @@ from common.train.checkpoint import load
 from projects.ssm.finetune.train import run
 from projects.ssm.pretrain.sim_pretrain import main
 from tests.common.compare import same
-from tests.projects.dig_runs import environment
+from tests.dig.runs import environment
 from tests.projects.ssm_runs import configuration, finetune, pretrain, write_corpus
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -20,7 +20,7 @@ from projects.dig import evaluation, options, run_class_finetuning, run_mae_pret
 from projects.dig.trainer import STATE
 from tests.common.compare import same
 from tests.common.lmdbs import write_words
-from tests.projects.dig_runs import finetune, pretrain, start, write_corpus
+from tests.dig.runs import finetune, pretrain, start, write_corpus
 
 SCRIPTS = {
     "run_mae_pretraining_moco": (run_mae_pretraining_moco.main, pretrain),

@@ -20,7 +20,7 @@ from projects.dig.options_finetune import parse
 from projects.dig.recogniser import build_recogniser
 from projects.dig.text import codec, equal_words
 from tests.common.lmdbs import noise, write_words
-from tests.projects.dig_runs import finetune, write_corpus
+from tests.dig.runs import finetune, write_corpus
 
 MODEL = "simmim_vit_micro_patch8_32x128"
 
