@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from common.augment.views import ContrastiveView
 from common.bench.rows import Row
 from common.train.optim import build_optimizer
-from projects.dig.decoder import Decoding
-from projects.dig.groups import parameter_groups
-from projects.dig.losses import masked_targets, pixel_loss, sequence_cross_entropy
-from projects.dig.masking import RandomMasking
-from projects.dig.pretraining import MoCoViT, build_pretrainer
-from projects.dig.recogniser import RecModel, build_recogniser
+from projects.dig.model.decoder import Decoding
+from projects.dig.model.losses import masked_targets, pixel_loss, sequence_cross_entropy
+from projects.dig.model.masking import RandomMasking
+from projects.dig.model.pretraining import MoCoViT, build_pretrainer
+from projects.dig.model.recogniser import RecModel, build_recogniser
+from projects.dig.optim import parameter_groups
 
 IMAGES = (3, 32, 128)
 

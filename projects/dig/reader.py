@@ -16,9 +16,9 @@ from common.models.decoders import greedy_decode
 from common.models.weights import load_strict
 from common.text.codecs import EosPadUnkCodec
 from projects.dig.data import normalise
-from projects.dig.recogniser import RecModel, Recogniser, build_recogniser
+from projects.dig.files import load_state, shape_of
+from projects.dig.model.recogniser import RecModel, Recogniser, build_recogniser
 from projects.dig.text import codec_of_classes
-from projects.dig.weights import load_state, shape_of
 
 DEFAULT_STEPS = 25
 

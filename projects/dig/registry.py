@@ -38,7 +38,7 @@ def _recogniser(size: str, patch: int) -> ModelRow:
         size,
         kind="recogniser",
         charset=DIG_ALLCASES_SYMBOLS,
-        build="projects.dig.recogniser:build_recogniser",
+        build="projects.dig.model.recogniser:build_recogniser",
         open="projects.dig.reader:open_reader",
         options=options,
     )
@@ -47,7 +47,7 @@ def _recogniser(size: str, patch: int) -> ModelRow:
 def _pretrainer(kind: str, size: str, patch: int) -> ModelRow:
     """One pre-training model."""
     name = f"pretrain_{kind}_ori_vit_{size}_patch{patch}_32x128"
-    build = "projects.dig.pretraining:build_pretrainer"
+    build = "projects.dig.model.pretraining:build_pretrainer"
     small = {"mlp_dim": 64, "dim": 32} if size == "micro" else {}
     return _row(name, size, kind="pre-trainer", build=build, options={"model": name}, test_options=small)
 

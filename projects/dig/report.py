@@ -19,8 +19,8 @@ from common.report.page import Cell, Report
 from common.report.standard import standard_report
 from common.train.checkpoint import load
 from projects.dig.data import normalise
-from projects.dig.masking import RandomMasking
-from projects.dig.pretraining import MoCoViT, build_pretrainer
+from projects.dig.model.masking import RandomMasking
+from projects.dig.model.pretraining import MoCoViT, build_pretrainer
 
 if TYPE_CHECKING:
     from common.report.finished import Finished

@@ -19,13 +19,14 @@ from common.train.checkpoint import load
 from common.train.distributed import Dist
 from common.train.epoch_resume import numbered_checkpoints, resume
 from common.train.session import session
-from projects.dig import data, evaluation, text
-from projects.dig.finetune_engine import FineTuning, augmentation, build_ema, build_model, build_options
-from projects.dig.groups import freeze_encoder, parameter_groups
-from projects.dig.options_finetune import parse
-from projects.dig.pretrain_engine import parameter_count
+from projects.dig import data, text
+from projects.dig.evaluate import Evaluator, report, sets_of
+from projects.dig.files import load_pretrained, state_of, summary
+from projects.dig.finetune_method import FineTuning, augmentation, build_ema, build_model, build_options
+from projects.dig.flags_finetune import parse
+from projects.dig.optim import freeze_encoder, parameter_groups
+from projects.dig.pretrain_method import parameter_count
 from projects.dig.trainer import Stopped, Trainer
-from projects.dig.weights import load_pretrained, state_of, summary
 
 
 def start_model(options):
@@ -33,8 +34,8 @@ def start_model(options):
     model = build_model(options)
     if options.finetune:
         state = state_of(load(options.finetune), options.model_key, options.finetune)
-        report = load_pretrained(model, state, options.finetune, options.model_prefix)
-        print(f"Weights of {options.finetune}: {summary(report)}")
+        loaded = load_pretrained(model, state, options.finetune, options.model_prefix)
+        print(f"Weights of {options.finetune}: {summary(loaded)}")
     return model
 
 
@@ -70,7 +71,7 @@ def prepare(options, dist: Dist) -> FineTuning:
         f"{len(dataset)} words ({dict(dataset.counts)}), {count / 1e6:.2f} M parameters, {len(frozen)} tensors frozen"
     )
     trainer.print_plan(len(dataset))
-    evaluator = None if options.disable_eval_during_finetuning else evaluation.Evaluator(options, dist)
+    evaluator = None if options.disable_eval_during_finetuning else Evaluator(options, dist)
     return FineTuning(trainer, evaluator)
 
 
@@ -103,10 +104,10 @@ def evaluate(options, dist: Dist) -> None:
     load_strict(model, state_of(load(where), options.model_key, where), what=where)
     model.to(dist.device)
     print(f"Evaluating {where}: {parameter_count(model) / 1e6:.2f} M parameters")
-    evaluator = evaluation.Evaluator(options, dist)
-    results = [evaluator.evaluate(model, path, name) for name, path in evaluation.sets_of(options)]
+    evaluator = Evaluator(options, dist)
+    results = [evaluator.evaluate(model, path, name) for name, path in sets_of(options)]
     if dist.is_main:
-        evaluation.report(results, Path(options.output_dir))
+        report(results, Path(options.output_dir))
 
 
 @command

@@ -19,9 +19,9 @@ from common.train.distributed import Dist
 from common.train.epoch_resume import resume
 from common.train.session import session
 from projects.dig.data import PairDataset
-from projects.dig.groups import parameter_groups
-from projects.dig.options_pretrain import parse
-from projects.dig.pretrain_engine import (
+from projects.dig.flags_pretrain import parse
+from projects.dig.optim import parameter_groups
+from projects.dig.pretrain_method import (
     build_model,
     build_options,
     parameter_count,

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from common.errors import UserError, command
-from projects.dig.options_pretrain import multi_machine_parser
+from projects.dig.flags_pretrain import multi_machine_parser
 
 SCRIPT = Path(__file__).with_name("run_mae_pretraining_moco.py")
 OWN = ("--init_method", "--rank", "--dataset_dir", "--remote_folders", "--world_size", "--image_alone_path")

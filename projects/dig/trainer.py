@@ -11,9 +11,9 @@ from torch import Tensor
 from common.errors import UserError
 from common.train.epoch_trainer import EpochTrainer, Stopped
 from common.train.optim import build_optimizer
-from projects.dig import options as shared
-from projects.dig.schedules import step_table
-from projects.dig.weights import state_of
+from projects.dig import flags as shared
+from projects.dig.files import state_of
+from projects.dig.optim import step_table
 
 STATE = EpochTrainer.state_name
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from projects.dig.attention import PlainAttention, attend, self_attend, split_heads
+from projects.dig.model.attention import PlainAttention, attend, self_attend, split_heads
 
 
 @pytest.mark.parametrize(("tokens", "heads", "width"), [(256, 6, 64), (7, 3, 20)])

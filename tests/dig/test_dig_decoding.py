@@ -7,11 +7,11 @@ import itertools
 import pytest
 import torch
 
-from projects.dig.beam import beam_search
 from projects.dig.bench import recompute
-from projects.dig.decoder import DecoderSize
-from projects.dig.encoder import Encoder, EncoderSize
-from projects.dig.recogniser import AttnRecModel, RecModel
+from projects.dig.model.beam import beam_search
+from projects.dig.model.decoder import DecoderSize
+from projects.dig.model.encoder import Encoder, EncoderSize
+from projects.dig.model.recogniser import AttnRecModel, RecModel
 
 SMALL = EncoderSize(32, 2, depth=2, patch=8)
 
@@ -110,7 +110,7 @@ def test_beam_of_one_is_greedy() -> None:
 
 
 def test_gradients_and_rows_do_not_depend_on_trimmed_columns() -> None:
-    from projects.dig.losses import sequence_cross_entropy
+    from projects.dig.model.losses import sequence_cross_entropy
 
     reader = model(max_len=25)
     images = torch.rand(2, 3, 32, 128) * 2 - 1

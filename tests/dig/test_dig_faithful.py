@@ -13,11 +13,11 @@ from common.metrics.papers import dig_scores
 from common.models.weights import add_prefix
 from common.reproduce import recipe
 from common.train.checkpoint import load
-from projects.dig import options_finetune, options_pretrain, run_class_finetuning
+from projects.dig import flags_finetune, flags_pretrain, run_class_finetuning
 from projects.dig.data import PairDataset
-from projects.dig.finetune_engine import augmentation
-from projects.dig.options_finetune import parse
-from projects.dig.recogniser import build_recogniser
+from projects.dig.finetune_method import augmentation
+from projects.dig.flags_finetune import parse
+from projects.dig.model.recogniser import build_recogniser
 from projects.dig.text import codec, equal_words
 from tests.common.lmdbs import noise, write_words
 from tests.dig.runs import finetune, write_corpus
@@ -87,7 +87,7 @@ def test_files_with_module_names_are_read_and_evaluated(tmp_path: Path) -> None:
 
 def test_every_published_size_has_its_paper_scale() -> None:
     """The commands of each scale are ones that the scripts take, for the size that the scale names."""
-    parsers = {"pretrain": options_pretrain.parser(), "finetune": options_finetune.parser()}
+    parsers = {"pretrain": flags_pretrain.parser(), "finetune": flags_finetune.parser()}
     for scale, size in (("paper", "small"), ("paper-tiny", "tiny"), ("paper-base", "base")):
         chosen = recipe.load("dig").scale(scale)
         assert chosen.model == f"dig/simmim_vit_{size}_patch4_32x128"

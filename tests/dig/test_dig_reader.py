@@ -15,11 +15,11 @@ from common.infer.recognizer import open_recognizer
 from common.report.page import Report
 from common.train.checkpoint import write_card
 from projects.dig import report
-from projects.dig.masking import RandomMasking
-from projects.dig.pretraining import build_pretrainer
+from projects.dig.model.masking import RandomMasking
+from projects.dig.model.pretraining import build_pretrainer
+from projects.dig.model.recogniser import build_recogniser
+from projects.dig.optim import step_table
 from projects.dig.reader import GreedyModule
-from projects.dig.recogniser import build_recogniser
-from projects.dig.schedules import step_table
 from tests.common.lmdbs import noise
 
 MODEL = "simmim_vit_micro_patch8_32x128"
@@ -116,8 +116,8 @@ def test_warm_up_of_steps_needs_no_epochs_of_warm_up() -> None:
 @pytest.mark.parametrize("name", ["regular", "conv", "no_patchtrans"])
 def test_patch_heads_train(name: str) -> None:
     """Every head gives a finite loss, gradients, and moves the momentum branch."""
-    from projects.dig.encoder import EncoderSize
-    from projects.dig.pretraining import MoCoViT
+    from projects.dig.model.encoder import EncoderSize
+    from projects.dig.model.pretraining import MoCoViT
 
     torch.manual_seed(0)
     size = EncoderSize(16, 2, depth=1, patch=4, pixel_hidden=16)

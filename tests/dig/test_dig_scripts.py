@@ -16,7 +16,7 @@ from common.data.bad import stored
 from common.data.loader import epoch_order
 from common.train.checkpoint import load
 from common.train.optim import build_optimizer
-from projects.dig import evaluation, options, run_class_finetuning, run_mae_pretraining_moco
+from projects.dig import evaluate, flags, run_class_finetuning, run_mae_pretraining_moco
 from projects.dig.trainer import STATE
 from tests.common.compare import same
 from tests.common.lmdbs import write_words
@@ -334,17 +334,17 @@ def test_long_last_word_under_the_published_items_is_refused(corpus: Path, tmp_p
 
 
 def test_averages_of_the_named_benchmarks() -> None:
-    def result(name: str, images: int, accuracy: float) -> evaluation.SetResult:
-        words = evaluation.Words(labels=["a"] * images)
-        return evaluation.SetResult(name, name, words, accuracy, 0.0, 0.0, (images, accuracy))
+    def result(name: str, images: int, accuracy: float) -> evaluate.SetResult:
+        words = evaluate.Words(labels=["a"] * images)
+        return evaluate.SetResult(name, name, words, accuracy, 0.0, 0.0, (images, accuracy))
 
-    eleven = [result(name, 10 * (i + 1), i / 10) for i, name in enumerate(evaluation.ELEVEN)]
+    eleven = [result(name, 10 * (i + 1), i / 10) for i, name in enumerate(evaluate.ELEVEN)]
     more = [result("iiit5k_3000", 10, 0.0), *eleven[1:], result("ic13_1015", 1000, 1.0)]  # another spelling and set
-    totals = evaluation.totals(more)
+    totals = evaluate.totals(more)
     assert totals["eleven sets, weighted"] == pytest.approx(100 * sum(i * (i + 1) for i in range(11)) / 660)
     assert totals["eleven sets, plain mean"] == pytest.approx(50.0) and totals["six sets, plain mean"] == 25.0
     assert totals["12 sets, weighted"] > totals["eleven sets, weighted"]
-    assert "eleven sets, weighted" not in evaluation.totals(eleven[1:])
+    assert "eleven sets, weighted" not in evaluate.totals(eleven[1:])
 
 
 def test_published_names_of_optimisers() -> None:
@@ -360,4 +360,4 @@ def test_published_names_of_optimisers() -> None:
 def optimiser(name: str) -> torch.optim.Optimizer:
     chosen = argparse.Namespace(opt=name, opt_eps=1e-8, opt_betas=None, momentum=0.9)
     weights = [torch.nn.Parameter(torch.zeros(2))]
-    return build_optimizer(options.optimizer_name(chosen), weights, 0.1, **options.optimizer_options(chosen))
+    return build_optimizer(flags.optimizer_name(chosen), weights, 0.1, **flags.optimizer_options(chosen))

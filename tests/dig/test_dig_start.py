@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from projects.dig.encoder import SIZES, Encoder
-from projects.dig.pooling import NAMES
-from projects.dig.pretraining import MODELS, MoCoViT
-from projects.dig.recogniser import ENCODERS, build_recogniser
+from projects.dig.model.encoder import SIZES, Encoder
+from projects.dig.model.pooling import NAMES
+from projects.dig.model.pretraining import MODELS, MoCoViT
+from projects.dig.model.recogniser import ENCODERS, build_recogniser
 
 SMALL = {"dim": 32, "mlp_dim": 64}
 PRETRAINERS = [(name, head) for name in MODELS for head in NAMES if "_tiny_" in name or "_micro_" in name]

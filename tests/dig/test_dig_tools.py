@@ -12,7 +12,7 @@ from PIL import Image
 from common.data.lmdb import WordLmdb
 from common.errors import UserError
 from projects.dig import run_mae_pretraining_moco_multiMachine as multi
-from projects.dig.options_pretrain import multi_machine_parser
+from projects.dig.flags_pretrain import multi_machine_parser
 from projects.dig.tools import (
     create_cvl_lmdb,
     create_iam_lmdb,

@@ -10,7 +10,7 @@ import pytest
 
 from common import flags
 from common.text.charset import NAMED
-from projects.dig import options_finetune, options_pretrain
+from projects.dig import flags_finetune, flags_pretrain
 from projects.dig.data import PublishedItems, first_samples, longest_word
 from projects.dig.text import codec
 from tests.common.lmdbs import write_words
@@ -82,9 +82,9 @@ def value_of(default: object) -> object:
 def test_command_line(cli: Path, script: str) -> None:
     published = json.loads(cli.read_text())[script]
     tables = {
-        "run_mae_pretraining_moco.py": options_pretrain.parser,
-        "run_class_finetuning.py": options_finetune.parser,
-        "run_mae_pretraining_moco_multiMachine.py": options_pretrain.multi_machine_parser,
+        "run_mae_pretraining_moco.py": flags_pretrain.parser,
+        "run_class_finetuning.py": flags_finetune.parser,
+        "run_mae_pretraining_moco_multiMachine.py": flags_pretrain.multi_machine_parser,
     }
     parser = tables[script]()
     actions = {flag: action for action in parser._actions for flag in action.option_strings}
@@ -110,7 +110,7 @@ def test_command_line(cli: Path, script: str) -> None:
             assert action.nargs == flag.get("nargs") and list(action.choices or []) == flag.get("choices", []), name
 
 
-@pytest.mark.parametrize("table", [options_pretrain.NO_EFFECT, options_finetune.NO_EFFECT])
+@pytest.mark.parametrize("table", [flags_pretrain.NO_EFFECT, flags_finetune.NO_EFFECT])
 def test_flags_without_effect_stand_in_help(table: dict, capsys) -> None:
     parser = flags.new_parser("x", "y")
     flags.add_no_effect(parser, table)

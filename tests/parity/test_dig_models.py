@@ -10,11 +10,11 @@ import torch
 from timm.layers import DropPath
 from torch import nn
 
-from projects.dig.beam import beam_search, published_beam_search
-from projects.dig.losses import masked_targets, pixel_loss, sequence_cross_entropy, smoothed_cross_entropy
-from projects.dig.masking import RandomMasking
-from projects.dig.pretraining import build_pretrainer
-from projects.dig.recogniser import build_recogniser
+from projects.dig.model.beam import beam_search, published_beam_search
+from projects.dig.model.losses import masked_targets, pixel_loss, sequence_cross_entropy, smoothed_cross_entropy
+from projects.dig.model.masking import RandomMasking
+from projects.dig.model.pretraining import build_pretrainer
+from projects.dig.model.recogniser import build_recogniser
 from tests.parity import harness
 
 

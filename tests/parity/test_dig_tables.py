@@ -20,21 +20,20 @@ from common.text.charset import NAMED
 from common.text.codecs import CtcCodec
 from common.train.optim import build_optimizer
 from common.train.schedule import momentum_cosine, set_learning_rate
-from projects.dig.encoder import SIZES
-from projects.dig.groups import freeze_encoder, parameter_groups
-from projects.dig.losses import (
+from projects.dig.files import load_pretrained
+from projects.dig.model.encoder import SIZES
+from projects.dig.model.losses import (
     masked_targets,
     pixel_loss,
     pixel_targets,
     sequence_cross_entropy,
     smoothed_cross_entropy,
 )
-from projects.dig.masking import RandomMasking
-from projects.dig.pretraining import MoCoViT, build_pretrainer
-from projects.dig.recogniser import build_recogniser
-from projects.dig.schedules import contrast_weights, step_table
+from projects.dig.model.masking import RandomMasking
+from projects.dig.model.pretraining import MoCoViT, build_pretrainer
+from projects.dig.model.recogniser import build_recogniser
+from projects.dig.optim import contrast_weights, freeze_encoder, parameter_groups, step_table
 from projects.dig.text import codec, codec_of_classes
-from projects.dig.weights import load_pretrained
 from tests.parity import harness
 
 KINDS = {

@@ -12,10 +12,10 @@ from common.data.loader import Batch
 from common.train.progress import EpochLog
 from common.train.schedule import constant, momentum_cosine
 from projects.dig.data import views
-from projects.dig.losses import masked_targets, pixel_loss
-from projects.dig.masking import RandomMasking
-from projects.dig.pretraining import MODELS, MoCoViT, PretrainOutput, build_pretrainer
-from projects.dig.schedules import contrast_weights
+from projects.dig.model.losses import masked_targets, pixel_loss
+from projects.dig.model.masking import RandomMasking
+from projects.dig.model.pretraining import MODELS, MoCoViT, PretrainOutput, build_pretrainer
+from projects.dig.optim import contrast_weights
 from projects.dig.trainer import Trainer, masks_of_step
 
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.models.decoders import greedy_decode
-from projects.dig import decoder as transformer
-from projects.dig.encoder import SIZES, Encoder
-from projects.dig.gru_decoder import AttentionDecoder, RecurrentDecoding
+from projects.dig.model import decoder as transformer
+from projects.dig.model.encoder import SIZES, Encoder
+from projects.dig.model.gru_decoder import AttentionDecoder, RecurrentDecoding
 
 
 class Reading(NamedTuple):
@@ -81,7 +81,7 @@ class RecModel(Recogniser):
 
     Args:
         encoder: with its final norm.
-        decoder_size: see `projects.dig.decoder.SIZES`.
+        decoder_size: see `projects.dig.model.decoder.SIZES`.
         classes: characters + EOS, PADDING, UNKNOWN.
         max_len: steps of the decoder (word length + 1 at most).
         conditioned: FiLM-conditioned cross attention (`--text_cond_vis`).

@@ -21,9 +21,9 @@ from common.train.checkpoint import write_json
 from common.train.distributed import Dist
 from common.train.progress import EpochLog
 from projects.dig import data, text
-from projects.dig.beam import beam_search, published_beam_search
-from projects.dig.losses import valid
-from projects.dig.recogniser import Recogniser
+from projects.dig.model.beam import beam_search, published_beam_search
+from projects.dig.model.losses import valid
+from projects.dig.model.recogniser import Recogniser
 
 SIX = ("IIIT5K_3000", "svt_647", "IC13_857", "ic15_1811", "svt_p_645", "cute80_288")
 ELEVEN = (*SIX, "cocotextval_9896", "ctw_1572", "totaltext_2201", "ost_heavy", "ost_weak")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from projects.dig.recogniser import RecModel
+from projects.dig.model.recogniser import RecModel
 
 
 def start(model: RecModel, memory: Tensor, width: int):

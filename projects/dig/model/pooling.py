@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.models.siamese import pool_windows
-from projects.dig.attention import attend
-from projects.dig.encoder import Mlp, xavier_linear
+from projects.dig.model.attention import attend
+from projects.dig.model.encoder import Mlp, xavier_linear
 
 NAMES = ("regular", "no_patchtrans", "conv")
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.models.positions import sinusoid
-from projects.dig.attention import self_attend, split_heads
+from projects.dig.model.attention import self_attend, split_heads
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from common.models.decoders import KeyValueCache
 from common.models.positions import sinusoid
-from projects.dig.attention import attend
+from projects.dig.model.attention import attend
 
 
 @dataclass(frozen=True)

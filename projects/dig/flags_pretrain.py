@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 from common.errors import UserError
 from common.flags import add_no_effect, new_parser, note_no_effect, settle_device
-from projects.dig import options as shared
-from projects.dig.encoder import SIZES
-from projects.dig.pooling import NAMES
-from projects.dig.pretraining import MODELS
+from projects.dig import flags as shared
+from projects.dig.model.encoder import SIZES
+from projects.dig.model.pooling import NAMES
+from projects.dig.model.pretraining import MODELS
 
 SWITCH = ("switch", False)
 DESCRIPTION = "Pre-train an encoder by reading and writing (DiG)."

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from common.losses.contrastive import info_nce
 from common.models.siamese import frozen_copy, projection_mlp
 from common.train.ema import ema_update
-from projects.dig.encoder import SIZES, Encoder, EncoderSize
-from projects.dig.pooling import instances, patch_head
+from projects.dig.model.encoder import SIZES, Encoder, EncoderSize
+from projects.dig.model.pooling import instances, patch_head
 
 
 class PretrainOutput(NamedTuple):
@@ -35,7 +35,7 @@ class MoCoViT(nn.Module):
         pixel, contrast: which branches exist.
         dim, mlp_dim: width of the projections and of their hidden layers (`--moco_dim`, `--moco_mlp_dim`).
         temperature: of the contrast.
-        windows, patchnet_name: the patch head, see `projects.dig.pooling`.
+        windows, patchnet_name: the patch head, see `projects.dig.model.pooling`.
         drop_path: stochastic depth of both encoders.
         image_size: (height, width).
     """

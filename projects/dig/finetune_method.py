@@ -14,9 +14,9 @@ from common.train.ema import Ema
 from common.train.optim import accumulating
 from common.train.progress import EpochLog
 from projects.dig import data, text
-from projects.dig.evaluation import Evaluator, SetResult
-from projects.dig.losses import sequence_loss
-from projects.dig.recogniser import Recogniser, build_recogniser
+from projects.dig.evaluate import Evaluator, SetResult
+from projects.dig.model.losses import sequence_loss
+from projects.dig.model.recogniser import Recogniser, build_recogniser
 from projects.dig.trainer import Trainer
 
 

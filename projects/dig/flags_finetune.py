@@ -9,10 +9,10 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.flags import add_no_effect, new_parser, note_no_effect, settle_device
-from projects.dig import options as shared
+from projects.dig import flags as shared
 from projects.dig import text
-from projects.dig.decoder import SIZES as DECODERS
-from projects.dig.recogniser import ENCODERS
+from projects.dig.model.decoder import SIZES as DECODERS
+from projects.dig.model.recogniser import ENCODERS
 
 SWITCH = ("switch", False)
 NO_EFFECT: dict[str, tuple] = {

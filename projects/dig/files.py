@@ -92,7 +92,7 @@ def shape_of(state: Mapping[str, Tensor], what: str = "checkpoint") -> Shape:
 
     `--use_1d_attdec` leaves no trace in the weights and must be known.
     """
-    from projects.dig import decoder, encoder
+    from projects.dig.model import decoder, encoder
 
     try:
         dim, _, patch, _ = state["encoder.patch_embed.proj.weight"].shape
