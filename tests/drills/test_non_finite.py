@@ -22,7 +22,8 @@ from projects.mgpstr import train_final_dist
 from projects.siga import train
 from projects.ssm.finetune.train import run as run_ssm
 from projects.ssm.pretrain import sim_pretrain
-from tests.projects import dig_runs, mgpstr_corpus, siga_corpus, ssm_runs
+from tests.dig import runs as dig_runs
+from tests.projects import mgpstr_corpus, siga_corpus, ssm_runs
 
 HEALTHY = 2  # updates before the NaN
 LAYERS = (nn.Conv2d, nn.Linear)

@@ -17,7 +17,8 @@ from projects.siga import train as siga
 from projects.ssm.finetune import train as ssm
 from projects.textssr import make_base, synthesize
 from projects.textssr.build import build_unet
-from tests.projects import dig_runs, mgpstr_corpus, siga_corpus, ssm_runs
+from tests.dig import runs as dig_runs
+from tests.projects import mgpstr_corpus, siga_corpus, ssm_runs
 
 
 @pytest.fixture(scope="module")

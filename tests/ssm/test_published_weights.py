@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from projects.dig.encoder import Encoder, EncoderSize
+from projects.dig.model.encoder import Encoder, EncoderSize
 from torch import Tensor
 
 from common.errors import UserError
