@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from projects.dig.model.encoder import Encoder, EncoderSize
 from torch import Tensor
 
 from common.errors import UserError
 from common.infer.recognizer import open_recognizer
 from common.text.charset import CHARSET_94
+from projects.dig.model.encoder import Encoder, EncoderSize
 from projects.ssm.finetune import read, weights
 from projects.ssm.finetune.checkpoint import open_model
 from projects.ssm.finetune.train import build
