@@ -34,6 +34,9 @@ class Command(NamedTuple):
 COMMANDS: dict[str, Command] = {
     "data synth": Command("render the embedded corpus of word crops", "common.data.synth"),
     "data scenes": Command("render scenes with word polygons", "common.data.synth.scenes"),
+    "data list": Command("list the public word sets", "common.data.sets.listing"),
+    "data info": Command("what is known of a public word set", "common.data.sets.info"),
+    "data verify": Command("check converted sets", "common.data.sets.verify"),
     "data convert": Command("turn a public data set into a word LMDB", "common.data.convert", "data_convert"),
     "data augment-sheet": Command("draw what an augmentation recipe does", "common.augment.sheet"),
     "doctor": Command("check the word LMDBs below a folder, repair into a new one", "common.data.doctor"),

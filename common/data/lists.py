@@ -175,7 +175,7 @@ def _comma_rule(lines: list[str]) -> Callable[[str], tuple[str, str]]:
     (ICDAR).
     """
     rests = [line.strip().partition(",")[2].strip() for line in lines]
-    all_quoted = sum(bool(_QUOTED.match(rest)) for rest in rests) >= max(1, len(lines) - 1)  # but for a header
+    all_quoted = sum(bool(_QUOTED.match(rest)) for rest in rests) >= 0.8 * len(lines)  # but for odd lines
 
     def split(line: str) -> tuple[str, str]:
         if line.startswith('"'):  # the path in quotes: a CSV file in which everything may be

@@ -331,6 +331,10 @@ class LmdbWriter:
         if len(self._pending) >= 3 * self.batch:
             self._flush()
 
+    def note(self, prefix: str, index: int, value: bytes) -> None:
+        """Store `value` under `prefix-%09d` without counting a sample."""
+        self._pending.append((key(prefix, index), value))
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

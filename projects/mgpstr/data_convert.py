@@ -19,7 +19,6 @@ from common.data.decode import BadImage, picture_size
 from common.data.lmdb import LmdbWriter, WordLmdb
 from common.data.words import discover
 from common.errors import UserError
-from projects.mgpstr import synthtext
 from projects.mgpstr.box_masks import Box, check_boxes
 
 STRINGS = {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
@@ -119,10 +118,12 @@ def converted(words: WordLmdb, tolerance: float) -> Iterator[tuple[bytes, str, b
             wrong = check_boxes(boxes, width, height, tolerance)
             if wrong:
                 raise Refused(wrong)
-        except (Refused, BadImage, OSError, KeyError) as error:
+            word.encode("utf-8")
+            told = json.dumps([[*map(whole, box[:4]), box[4]] for box in boxes], ensure_ascii=False).encode()
+        except (Refused, BadImage, OSError, KeyError, ValueError, RecursionError) as error:
             yield BadSample(str(words.path), index + 1, str(error))
             continue
-        yield image, word, json.dumps([[*map(whole, box[:4]), box[4]] for box in boxes], ensure_ascii=False).encode()
+        yield image, word, told
 
 
 def convert_acds(source: Path, target: Path, tolerance: float = 0.1) -> tuple[int, list[BadSample]]:
@@ -148,8 +149,7 @@ def convert_acds(source: Path, target: Path, tolerance: float = 0.1) -> tuple[in
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab data convert acds` and `synthtext`."""
-    synthtext.add_parser(subparsers)
+    """Add `strlab data convert acds`."""
     parser = subparsers.add_parser("acds", help="ACDS-STR's pickled box labels to JSON", description=__doc__)
     parser.add_argument("source", type=Path, help="an LMDB folder, or a folder of them")
     parser.add_argument("target", type=Path, help="new folder; sub-folders are kept")

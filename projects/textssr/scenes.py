@@ -39,12 +39,13 @@ def read_words(path: Path, language: str | None = None) -> list[Word]:
     """The annotations of an AnyWord JSON file, in file order.
 
     Left out are those with an empty polygon or text; with `language`, also those that name another. A relative
-    data_root counts from the working folder, or else from the file's. Raises UserError for a file of another form.
+    data_root counts as `picture_folder` says. Raises UserError for a file of another form.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         root, items = content["data_root"], content["data_list"]
-        folder = picture_folder(Path(path), Path(root))
+        names = [str(item["img_name"]) for item in items[:20] if "img_name" in item]
+        folder = picture_folder(Path(path), Path(root), names)
         root = root.rstrip("/") if root and folder == Path(root) else str(folder)
         words = []
         for item in items:

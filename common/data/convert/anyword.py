@@ -9,16 +9,18 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from common.data.decode import BadImage, decode_rgb
+from common.data.convert.gt import LOG_NAME
+from common.data.convert.records import MALFORMED, Unusable, malformed, picture_below
 from common.data.lmdb import LmdbWriter
 from common.errors import UserError
+from common.files import write_text
 
 
 @dataclass(frozen=True)
@@ -63,30 +65,40 @@ def convert_anyword(
 
     Raises `UserError` for a file of another form, an unwritable place, or when nothing could be used.
     """
-    source, counts = Path(source), Counter()
+    source, counts, skipped = Path(source), Counter(), []
     root, items = _read(source)
     with LmdbWriter(out) as writer:
         for item in items:
-            words = _kept(item, filters or Filters(), counts)
+            try:
+                words = _kept(item, filters or Filters(), counts)
+                annotations = json.dumps(words, ensure_ascii=False).encode("utf-8")
+            except MALFORMED as error:
+                counts["pictures with malformed annotations"] += 1
+                skipped.append((str(item.get("img_name")), malformed(error)))
+                continue
             if not words:
                 counts["pictures without a word"] += 1
                 continue
             try:
-                data = (root / str(item["img_name"])).read_bytes()
-                decode_rgb(data)
-            except (OSError, KeyError, BadImage):
+                data = picture_below(root, str(item["img_name"]))
+            except (KeyError, Unusable) as error:
                 counts["unreadable pictures"] += 1
+                skipped.append((str(item.get("img_name")), str(error)))
                 continue
-            writer.add(data, None, annotations=json.dumps(words, ensure_ascii=False).encode())
+            writer.add(data, None, annotations=annotations)
             counts["words"] += len(words)
         counts["pictures"] = writer.count
         if not writer.count:
             reasons = "; ".join(f"{name} ({number})" for name, number in counts.items() if number)
             raise UserError(f"{source}: nothing can be used: {reasons or 'data_list is empty'}: check data_root")
     say(f"Created dataset with {counts['pictures']} pictures and {counts['words']} words")
+    if skipped:
+        rows = "".join(f"{name}\t{reason}\n" for name, reason in skipped)
+        write_text(Path(out) / LOG_NAME, rows)
+        say(f"{len(skipped)} pictures skipped, listed in {Path(out) / LOG_NAME}")
     left = "; ".join(f"{name} ({counts[name]})" for name in sorted(counts) if name not in ("pictures", "words"))
     if left:
-        say(f"Left out: {left}")
+        say(f"Not used: {left}")
     return counts
 
 
@@ -101,13 +113,20 @@ def _read(source: Path) -> tuple[Path, list[dict]]:
         raise UserError(f"{source}: no AnyWord JSON ({type(error).__name__}: {error})") from None
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise UserError(f"{source}: data_list: a list of objects is needed")
-    return picture_folder(source, root), items
+    names = [str(item["img_name"]) for item in items[:20] if "img_name" in item]
+    return picture_folder(source, root, names), items
 
 
-def picture_folder(source: Path, root: Path) -> Path:
-    """Where the pictures of an AnyWord file `source` lie: `root` from the working folder, or else from the file's."""
-    beside = source.parent / root
-    return root if root.is_dir() or not beside.is_dir() else beside
+def picture_folder(source: Path, root: Path, names: Sequence[str] = ()) -> Path:
+    """Where the pictures of an AnyWord file `source` are: the place meant by its `data_root` that has most of `names`.
+
+    A relative `data_root` counts from the working folder (as published), from the file's folder, or from a folder above
+    it; where the file was moved with its pictures, the end of `data_root` is looked for next to it.
+    """
+    near = [source.parent / root, *(above / root for above in source.absolute().parents[1:6])]
+    tails = [source.parent.joinpath(*root.parts[start:]) for start in range(1, len(root.parts))]
+    places = [place for place in (root, *near, *tails) if place.is_dir()]
+    return max(places, key=lambda place: sum((place / name).is_file() for name in names), default=root)
 
 
 def _kept(item: dict, filters: Filters, counts: Counter) -> list[dict]:

@@ -177,7 +177,7 @@ def _render_part(folder: Path, painter: ScenePainter, count: int, progress: bool
             name = f"{number:06d}.jpg"
             (pictures / name).write_bytes(data)
             listed.append({"img_name": name, "annotations": annotations})
-    content = {"data_root": str(pictures), "data_list": listed}
+    content = {"data_root": pictures.name, "data_list": listed}
     write_text(folder / "test.json", json.dumps(content, ensure_ascii=False, indent=1))
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from common.data.convert.records import each
+from common.data.convert.release import numbered_lines, read_text
 from common.data.convert.samples import Source
-from common.data.decode import open_picture
+from common.data.convert.scenes import MOST_PIXELS
+from common.data.decode import load, open_picture
 from common.errors import UserError
+from common.files import read_below
 
 IAM_SPLITS = ("trainset", "testset", "validationset1", "validationset2")
 OPENTEXT_FOLDERS = ("training_1_set", "training_2_set", "training_5_set", "training_f_set", "validation_set")
@@ -43,37 +48,47 @@ def existing(path: Path) -> Path:
     return path
 
 
-def iam_words(root: Path, split: str) -> Iterator[IamWord]:
-    """Words of a split that were segmented well (flag `ok`), in the order of the file."""
-    lines = set(existing(root / f"{split}.txt").read_text("utf-8").split())
-    for text in existing(root / "ascii" / "words.txt").read_text("utf-8").splitlines():
+def iam_words(root: Path, split: str, use: Callable[[IamWord], Source]) -> Iterator[Source]:
+    """`use` of every word of a split that was segmented well (flag `ok`), in the order of the file."""
+    lines = set(read_text(existing(root / f"{split}.txt")).split())
+
+    def one(text: str) -> Iterator[Source]:
         fields = text.split(" ", 8)
         if text.startswith("#") or len(fields) < 9 or fields[1] != "ok":
-            continue
+            return
         word = IamWord(fields[0], tuple(int(value) for value in fields[3:7]), fields[8])
         if word.form_line in lines:
-            yield word
+            yield use(word)
+
+    yield from each(numbered_lines(existing(root / "ascii" / "words.txt")), one, Source.bad)
 
 
 def iam(root: Path, split: str) -> Iterator[Source]:
     """IAM's own crops: `words/<f1>/<f1-f2>/<name>.png`."""
-    for word in iam_words(root, split):
-        path = root / "words" / word.name.split("-")[0] / word.form / f"{word.name}.png"
-        yield Source.file(path, word.label)
+
+    def crop(word: IamWord) -> Source:
+        return Source.file(root, f"words/{word.name.split('-')[0]}/{word.form}/{word.name}.png", word.label)
+
+    return iam_words(root, split, crop)
 
 
 def iam_from_pages(root: Path, split: str) -> Iterator[Source]:
     """Crops cut from the pages `forms/<f1-f2>.png` by the boxes of words.txt, as PNG."""
-    for word in iam_words(root, split):
-        page = root / "forms" / f"{word.form}.png"
-        yield Source(f"{page} {word.name}", word.label, lambda page=page, box=word.box: cut(page, box))
+
+    def part(word: IamWord) -> Source:
+        name = f"forms/{word.form}.png"
+        return Source(f"{root / name} {word.name}", word.label, partial(cut, root, name, word.box))
+
+    return iam_words(root, split, part)
 
 
-def cut(page: Path, box: tuple[int, int, int, int]) -> bytes:
-    """PNG bytes of the box (x, y, w, h) of a page."""
+def cut(root: Path, name: str, box: tuple[int, int, int, int]) -> bytes:
+    """PNG bytes of the box (x, y, w, h) of the page `name` below `root`. Raises OSError, BadImage."""
     left, top, width, height = box
-    stream = io.BytesIO()
-    open_picture(page).crop((left, top, left + width, top + height)).save(stream, "PNG")
+    page, stream = open_picture(read_below(root, name), MOST_PIXELS), io.BytesIO()
+    if width < 1 or height < 1 or left >= page.width or top >= page.height:
+        raise OSError(f"box {box} lies outside the page")
+    load(page, page.mode).crop((left, top, left + width, top + height)).save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -82,7 +97,7 @@ def cvl(root: Path, split: str) -> Iterator[Source]:
     for path in sorted(existing(root / f"{split}set" / "words").glob("*/*.tif")):
         parts = path.stem.split("-", 4)
         if len(parts) == 5 and not UMLAUTS & set(parts[4]):
-            yield Source.file(path, parts[4])
+            yield Source.file(root, str(path.relative_to(root)), parts[4])
 
 
 def opentext(root: Path) -> Iterator[Source]:
@@ -90,7 +105,7 @@ def opentext(root: Path) -> Iterator[Source]:
     existing(root)
     for folder in OPENTEXT_FOLDERS:
         for path in sorted((root / folder).rglob("*.jpg")):
-            yield Source.file(path, NO_LABEL)
+            yield Source.file(root, str(path.relative_to(root)), NO_LABEL)
 
 
 def reconstructions(root: Path, info: Path) -> Iterator[Source]:
@@ -99,7 +114,7 @@ def reconstructions(root: Path, info: Path) -> Iterator[Source]:
     Paths are relative to `root`. A `.npy` that holds more than texts is refused: it would run code.
     """
     for name, label in table_of(existing(info)).items():
-        yield Source.file(root / name, label)
+        yield Source.file(root, name, label)
 
 
 def table_of(path: Path) -> dict[str, str]:

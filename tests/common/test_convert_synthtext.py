@@ -12,10 +12,10 @@ from PIL import Image
 from scipy.io import savemat
 
 from common import cli
+from common.data.convert.synthtext import read_table, relative
 from common.data.lmdb import WordLmdb
 from common.errors import UserError
 from projects.mgpstr.box_masks import check_boxes, parse_boxes
-from projects.mgpstr.synthtext import read_table, relative
 from tests.common.lmdbs import encoded, noise
 
 

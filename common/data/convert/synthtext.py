@@ -2,23 +2,24 @@
 
 ACDS-STR trains its map on "reconstituted" SynthText words, which were never released, nor the program that made them.
 Every word is cut out by the bounding box of its quadrangle; a character's box is the bounding box of its quadrangle in
-pixels of that crop, stored as JSON under `boxes-%09d` (see `projects.mgpstr.box_masks`).
+pixels of that crop, stored as JSON under `boxes-%09d` (`[[x1, y1, x2, y2, character], …]`).
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from common.data.convert.samples import Source, write_samples
-from common.data.convert.scenes import cut
+from common.data.convert.records import each
+from common.data.convert.release import need
+from common.data.convert.samples import Source
+from common.data.convert.scenes import word as word_of
 from common.data.decode import BadImage, picture_size
 from common.errors import UserError
+from common.files import read_below
 
 FIELDS = ("imnames", "wordBB", "charBB", "txt")
 
@@ -51,11 +52,11 @@ def bounds(quads: np.ndarray) -> np.ndarray:
     return np.concatenate([points.min(1), points.max(1)]).T
 
 
-def inside(boxes: np.ndarray, path: Path) -> np.ndarray:
-    """Boxes [n, 4] cut off at the sides of the picture `path`; as they are where it cannot be opened."""
+def inside(boxes: np.ndarray, root: Path, name: str) -> np.ndarray:
+    """Boxes [n, 4] cut off at the sides of the picture `name`; as they are where it cannot be opened."""
     try:
-        width, height = picture_size(path)
-    except BadImage:
+        width, height = picture_size(read_below(root, name))
+    except (BadImage, OSError):
         return boxes
     return boxes.clip(0, [width, height, width, height])
 
@@ -71,45 +72,32 @@ def relative(characters: np.ndarray, crop: np.ndarray, word: str) -> bytes:
     return json.dumps(seen, ensure_ascii=False).encode()
 
 
-def unusable(reason: str) -> bytes:
-    """Stands for a picture's bytes where the table is wrong. Raises OSError."""
-    raise OSError(reason)
-
-
 def words_of(root: Path, name: str, word_quads: np.ndarray, quads: np.ndarray, texts: list[str]) -> Iterator[Source]:
-    """The words of one picture; one source that only says why, where the table's columns do not fit each other."""
+    """The words of one picture; one record that only says why, where the table's columns do not fit each other."""
     words = " ".join(texts).split()
-    crops, characters = inside(bounds(word_quads), root / name), bounds(quads)
+    crops, characters = inside(bounds(word_quads), root, name), bounds(quads)
     if len(crops) != len(words) or len(characters) != sum(map(len, words)):
-        told = f"{len(crops)} word and {len(characters)} character boxes for {words}"
-        yield Source(name, "?", partial(unusable, told))
+        yield Source.bad(name, f"{len(crops)} word and {len(characters)} character boxes for {words}")
         return
     start = 0
     for word, crop in zip(words, crops):
         own = characters[start : start + len(word)]
         start += len(word)
         if np.isfinite(crop).all() and np.isfinite(own).all():
-            box = tuple(crop.tolist())
-            yield Source(f"{name} {word}", word, partial(cut, root / name, box), {"boxes": relative(own, crop, word)})
+            extras = {"boxes": relative(own, crop, word)}
+            yield word_of(root, name, tuple(crop.tolist()), word, f"{name} {word}", extras)
         else:
-            yield Source(f"{name} {word}", word, partial(unusable, "a box is not finite"))
+            yield Source.bad(f"{name} {word}", "a box is not finite")
 
 
-def synthtext(root: Path, file: Path) -> Iterator[Source]:
-    """All words of the table `file`, whose pictures lie below `root`."""
-    for name, words, characters, texts in zip(*read_table(file)):
-        yield from words_of(root, str(np.ravel(name)[0]), words, characters, [str(text) for text in np.ravel(texts)])
+def synthtext(root: Path, file: Path | None = None) -> Iterator[Source]:
+    """SynthText: all words of the table `file` (gt.mat), whose pictures lie next to it or below `root`."""
+    file = file or need(root, "gt.mat", shallowest=True)[0]
 
+    def one(row: tuple) -> Iterator[Source]:
+        name, words, characters, texts = row
+        base = root if (root / str(np.ravel(name)[0])).is_file() else file.parent
+        yield from words_of(base, str(np.ravel(name)[0]), words, characters, [str(text) for text in np.ravel(texts)])
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab data convert synthtext`."""
-    parser = subparsers.add_parser("synthtext", help="SynthText's words with character boxes", description=__doc__)
-    parser.add_argument("source", type=Path, metavar="SRC", help="folder of the pictures, with gt.mat in it")
-    parser.add_argument("out", type=Path, metavar="DST", help="the LMDB folder to make; must not exist")
-    parser.add_argument("--table", type=Path, help="the table; default: SRC/gt.mat")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace) -> None:
-    """`strlab data convert synthtext`."""
-    write_samples(args.out, synthtext(args.source, args.table or args.source / "gt.mat"))
+    rows = enumerate(zip(*read_table(file)), 1)
+    yield from each(((f"{file}: picture {number}:", row) for number, row in rows), one, Source.bad)
