@@ -1,12 +1,29 @@
-"""Published command lines: a parser like theirs, and how flags without effect are taken."""
+"""Published command lines as tables: one row a flag, from which the parser, its `--help`, ranges and notices are made.
+
+TABLE = Table({
+    "data": (
+        Flag("--train_data", help="root of the training LMDBs"),
+        Flag("--batch_size", int, per(RT=384, S=288), "images a step", range=(1, inf)),
+    ),
+    "steps": (Flag("--valInterval --val_interval", int, 2000, "steps between evaluations", free=True),),
+}, variants="RST")
+
+values, given = TABLE.parse(argv, prog="train.py", description="Train SIGA.", variant="R")
+options = fill(Options, values)               # a frozen dataclass with the fields that the script reads
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from math import inf, isfinite
+from typing import Any, TypeVar
 
 import torch
+
+from common.errors import UserError
 
 NO_EFFECT_TITLE = "accepted for compatibility, no effect"
 
@@ -41,3 +58,193 @@ def settle_device(options: argparse.Namespace, argv: Sequence[str] | None) -> No
     if not given and not torch.cuda.is_available():
         print("no CUDA device: training on the CPU")
         options.device = "cpu"
+
+
+Options = TypeVar("Options")
+
+
+def per(**values: Any) -> dict[str, Any]:
+    """Default values by variant, each variant a letter: `per(RS=1, T=2)`."""
+    return {variant: value for variants, value in values.items() for variant in variants}
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag.
+
+    Attributes:
+        names: its spellings, separated by blanks; the first one names the option.
+        type: int, float, str, or a function of the text; bool is a switch.
+        default: a value, or values by variant (`per`).
+        help: one line.
+        range: least and greatest value of a number; None (not given) is always right.
+        dead: the published code takes the flag and never uses it; a string of letters: in these variants.
+        variants: letters of the variants that have the flag; "" for all.
+        free: a resumed run may have another value, for the numbers that are trained do not depend on it.
+        choices, nargs, const: as argparse has them; a switch with `const` stores that.
+        dest: name of the option where it is not the first spelling.
+    """
+
+    names: str
+    type: Callable[[str], Any] = str
+    default: Any = None
+    help: str = ""
+    range: tuple[float, float] | None = None
+    dead: bool | str = False
+    variants: str = ""
+    free: bool = False
+    choices: Sequence[Any] | None = None
+    nargs: int | str | None = None
+    const: Any = None
+    dest: str = ""
+
+    @property
+    def name(self) -> str:
+        """Attribute of the options that holds the value."""
+        return self.dest or self.names.split()[0].lstrip("-").replace("-", "_")
+
+    def value(self, variant: str) -> Any:
+        """The default of a variant."""
+        return self.default.get(variant) if isinstance(self.default, dict) else self.default
+
+    def is_dead(self, variant: str) -> bool:
+        """True where the flag has no effect."""
+        return variant in self.dead if isinstance(self.dead, str) and variant else bool(self.dead)
+
+    def add(self, group: argparse._ArgumentGroup, variant: str, suppress: bool) -> None:
+        """Define the flag in a group of an argparse parser; with `suppress` it has no default."""
+        value = self.value(variant)
+        words: dict[str, Any] = {"dest": self.name, "help": self.help.replace("%", "%%")}
+        if self.type is bool and self.nargs is None:
+            value = bool(value)
+            words |= {"action": "store_const", "const": True if self.const is None else self.const}
+        else:
+            words["type"] = self.type
+            words |= {
+                key: getattr(self, key) for key in ("nargs", "choices", "const") if getattr(self, key) is not None
+            }
+            if value not in (None, "", False):
+                words["help"] += " (default: %(default)s)"
+        group.add_argument(*self.names.split(), default=argparse.SUPPRESS if suppress else value, **words)
+
+    def check(self, value: Any) -> None:
+        """Raise `UserError` for a number outside the range, or one that is not finite."""
+        for number in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(number, float) and not isfinite(number):
+                raise UserError(f"--{self.name}: {number} is not a finite number")
+            if self.range is None or number is None or not isinstance(number, (int, float)):
+                continue
+            least, most = self.range
+            if not least <= number <= most:
+                words = f"at least {least:g}" if most == inf else f"from {least:g} to {most:g}"
+                raise UserError(f"--{self.name}: {number} must be {words}")
+
+
+@dataclass(frozen=True)
+class Table:
+    """The flags of a script in groups, for all its variants.
+
+    Attributes:
+        groups: title in `--help` -> flags.
+        epilog: printed below `--help`.
+    """
+
+    groups: Mapping[str, Sequence[Flag]]
+    epilog: str = ""
+
+    def flags(self, variant: str = "") -> Iterator[Flag]:
+        """The flags that a variant has."""
+        for group in self.groups.values():
+            yield from (flag for flag in group if not flag.variants or variant in flag.variants)
+
+    def parser(self, prog: str, description: str, variant: str = "", suppress: bool = False) -> argparse.ArgumentParser:
+        """The parser of a variant. Flags cannot be shortened, as two published ones often share a beginning."""
+        parser = argparse.ArgumentParser(prog, description=description, epilog=self.epilog, allow_abbrev=False)
+        dead = []
+        for title, group in self.groups.items():
+            here = parser.add_argument_group(title)
+            for flag in group:
+                if flag.variants and variant not in flag.variants:
+                    continue
+                if flag.is_dead(variant):
+                    dead.append(flag)
+                else:
+                    flag.add(here, variant, suppress)
+        if dead:
+            here = parser.add_argument_group(NO_EFFECT_TITLE)
+            for flag in dead:
+                flag.add(here, variant, suppress)
+        return parser
+
+    def parse(
+        self, argv: Sequence[str] | None, prog: str, description: str, variant: str = ""
+    ) -> tuple[dict[str, Any], set[str]]:
+        """Parse a command line: (value of every flag, names of those that were given).
+
+        Prints one line that names the flags without effect that were given with another value than their default.
+        Raises `UserError` for a number outside its range.
+        """
+        values = vars(self.parser(prog, description, variant).parse_args(argv))
+        given = set(vars(self.parser(prog, description, variant, suppress=True).parse_args(argv)))
+        ignored = []
+        for flag in self.flags(variant):
+            value = values[flag.name]
+            if not flag.is_dead(variant):
+                flag.check(value)
+            elif flag.name in given and value != flag.value(variant):
+                ignored.append(f"--{flag.name}")
+        if ignored:
+            print(f"no effect (accepted for compatibility): {' '.join(ignored)}")
+        return values, given
+
+    def changed(self, before: Mapping[str, Any], now: Mapping[str, Any], variant: str = "") -> list[str]:
+        """`--flag: old -> new` for every flag that decides what is trained and differs between two runs."""
+        live = (flag for flag in self.flags(variant) if not flag.free and not flag.is_dead(variant))
+        return [
+            f"--{flag.name}: {before[flag.name]!r} -> {now[flag.name]!r}"
+            for flag in live
+            if flag.name in before and flag.name in now and as_plain(before[flag.name]) != as_plain(now[flag.name])
+        ]
+
+
+def as_plain(value: Any) -> Any:
+    """A value as a stored state has it: tuples are lists, and what is no plain value is text."""
+    if isinstance(value, (list, tuple)):
+        return [as_plain(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def fill(kind: type[Options], values: Mapping[str, Any], **more: Any) -> Options:
+    """An instance of a (frozen) dataclass whose fields are filled by name from the parsed values, and from `more`."""
+    known = {**values, **more}
+    return kind(**{field.name: known[field.name] for field in fields(kind) if field.init and field.name in known})
+
+
+def device_of(name: str, given: bool) -> str:
+    """The one rule for `--device`: a published default, cuda, means CUDA if there is any; a line says when there is
+    none. A device that was asked for is taken at its word."""
+    if given or name != "cuda" or torch.cuda.is_available():
+        return name
+    print("no CUDA device: training on the CPU")
+    return "cpu"
+
+
+LAUNCH = (
+    Flag("--dist_url", default="env://", help="rendezvous of the process group", free=True),
+    Flag(
+        "--local_rank --local-rank",
+        int,
+        -1,
+        "given by torch.distributed.launch; used where LOCAL_RANK is not in the environment",
+        free=True,
+    ),
+    Flag(
+        "--dist_timeout",
+        float,
+        10.0,
+        "minutes after which a process that hears nothing of another one ends",
+        range=(0.01, inf),
+        free=True,
+    ),
+)
+"""Flags of every script that can be started as several processes."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -35,6 +35,7 @@ class Batch:
     masks: torch.Tensor | None = None
     bad: list[BadSample] = field(default_factory=list)
     masks_missing: int = 0
+    weight: float = 1.0  # 0 for a stand-in: no sample of the batch can be read, see `word_loader`
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -282,8 +283,10 @@ class WordLoader:
     of the run, `masks_missing` counts the stored masks that were not there (each time one was wanted).
     """
 
-    def __init__(self, dataset: WordDataset, sampler: Sampler, loader: DataLoader, bad: BadSamples) -> None:
-        self.dataset, self.sampler, self.bad, self._loader = dataset, sampler, bad, loader
+    def __init__(
+        self, dataset: WordDataset, sampler: Sampler, loader: DataLoader, bad: BadSamples, in_step: bool = False
+    ) -> None:
+        self.dataset, self.sampler, self.bad, self._loader, self.in_step = dataset, sampler, bad, loader, in_step
         self.masks_missing = 0
 
     def __len__(self) -> int:
@@ -298,6 +301,17 @@ class WordLoader:
             self.masks_missing += batch.masks_missing
             if len(batch):
                 yield batch
+            elif self.in_step:
+                yield self._stand_in(batch)
+
+    def _stand_in(self, empty: Batch) -> Batch:
+        """The first sample of the data set that can be read, with weight 0 and the indices of the empty batch."""
+        for index in range(len(self.dataset)):
+            request = Request(np.array([index], dtype=np.int64), np.zeros(1, dtype=np.int64), self.sampler.seed)
+            batch = to_batch(self.dataset.__getitems__(request))
+            if len(batch):
+                return replace(batch, indices=empty.indices, bad=empty.bad, weight=0.0)
+        raise UserError(f"{self._where()}: no sample of the data set can be read; look with `strlab doctor`")
 
     def _fetched(self) -> Iterator[Batch]:
         try:
@@ -326,6 +340,7 @@ def word_loader(
     pin_memory: bool | None = None,
     prefetch: int = 2,
     start_method: str | None = None,
+    in_step: bool = False,
 ) -> WordLoader:
     """Batches of `dataset` in `sampler`'s order, from the sampler's current place to the end of its epoch (or
     without end).
@@ -334,8 +349,10 @@ def word_loader(
     a step resumes with the next batch. Pixels, augmentation and order depend on (seed, epoch, index) alone: any
     number of workers and any start method (`fork`, `spawn`, `forkserver`) gives the same bytes. Workers persist over
     epochs. `pin_memory` None: with CUDA. A bad sample makes its batch shorter and is registered in `bad` (default: 1
-    % of the data set, no file); a batch of nothing but bad samples is passed over. Raises `UserError` above the
-    register's limit, and where shared memory cannot hold what the workers prefetch.
+    % of the data set, no file). A batch of nothing but bad samples is skipped or, with `in_step`, replaced by one
+    readable sample of weight 0, so that every process gets as many batches as its sampler has (see
+    `common.train.loop`). Raises `UserError` above the register's limit, and where shared memory cannot hold what the
+    workers prefetch.
     """
     _quiet_opencv()
     if workers:
@@ -356,7 +373,44 @@ def word_loader(
         # differ.
         generator=torch.Generator(),
     )
-    return WordLoader(dataset, sampler, loader, bad)
+    return WordLoader(dataset, sampler, loader, bad, in_step)
+
+
+def epoch_loader(
+    dataset: WordDataset,
+    batch_size: int,
+    *,
+    seed: int,
+    rank: int,
+    world_size: int,
+    workers: int,
+    accumulate: int,
+    accumulate_flag: str,
+    bad_share: float,
+    bad_list: Path | None,
+    pin_memory: bool,
+) -> tuple[WordLoader, int]:
+    """The loader of a training that counts in epochs, and the steps of one: shuffled by seed and epoch, incomplete
+    batches dropped, every process in step.
+
+    Args:
+        accumulate, accumulate_flag: micro-batches of a step, and the flag that sets them.
+        bad_share, bad_list: share of unreadable samples that stops the run (`--bad_share`); where rank 0 lists them.
+
+    Raises:
+        UserError: the data fill no step.
+    """
+    sampler = SeededSampler(len(dataset), batch_size, seed, rank, world_size, drop_last=True)
+    cure = "look with `strlab doctor`, or raise --bad_share"
+    bad = BadSamples(len(dataset) + len(dataset.index_bad), bad_share, bad_list, cure)
+    loader = word_loader(dataset, sampler, workers, bad=bad, pin_memory=pin_memory, in_step=True)
+    steps = len(sampler) // accumulate
+    if not steps:
+        raise UserError(
+            f"{accumulate_flag}: {accumulate} micro-batches of {batch_size} on {world_size} processes are more than "
+            f"the {len(dataset)} samples of an epoch"
+        )
+    return loader, steps
 
 
 def _check_shared_memory(dataset: WordDataset, sampler: Sampler, workers: int, prefetch: int) -> None:

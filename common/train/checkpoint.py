@@ -16,7 +16,7 @@ import pickle
 import re
 import subprocess
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -157,9 +157,18 @@ def _refusal(path: Path, reason: str) -> str:
 
 
 def complete(folder: str | Path, pattern: str = "*.pth") -> list[Path]:
-    """Finished checkpoints of a folder, oldest first (by modification time, then by the number in the name)."""
+    """Finished checkpoints of a folder by the number in their names, the oldest first.
+
+    Times of files do not count: they change when a run is copied, and clocks are set back.
+    """
     files = [p for p in Path(folder).glob(pattern) if TEMPORARY not in p.name and p.is_file()]
-    return sorted(files, key=lambda p: (p.stat().st_mtime_ns, last_number(p.name), p.name))
+    return sorted(files, key=lambda p: (last_number(p.name), p.name))
+
+
+def numbered_checkpoints(folder: Path, pattern: str = r"checkpoint-(\d+)\.pth") -> list[Path]:
+    """Files of a folder whose whole name fits, by the number in it, the latest first."""
+    found = [(int(match[1]), path) for path in folder.glob("*") if (match := re.fullmatch(pattern, path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
 
 
 def last_number(name: str) -> int:
@@ -169,12 +178,31 @@ def last_number(name: str) -> int:
 
 
 def latest(folder: str | Path, pattern: str = "*.pth") -> tuple[Path, Any] | None:
-    """The newest checkpoint that can be read, with its content; damaged ones are passed over with a printed line."""
-    for path in reversed(complete(folder, pattern)):
+    """The newest checkpoint that can be read, with its content; None where there is none. See `first_readable`."""
+    return first_readable(list(reversed(complete(folder, pattern))))
+
+
+def first_readable(candidates: Sequence[Path]) -> tuple[Path, Any] | None:
+    """The first of these files that can be read, with its content; each damaged one before it is named in a line.
+
+    Files that do not exist are no candidates; None where none is left. Raises `UserError` where there are files and
+    none can be read: a run that then began at step 0 would overwrite what is left of them.
+    """
+    refusals = []
+    for path in candidates:
+        if not path.exists():
+            continue
         try:
             return path, load(path)
         except UserError as error:
             print(f"skipped: {error}")
+            refusals.append(error)
+    if refusals:
+        more = f" and {len(refusals) - 1} more" if len(refusals) > 1 else ""
+        raise UserError(
+            f"{refusals[0]}{more}: no state of this run can be read, and nothing was overwritten; resume from a "
+            "checkpoint by its name, make the files readable, or move them away to start anew"
+        )
     return None
 
 

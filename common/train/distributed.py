@@ -7,6 +7,8 @@ import builtins
 import contextlib
 import ctypes
 import os
+import re
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -75,6 +77,14 @@ class Dist:
         td.all_reduce(values, op=td.ReduceOp.MAX)
         return tuple(value > 0 for value in values.tolist())
 
+    def sums(self, *values: float) -> list[float]:
+        """Sum over ranks of each value, in one collective."""
+        if not self.distributed:
+            return [float(value) for value in values]
+        totals = torch.tensor([float(value) for value in values], dtype=torch.float64, device=self.device)
+        td.all_reduce(totals)
+        return totals.tolist()
+
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """Mean over ranks of a tensor (a copy; the argument is not changed)."""
         if not self.distributed:
@@ -122,13 +132,19 @@ class Dist:
 
     @contextlib.contextmanager
     def one_voice(self) -> Iterator[None]:
-        """A `UserError` that all ranks met together is shown by rank 0 only; the others leave with status 2."""
+        """A `UserError` that all ranks met together is shown by rank 0 alone; all leave with status 2 after that.
+
+        A launcher ends the other processes as soon as one has failed, so none may leave before the line is written.
+        """
         try:
             yield
         except UserError as error:
-            if getattr(error, "shared", False) and not self.is_main:
-                raise SystemExit(2) from None
-            raise
+            if not (self.distributed and getattr(error, "shared", False)):
+                raise
+            if self.is_main:
+                print(f"error: {error}", file=sys.stderr, flush=True)
+            self.barrier()
+            raise SystemExit(2) from None
 
     def close(self) -> None:
         """End the process group."""
@@ -137,15 +153,44 @@ class Dist:
 
 
 @contextlib.contextmanager
-def process_group(device: str, dist_url: str, local_rank: int) -> Iterator[Dist]:
-    """`setup_distributed` for the time of a script; an error that all ranks meet is told once, and the group ends."""
+def process_group(device: str, dist_url: str, local_rank: int, timeout_minutes: float = 10.0) -> Iterator[Dist]:
+    """`setup_distributed` for the time of a script; an error that all ranks meet is told once, and the group ends.
+
+    A collective that fails because another process has ended, or that waits for one longer than `timeout_minutes`
+    (`--dist_timeout`), becomes a `UserError` of one line that names this process and the others.
+    """
     keep_freed_memory()
-    dist = setup_distributed(device, dist_url=dist_url, local_rank=local_rank)
-    with dist.one_voice():
-        try:
-            yield dist
-        finally:
-            dist.close()
+    dist = setup_distributed(device, dist_url=dist_url, local_rank=local_rank, timeout_minutes=timeout_minutes)
+    try:
+        with dist.one_voice():
+            try:
+                yield dist
+            except RuntimeError as error:  # torch's DistBackendError and gloo's errors are of this type
+                raise UserError(lost_peer(error, dist, timeout_minutes)) from None
+    finally:
+        dist.close()
+
+
+LOST = re.compile(r"Timed out waiting|Connection (?:closed|reset)|Broken pipe|[Tt]imeout|NCCL|Socket", re.DOTALL)
+
+
+def lost_peer(error: RuntimeError, dist: Dist, timeout_minutes: float) -> str:
+    """One line for a collective that failed; any other error is raised again as it is."""
+    text = str(error)
+    if not dist.distributed or not LOST.search(text) or "DataLoader" in text:
+        raise error
+    peer = re.search(r"\[?([\w.:]*\d[\w.:]*)\]?:(\d{2,5})\b", text)
+    where = f" (the connection to {peer[1]} port {peer[2]})" if peer else ""
+    hosts = f"{os.environ.get('MASTER_ADDR', 'unknown')}:{os.environ.get('MASTER_PORT', '')}"
+    what = (
+        f"heard nothing from another process for {timeout_minutes:g} minutes (--dist_timeout)"
+        if re.search(r"Timed out|[Tt]imeout", text)
+        else "lost the connection to another process"
+    )
+    return (
+        f"rank {dist.rank} of {dist.world_size} on {socket.gethostname()} {what}{where}; rendezvous {hosts}. Look at "
+        "the output of the other processes and at the network, then run the same command with its resume flag"
+    )
 
 
 def add_launch_arguments(parser: argparse.ArgumentParser, default_rank: int = 0) -> None:
@@ -230,7 +275,7 @@ def setup_distributed(
     *,
     dist_url: str = "env://",
     local_rank: int = -1,
-    timeout_minutes: float = 30.0,
+    timeout_minutes: float = 10.0,
 ) -> Dist:
     """Join the group and silence `print` on other ranks than 0 (`print(…, force=True)` still prints).
 

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from common.errors import UserError
 from common.models.weights import load_strict
-from common.train.checkpoint import clear_unfinished, load
-from common.train.epoch_trainer import EpochTrainer, truncate_log
-
-
-def numbered_checkpoints(folder: Path) -> list[Path]:
-    """`checkpoint-<int>.pth` of a folder, the latest epoch first."""
-    found = [(int(match[1]), p) for p in folder.glob("checkpoint-*.pth") if (match := _NUMBER.fullmatch(p.name))]
-    return [path for _, path in sorted(found, reverse=True)]
-
-
-_NUMBER = re.compile(r"checkpoint-(\d+)\.pth")
+from common.train.checkpoint import clear_unfinished, first_readable, load, numbered_checkpoints
+from common.train.epoch_trainer import EpochTrainer
+from common.train.log import truncate_log
 
 
 def resume(trainer: EpochTrainer) -> None:
@@ -33,16 +24,9 @@ def resume(trainer: EpochTrainer) -> None:
     elif options.auto_resume:
         if trainer.dist.is_main:
             clear_unfinished(trainer.out)
-        for path in [trainer.out / trainer.state_name, *numbered_checkpoints(trainer.out)]:
-            if not path.is_file():
-                continue
-            try:
-                content = load(path)
-            except UserError as error:
-                print(f"skipped: {error}")
-                continue
-            continue_from(trainer, path, content)
-            break
+        found = first_readable([trainer.out / trainer.state_name, *numbered_checkpoints(trainer.out)])
+        if found is not None:
+            continue_from(trainer, *found)
     if trainer.dist.is_main:
         truncate_log(trainer.out / "log.txt", trainer.epoch)
 

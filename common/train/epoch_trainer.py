@@ -19,7 +19,7 @@ from common.data.loader import Batch, SeededSampler, word_loader
 from common.data.words import WordDataset
 from common.errors import UserError
 from common.train.bad import share_bad
-from common.train.checkpoint import atomic_file, save_atomic, write_card
+from common.train.checkpoint import save_atomic, write_card
 from common.train.distributed import Dist, unwrap, wrap
 from common.train.ema import Ema
 from common.train.meters import MetricsLog, ScalarWriter
@@ -85,7 +85,7 @@ class EpochTrainer:
                 f"processes are more than the {len(dataset)} samples of an epoch"
             )
         self.schedules()
-        self.amp = Precision(settle_amp(options, dist.device), dist.device)
+        self.amp = Precision(settle_amp(options.amp, dist.device), dist.device)
         self.optimizer = self.build_optimizer(groups)
         compiled = torch.compile(model) if options.compile else model
         self.model = wrap(compiled, dist, **wrapping)
@@ -135,7 +135,7 @@ class EpochTrainer:
         after."""
         first = self.step % self.per_epoch
         if first:
-            log.load_state_dict(self.extra["sums"])
+            log.load_state_dict({"epoch": None, "sums": self.extra["sums"]})
         self.sampler.epoch, self.sampler.position = self.epoch, first * self.accumulate
         batches = iter(self.loader)
         steps = iter(lambda: list(itertools.islice(batches, self.accumulate)), [])
@@ -251,7 +251,7 @@ class EpochTrainer:
             parts["ema"] = self.ema
         extra = {**self.extra, "per_epoch": self.per_epoch}
         if log is not None and self.step % self.per_epoch:
-            extra["sums"] = log.state_dict()
+            extra["sums"] = log.state_dict()["sums"]
         return TrainingState(self.model, self.optimizer, parts, vars(self.options), self.step, extra)
 
     def save_state(self, log: EpochLog | None = None) -> None:
@@ -279,18 +279,3 @@ class EpochTrainer:
         if self.ema is not None:
             checkpoint["model_ema"] = self.ema.state_dict()["values"]
         return checkpoint
-
-
-def truncate_log(path: Path, epoch: int) -> None:
-    """Drop the lines of log.txt that belong to `epoch` or later, which a resumed run will write again."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text("utf-8").splitlines():
-        try:
-            if json.loads(line)["epoch"] < epoch:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
-            continue  # a line that a kill has cut
-    with atomic_file(path) as file:
-        file.write("".join(kept).encode())

@@ -15,6 +15,7 @@ import torch
 
 from common.files import write_text
 from common.train.distributed import Dist
+from common.train.loop import Clock, Step
 
 
 class Window:
@@ -227,11 +228,12 @@ class EpochLog:
     """Prints `header  [ i/N]  eta: …  name: recent (global)  time: …  data: …  max mem: …` every so many items.
 
     Args:
-        header: what stands in front, for example "Epoch: [3]".
+        header: what is printed in front, for example "Test:"; training steps have "Epoch: [3]".
         every: items between lines; the last item always has one.
         recent: what is shown of the last 20 values, their mean or their median.
         last_value: meters of which only the last value is shown, with 6 decimals (learning rates).
         stamp: begin each line with [YYYY-mm-dd HH:MM:SS].
+        processes: of the run, which read as many images in a step.
     """
 
     def __init__(
@@ -241,10 +243,13 @@ class EpochLog:
         recent: Literal["mean", "median"] = "mean",
         last_value: Iterable[str] = ("lr", "min_lr"),
         stamp: bool = False,
+        processes: int = 1,
     ) -> None:
+        self.processes = processes
         self.header, self.every, self.recent, self.stamp = header, every, recent, stamp
         self.last_value = set(last_value)
         self.meters = Meters()
+        self.epoch: int | None = None  # of training steps
         self.names: dict[str, None] = {}  # in order of first appearance
         self.iteration, self.waiting = Window(), Window()
 
@@ -255,7 +260,7 @@ class EpochLog:
 
     def over(self, items: Iterable[Item], total: int, start: int = 0) -> Iterator[tuple[int, Item]]:
         """(number, item) of each item; numbers begin at `start` and `total` is that of the whole epoch."""
-        began = asked = time.perf_counter()
+        asked = time.perf_counter()
         for number, item in enumerate(items, start):
             self.waiting.add(time.perf_counter() - asked)
             yield number, item
@@ -263,15 +268,39 @@ class EpochLog:
             if number % self.every == 0 or number == total - 1:
                 print(self.line(number, total), flush=True)
             asked = time.perf_counter()
-        spent, done = time.perf_counter() - began, max(self.iteration.count, 1)
-        print(f"{self.header} Total time: {clock(spent)} ({spent / done:.4f} s / it)", flush=True)
+        self.print_times()
+
+    def step(self, clock: Clock, done: Step, *rows: Mapping[str, float | torch.Tensor]) -> None:
+        """Add the values of a training step, one row after another; the first step of an epoch begins anew.
+
+        Prints a line where one is due, and the times after the epoch's last step.
+        """
+        epoch, number = divmod(clock.step - 1, clock.per_epoch)
+        if epoch != self.epoch:
+            self.__init__("", self.every, self.recent, self.last_value, self.stamp, self.processes)
+        self.epoch, self.header = epoch, f"Epoch: [{epoch}]"
+        for values in rows:
+            self.add(**values)
+        self.meters.count(done.images * self.processes, done.waited)
+        self.waiting.add(done.waited)
+        self.iteration.add(done.seconds)
+        last = number == clock.per_epoch - 1
+        if number % self.every == 0 or last:
+            print(self.line(number, clock.per_epoch), flush=True)
+        if last:
+            self.print_times()
+
+    def print_times(self) -> None:
+        """Time of all items, and of one."""
+        spent, count = self.iteration.total, max(self.iteration.count, 1)
+        print(f"{self.header} Total time: {hours(spent)} ({spent / count:.4f} s / it)", flush=True)
 
     def line(self, number: int, total: int) -> str:
         """The line of item `number` of `total`."""
         width = len(str(total))
         parts = [f"[{datetime.datetime.now():%Y-%m-%d %H:%M:%S}]"] if self.stamp else []
         parts += [self.header, f"[{number:>{width}}/{total}]"]
-        parts.append(f"eta: {clock(self.iteration.overall * (total - number - 1))}")
+        parts.append(f"eta: {hours(self.iteration.overall * (total - number - 1))}")
         parts += [*self.fields(), f"time: {self.iteration.mean:.4f}", f"data: {self.waiting.mean:.4f}"]
         if torch.cuda.is_available():
             parts.append(f"max mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}")
@@ -301,17 +330,19 @@ class EpochLog:
 
     def state_dict(self) -> dict[str, Any]:
         """Sums so far, so that a resumed epoch averages over all of it."""
-        return {name: [self.meters[name].total, self.meters[name].count] for name in self.names}
+        sums = {name: [self.meters[name].total, self.meters[name].count] for name in self.names}
+        return {"epoch": self.epoch, "sums": sums}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from these sums."""
-        self.names.update(dict.fromkeys(state))
-        for name, (total, count) in state.items():
+        """Continue from these sums."""
+        self.epoch, sums = state["epoch"], state["sums"]
+        self.names.update(dict.fromkeys(sums))
+        for name, (total, count) in sums.items():
             window = self.meters[name]
             window.total, window.count = float(total), int(count)
 
 
-def clock(seconds: float) -> str:
+def hours(seconds: float) -> str:
     """Seconds as H:MM:SS ("0:00:00" for a time that is not known yet)."""
     return str(datetime.timedelta(seconds=int(seconds) if seconds == seconds else 0))
 
@@ -325,6 +356,20 @@ def append(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
         file.write(text)
+
+
+def truncate_log(path: Path, epoch: int) -> None:
+    """Drop the lines of log.txt, one JSON object an epoch, that belong to `epoch` or later and are written again."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text("utf-8").splitlines():
+        try:
+            if json.loads(line)["epoch"] < epoch:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue  # a line that a kill has cut
+    write_text(path, "".join(kept))
 
 
 def options_block(options: Mapping[str, Any]) -> str:

@@ -1,4 +1,3 @@
 """Old place of what is in `common.train.log` now."""
 
 from common.train.log import EpochLog as EpochLog
-from common.train.log import clock as clock

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+import psutil
 import torch
 
 from common.errors import UserError
@@ -23,6 +26,9 @@ MPI = {
     "WORLD_SIZE": "OMPI_COMM_WORLD_SIZE",
     "LOCAL_RANK": "OMPI_COMM_WORLD_LOCAL_RANK",
 }
+
+
+LOCK = ".run.lock"
 
 
 class Tee:
@@ -47,24 +53,122 @@ class Tee:
 
 @contextlib.contextmanager
 def session(options: argparse.Namespace) -> Iterator[Dist]:
-    """The process group, seeded generators and `screen.txt` (rank 0, appended to) for the time of a run."""
-    check_writable(options.output_dir, "--output_dir")
-    if options.log_dir:
-        check_writable(options.log_dir, "--log_dir")
-    if options.dist_on_itp:
+    """`epoch_session` with the values of these options."""
+    o = options
+    with epoch_session(
+        o.output_dir, o.log_dir, device=o.device, dist_url=o.dist_url, local_rank=o.local_rank,
+        world_size=o.world_size, seed=o.seed, amp=o.amp, compiled=o.compile, tf32=o.tf32, open_mpi=o.dist_on_itp,
+        echo=o,
+    ) as dist:  # fmt: skip
+        yield dist
+
+
+@contextlib.contextmanager
+def epoch_session(
+    output_dir: str | Path,
+    log_dir: str | Path,
+    *,
+    device: str,
+    dist_url: str,
+    local_rank: int,
+    world_size: int,
+    seed: int,
+    amp: str,
+    compiled: bool,
+    tf32: bool,
+    open_mpi: bool = False,
+    dist_timeout: float = 10.0,
+    echo: object = None,
+) -> Iterator[Dist]:
+    """The process group, seeded generators, a locked output folder and `screen.txt` for the time of a run.
+
+    Args:
+        output_dir, log_dir: checked for writing; `screen.txt` of rank 0 is appended to in the first; "" for no second.
+        device, dist_url, local_rank, dist_timeout: see `process_group`.
+        world_size: what the command line says, which must be 1 or what the launcher started.
+        seed: the rank is added for python, numpy and torch.
+        amp, compiled, tf32: of the run, for the line that tells its arithmetic.
+        open_mpi: take rank and world size from Open MPI's variables first (`--dist_on_itp`).
+        echo: printed first, as the published scripts print their options.
+
+    Raises:
+        UserError: a folder that cannot be written or that another run uses; another number of processes.
+    """
+    check_writable(output_dir, "--output_dir")
+    if log_dir:
+        check_writable(log_dir, "--log_dir")
+    if open_mpi:
         os.environ.update({ours: os.environ[theirs] for ours, theirs in MPI.items() if theirs in os.environ})
-    with process_group(options.device, options.dist_url, options.local_rank) as dist:
-        if options.world_size not in (1, dist.world_size):
+    with process_group(device, dist_url, local_rank, dist_timeout) as dist, folder_lock(output_dir, dist):
+        if world_size not in (1, dist.world_size):
             raise UserError(
-                f"--world_size: {options.world_size} was given and {dist.world_size} processes were started; "
+                f"--world_size: {world_size} was given and {dist.world_size} processes were started; "
                 "start them with torchrun, SLURM or mpirun, which set the number"
             )
-        seed_everything(options.seed, dist.rank)
-        print(options)
-        with screen(Path(options.output_dir) / "screen.txt" if dist.is_main else None):
+        seed_everything(seed, dist.rank)
+        print(echo)
+        with screen(Path(output_dir) / "screen.txt" if dist.is_main else None):
             print(f"Command: {command_line()}")
-            print(precision_note(settle_amp(options, dist.device), options.compile, options.tf32, dist.device))
+            print(precision_note(settle_amp(amp, dist.device), compiled, tf32, dist.device))
             yield dist
+
+
+@contextlib.contextmanager
+def folder_lock(folder: str | Path, dist: Dist) -> Iterator[None]:
+    """Keep other runs out of an output folder while this one writes into it. Collective; rank 0 holds the lock.
+
+    The file `.run.lock` names host and process. One that a killed process of this host has left is replaced with a
+    printed line.
+
+    Raises:
+        UserError: on all ranks, where another run holds the lock, or may hold it on another host.
+    """
+    path = Path(folder) / LOCK
+    with dist.failing_together():
+        if dist.is_main:
+            take_lock(path)
+    try:
+        yield
+    finally:
+        if dist.is_main:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def take_lock(path: Path) -> None:
+    """Create the lock file of this process. Raises `UserError` where another run has it."""
+    mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+    for _ in range(2):
+        try:
+            with open(path, "x", encoding="utf-8") as file:
+                json.dump(mine, file)
+            return
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise UserError(f"{path.parent}: cannot be written ({error.strerror}); choose another folder") from None
+        try:
+            held = json.loads(path.read_text("utf-8"))
+            host, pid, started = held["host"], int(held["pid"]), float(held["started"])
+        except (OSError, ValueError, KeyError, TypeError):
+            host, pid, started = mine["host"], -1, 0.0  # cut by a kill while it was written
+        if host != mine["host"]:
+            raise UserError(
+                f"{path.parent}: a run on {host} (process {pid}) writes there, or was killed; choose another folder, "
+                f"or delete {path} if that run has ended"
+            )
+        if _lives(pid, started):
+            raise UserError(f"{path.parent}: process {pid} of another run writes there; choose another folder, or wait")
+        print(f"{path}: left by process {pid}, which has ended; this run takes the folder over")
+        path.unlink(missing_ok=True)
+
+
+def _lives(pid: int, started: float) -> bool:
+    """Whether the very process that started at this time is still there."""
+    try:
+        return pid > 0 and abs(psutil.Process(pid).create_time() - started) < 2.0
+    except psutil.Error:
+        return False
 
 
 @contextlib.contextmanager
@@ -123,11 +227,11 @@ def precision_note(amp: str, compiled: bool, tf32: bool, device: torch.device) -
     return f"device {device}, precision {' + '.join([kind, *extras])}"
 
 
-def settle_amp(options: argparse.Namespace, device: torch.device) -> str:
+def settle_amp(amp: str, device: torch.device) -> str:
     """The precision that `--amp auto` means on this device: the paper's fp16 on CUDA, float32 elsewhere."""
-    if options.amp == "auto":
+    if amp == "auto":
         return "fp16" if device.type == "cuda" else "no"
-    return options.amp
+    return amp
 
 
 def command_line() -> str:

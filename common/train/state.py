@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,20 +133,27 @@ def plain(value: Any) -> Any:
 STATES = "training_state-*.pth"
 
 
-def save_state(state: TrainingState, folder: Path, dist: Dist, keep: int = 2, on_full: str = "stop") -> bool:
-    """Write the state of this step and delete all but the last `keep` (0: all stay). Collective.
+def save_state(
+    state: TrainingState,
+    folder: Path,
+    dist: Dist,
+    keep: int = 2,
+    on_full: str = "stop",
+    name: str = STATES.replace("*", "{step:09d}"),
+) -> bool:
+    """Write the state of this step and delete all numbered ones but the last `keep` (0: all stay). Collective.
 
     Returns False if the disk is full and `on_full` is "continue"; raises `DiskFull` otherwise.
     """
     try:
-        state.save(folder / STATES.replace("*", f"{state.step:09d}"), dist)
+        state.save(folder / name.format(step=state.step), dist)
     except DiskFull as error:
         if on_full == "stop":
             raise
-        print(f"state not saved, going on: {error}")
+        print(f"state not saved, the run continues: {error}")
         return False
-    if dist.is_main:
-        keep_last(folder, STATES, keep)
+    if dist.is_main and "{" in name:
+        keep_last(folder, re.sub(r"{.*?}", "*", name), keep)
     return True
 
 

@@ -185,7 +185,7 @@ def test_a_run_stops_or_goes_on_by_flag(wish: str, tmp_path: Path, monkeypatch, 
             states.save_state(state, tmp_path, Dist(), 2, wish)
     else:
         assert states.save_state(state, tmp_path, Dist(), 2, wish) is False
-        assert "going on" in capsys.readouterr().out
+        assert "the run continues" in capsys.readouterr().out
 
 
 def test_unwritable_folder_is_one_line() -> None:

@@ -1,0 +1,240 @@
+"""What a training does between its steps: evaluate, keep the best, write published checkpoints and training states."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor, nn
+
+from common.data.bad import BadSamples
+from common.errors import UserError
+from common.train.checkpoint import (
+    clear_unfinished,
+    first_readable,
+    load,
+    numbered_checkpoints,
+    save_atomic,
+    write_card,
+)
+from common.train.distributed import Dist, unwrap
+from common.train.log import append, truncate_log
+from common.train.loop import Clock
+from common.train.state import TrainingState, is_state, plain, save_state, share_bad
+
+Result = TypeVar("Result")
+
+
+def every(steps: int, last: bool = True, first: bool = False) -> Callable[[Clock], bool]:
+    """Due after each `steps` steps (0: never), and after the last and the first one where that is asked for."""
+
+    def due(clock: Clock) -> bool:
+        return bool(steps and clock.step % steps == 0) or (last and clock.done) or (first and clock.step == 1)
+
+    return due
+
+
+def each_epoch(epochs: int = 1, last: bool = True) -> Callable[[Clock], bool]:
+    """Due at the end of each `epochs` epochs, and after the last step where that is asked for. The epoch that has just
+    ended is `clock.epoch - 1`."""
+
+    def due(clock: Clock) -> bool:
+        ended = clock.inside == 0 and clock.epoch % epochs == 0
+        return ended or (last and clock.done)
+
+    return due
+
+
+def save_published(
+    path: Path, content: Callable[[], Any], dist: Dist, card: tuple[str, Mapping[str, Any]], **extra: Any
+) -> None:
+    """Write a checkpoint in the published form and its metadata file next to it. Collective; rank 0 writes.
+
+    Args:
+        path: under its published name.
+        content: makes what is stored; called on rank 0 alone.
+        dist: the process group.
+        card: registry name and build options, so that the shared tools can open the file.
+        extra: further entries of the metadata file (step, accuracy, commit).
+
+    Raises:
+        DiskFull, UserError: on all ranks, where rank 0 cannot write.
+    """
+    with dist.failing_together():
+        if dist.is_main:
+            save_atomic(path, content())
+            write_card(path, card[0], card[1], **extra)
+
+
+@dataclass
+class States:
+    """Writes the training states of a run, together with the list of bad samples of all ranks. A `Job`'s `do`.
+
+    Attributes:
+        state: everything an exact continuation needs; its `step` follows the clock.
+        folder: of the run.
+        name: of the file; `{step:09d}` in it gives each step a file of its own.
+        keep: numbered states that stay; 0: all.
+        on_full: "stop", or "continue" without a state where the disk is full.
+    """
+
+    state: TrainingState
+    folder: Path
+    dist: Dist
+    bad: BadSamples
+    name: str = "training_state-{step:09d}.pth"
+    keep: int = 2
+    on_full: str = "stop"
+    written: int = field(default=-1, init=False)
+
+    def __call__(self, clock: Clock) -> None:
+        """Write the state of the clock's step, once. Collective."""
+        if self.written == clock.step:
+            return
+        share_bad(self.bad, self.dist)
+        self.state.step = self.written = clock.step
+        save_state(self.state, self.folder, self.dist, self.keep, self.on_full, self.name)
+
+
+@dataclass
+class Evaluate(Generic[Result]):
+    """Measure the model, keep the best checkpoint, write the logs. A `Job`'s `do`.
+
+    Attributes:
+        measure: evaluates the model. Collective.
+        accuracy: the figure of a result that decides what is best.
+        state: its `extra[best_key]` holds the best figure so far.
+        keep_best: writes the checkpoint of a strictly better result; on rank 0.
+        record: writes console lines and logs of (clock, result); on rank 0, after the checkpoint.
+        bad: unreadable training samples of all ranks are put together at this point.
+    """
+
+    measure: Callable[[], Result]
+    accuracy: Callable[[Result], float]
+    state: TrainingState
+    dist: Dist
+    keep_best: Callable[[Clock, Result], object]
+    record: Callable[[Clock, Result], object]
+    bad: BadSamples | None = None
+    best_key: str = "best_accuracy"
+
+    def __call__(self, clock: Clock) -> Result:
+        """Evaluate now. Collective."""
+        if self.bad is not None:
+            share_bad(self.bad, self.dist)
+        result = self.measure()
+        best = self.state.extra[self.best_key]
+        better = self.dist.broadcast(self.accuracy(result) > best if self.dist.is_main else None)
+        if better:
+            self.state.extra[self.best_key] = self.dist.broadcast(self.accuracy(result) if self.dist.is_main else None)
+        with self.dist.failing_together():
+            if self.dist.is_main:
+                if better:
+                    self.keep_best(clock, result)
+                self.record(clock, result)
+        return result
+
+
+@dataclass
+class EpochFiles:
+    """Files of a run that counts in epochs as BEiT and MAE do: `checkpoint-<epoch>.pth`, `log.txt`, the exact state.
+
+    Attributes:
+        folder: `--output_dir`.
+        clock, state: of the run.
+        card: registry name and build options, for the metadata file next to every checkpoint.
+        weights_of: (content of a checkpoint, its name) -> the model's tensors, in any published spelling.
+        load_weights: (model, tensors, name) puts them into the model, or raises `UserError`.
+        bad: the list of unreadable samples, which a resumed run continues.
+        last_state: name of the exact state.
+    """
+
+    folder: Path
+    dist: Dist
+    clock: Clock
+    state: TrainingState
+    card: tuple[str, Mapping[str, Any]]
+    weights_of: Callable[[Any, str], dict[str, Tensor]]
+    load_weights: Callable[[nn.Module, dict[str, Tensor], str], object]
+    bad: BadSamples
+    last_state: str = "training_state.pth"
+
+    def published_form(self, epoch: int | str) -> dict[str, Any]:
+        """What the published code stores."""
+        state, parts = self.state, self.state.parts
+        form = {
+            "model": unwrap(state.model).state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "epoch": epoch,
+            "scaler": parts["scaler"].state_dict(),
+            "args": argparse.Namespace(**plain(state.options)),
+        }
+        if "ema" in parts:
+            form["model_ema"] = parts["ema"].state_dict()["values"]
+        return form
+
+    def checkpoint(self, name: str, epoch: int | str) -> None:
+        """Write `checkpoint-<name>.pth`. Collective."""
+        path = self.folder / f"checkpoint-{name}.pth"
+        save_published(path, lambda: self.published_form(epoch), self.dist, self.card, step=self.clock.step)
+
+    def line(self, epoch: int, entry: Mapping[str, Any]) -> None:
+        """One line of log.txt, on rank 0."""
+        if self.dist.is_main:
+            append(self.folder / "log.txt", json.dumps({**plain(entry), "epoch": epoch}) + "\n")
+
+    def resume(self, file: str, auto: bool, start_epoch: int = 0) -> None:
+        """Continue from `file`, or from what is in the folder with `auto`, or start at `start_epoch`.
+
+        Raises `UserError` where the file does not fit the run, and where no file of a folder that has some can be read.
+        """
+        clock = self.clock
+        clock.step = start_epoch * clock.per_epoch
+        found = (Path(file), load(file)) if file else None
+        if found is None and auto:
+            if self.dist.is_main:
+                clear_unfinished(self.folder)
+            found = first_readable([self.folder / self.last_state, *numbered_checkpoints(self.folder)])
+        if found is not None:
+            path, content = found
+            if is_state(content):
+                self._from_state(path, content)
+            else:
+                self._from_checkpoint(path, content)
+            if clock.step:
+                self.bad.recall()
+            print(f"Resume from {path}: epoch {clock.epoch}, step {clock.inside} of {clock.per_epoch}", flush=True)
+        if self.dist.is_main:
+            truncate_log(self.folder / "log.txt", clock.epoch)
+
+    def _from_state(self, path: Path, content: dict[str, Any]) -> None:
+        """Exactly: weights, optimizer, scaler, averages, random draws and position in the epoch."""
+        per_epoch = content["extra"].get("per_epoch")
+        if per_epoch != self.clock.per_epoch:
+            raise UserError(
+                f"{path}: steps of an epoch were {per_epoch}, now they are {self.clock.per_epoch}; give the "
+                "data, batch size and processes of that run, or --resume one of its checkpoints"
+            )
+        self.clock.step = self.state.resume(content, self.dist).step
+
+    def _from_checkpoint(self, path: Path, content: Any) -> None:
+        """From the end of an epoch: weights, optimizer, scaler and averages (random draws start fresh)."""
+        state = self.state
+        self.load_weights(unwrap(state.model), self.weights_of(content, str(path)), str(path))
+        if "optimizer" in content and isinstance(content.get("epoch"), int):
+            try:
+                state.optimizer.load_state_dict(content["optimizer"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"{path}: optimizer: it does not fit this model's groups ({error}); to start a new run from these "
+                    "weights use --finetune, or give the options of the run"
+                ) from None
+            self.clock.step = (content["epoch"] + 1) * self.clock.per_epoch
+            state.parts["scaler"].load_state_dict(content.get("scaler") or {})
+        ema = state.parts.get("ema")
+        if ema is not None and "model_ema" in content:
+            ema.load_state_dict({**ema.state_dict(), "values": content["model_ema"]})
