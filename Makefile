@@ -2,12 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Where pip finds torch, for example the CPU builds: make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
 SCALE ?= auto
 DATA ?=
 PRETRAINED ?=
 RECIPES := $(patsubst projects/%/recipe.toml,%,$(wildcard projects/*/recipe.toml))
 
-.PHONY: help setup test test-all lint data bench gpu-check compare report clean $(addprefix reproduce-,$(RECIPES)) $(addprefix sanity-,$(RECIPES))
+.PHONY: help setup test test-all lint data bench gpu-check compare docs wheel serve report clean $(addprefix reproduce-,$(RECIPES)) $(addprefix sanity-,$(RECIPES))
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -17,9 +19,13 @@ help:  ## list the targets
 $(VENV)/.ready: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit("error: Python 3.11 or later is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@# A build from another index has a local version (2.x+cpu) and needs none of the CUDA packages of the lock.
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --disable-pip-version-check --index-url "$(TORCH_INDEX)" torch torchvision)
+	$(if $(TORCH_INDEX),grep -vE '^(torch|torchvision|triton|nvidia-[a-z0-9-]*|cuda-[a-z]*)==' requirements.lock > $(VENV)/requirements.txt)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(if $(TORCH_INDEX),$(VENV)/requirements.txt,requirements.lock)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
+	@echo "ready: run 'source $(VENV)/bin/activate', then 'strlab' shows where to start"
 
 setup: $(VENV)/.ready  ## make .venv with the locked packages and install this tree into it
 
@@ -45,6 +51,15 @@ gpu-check: $(VENV)/.ready  ## checks and throughput of a GPU in at most nine min
 compare: $(VENV)/.ready  ## one table of the shipped readers on the words below DATA
 	$(BIN)/strlab compare --any-data --data "$(or $(DATA),data/synth/evaluation)"
 
+docs: $(VENV)/.ready  ## build the documentation site into site/
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+wheel: $(VENV)/.ready  ## build dist/strlab-*.whl
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w dist .
+
+serve: $(VENV)/.ready  ## the web page and the HTTP API at http://127.0.0.1:8080
+	$(BIN)/strlab serve
+
 report: $(VENV)/.ready  ## write the reports of all finished runs again
 	$(BIN)/strlab report outputs
 
@@ -55,5 +70,5 @@ $(addprefix sanity-,$(RECIPES)): sanity-%: $(VENV)/.ready
 	$(BIN)/strlab sanity $*
 
 clean:  ## remove outputs, rendered data and caches (keeps .venv)
-	rm -rf outputs data/synth data/synth-* .pytest_cache .ruff_cache
+	rm -rf outputs data/synth data/synth-* .pytest_cache .ruff_cache build dist site *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import projects  # noqa: F401  (refuses another package `common` that comes first on the path)
 from common import __version__
 from common.errors import UserError
 

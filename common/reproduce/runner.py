@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 import sys
 import time
@@ -20,7 +21,8 @@ from common.reproduce import recipe as recipes
 from common.reproduce.recipe import Recipe, Scale
 from common.reproduce.run_command import StepFailed, run_command
 
-ROOT = Path(__file__).resolve().parents[2]
+SOURCE = Path(__file__).resolve().parents[2]  # where `projects/` is: the repository, or an installed package's folder
+ROOT = Path(os.environ.get("STRLAB_HOME") or Path.cwd()).expanduser().absolute()  # outputs and data go below it
 
 
 class Runner:
@@ -55,7 +57,7 @@ class Runner:
             "out": _short(self.out),
             "python": python,
             "scale": self.scale_name,
-            "strlab": _short(strlab) if strlab.exists() else f"{python}\n-m\ncommon.cli",
+            "strlab": _short(strlab) if strlab.exists() else f"{python}\n-P\n-m\ncommon.cli",
             "device": default_device(),
             "pretrained": self.pretrained or "auto",
         }
@@ -69,7 +71,7 @@ class Runner:
             plan.append(("corpus", command, (self.data,), self.data.with_name(self.data.name + ".done.json")))
         for step in self.scale.steps:
             outputs = tuple(ROOT / recipes.fill(path, values) for path in step.outputs)
-            command = recipes.command_line(step.run, values)
+            command = [_script(word) for word in recipes.command_line(step.run, values)]
             plan.append((step.name, command, outputs, stamps / f"{step.name}.json"))
         if self.scale.evaluate:
             text = "{strlab} eval --checkpoint " + self.scale.evaluate + " --data " + self.scale.evaluate_data
@@ -167,8 +169,13 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
+def _script(word: str) -> str:
+    """A word of a command; a script of a project by its full path where the working folder is not the repository."""
+    return str(SOURCE / word) if word.startswith("projects/") and ROOT != SOURCE else word
+
+
 def _short(path: Path) -> str:
-    """A path relative to the repository where it lies below it, without following links (a venv's python is one)."""
+    """A path relative to the working folder where it lies below it; links (a venv's python is one) are not followed."""
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 

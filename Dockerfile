@@ -1,0 +1,14 @@
+# strlab on a CPU: docker build -t strlab . && docker run --rm -p 8080:8080 strlab
+FROM python:3.12-slim
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+WORKDIR /opt/strlab
+RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" torch torchvision
+COPY pyproject.toml README.md LICENSE strlab.py ./
+COPY common common
+COPY projects projects
+RUN pip install --no-cache-dir ".[serve,export]" && useradd --create-home reader
+USER reader
+WORKDIR /home/reader
+EXPOSE 8080
+# Others reach the container: set STRLAB_API_KEY with `docker run -e`, and --allow-host for the name that they use.
+CMD ["strlab", "serve", "--host", "0.0.0.0", "--quiet"]
