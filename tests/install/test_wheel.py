@@ -59,7 +59,7 @@ def test_it_works_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     before = snapshot(installed)
     (tmp_path / "common").mkdir()
     (tmp_path / "common" / "__init__.py").write_text("raise RuntimeError('not this one')\n")
-    few = "--train 8 --validation 2 --evaluation 2 --difficulty easy --workers 1".split()
+    few = ["--train", "8", "--validation", "2", "--evaluation", "2", "--difficulty", "easy", "--workers", "1"]
     done = run(installed, tmp_path, "strlab", "data", "synth", "words", *few)
     assert done.returncode == 0 and (tmp_path / "words" / "training").is_dir(), done.stderr
     done = run(installed, tmp_path, "strlab", "reproduce", "siga", "--scale", "smoke", "--dry-run")
