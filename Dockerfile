@@ -2,13 +2,13 @@
 FROM python:3.12-slim
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /opt/strlab
-RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" torch torchvision
+RUN pip install --no-cache-dir -i "$TORCH_INDEX" torch torchvision
 COPY pyproject.toml README.md LICENSE strlab.py ./
 COPY common common
 COPY projects projects
-RUN pip install --no-cache-dir ".[serve,export]" && useradd --create-home reader
+RUN pip install --no-cache-dir ".[serve,export]" && useradd --create-home reader && mkdir /words && chown reader /words
 USER reader
-WORKDIR /home/reader
+WORKDIR /words
 EXPOSE 8080
 # Others reach the container: set STRLAB_API_KEY with `docker run -e`, and --allow-host for the name that they use.
 CMD ["strlab", "serve", "--host", "0.0.0.0", "--quiet"]

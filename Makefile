@@ -20,7 +20,7 @@ $(VENV)/.ready: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit("error: Python 3.11 or later is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@# A build from another index has a local version (2.x+cpu) and needs none of the CUDA packages of the lock.
-	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --disable-pip-version-check --index-url "$(TORCH_INDEX)" torch torchvision)
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --disable-pip-version-check -i "$(TORCH_INDEX)" torch torchvision)
 	$(if $(TORCH_INDEX),grep -vE '^(torch|torchvision|triton|nvidia-[a-z0-9-]*|cuda-[a-z]*)==' requirements.lock > $(VENV)/requirements.txt)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(if $(TORCH_INDEX),$(VENV)/requirements.txt,requirements.lock)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
