@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from common.errors import UserError
+from common.models.weights import load_strict, strip_prefix
 
 AUTO, NONE = "auto", "none"
 
@@ -181,3 +184,22 @@ def start_from(file: PublishedFile | None, given: str, may_download: bool = Fals
         f"cannot be reached this way. Give the file with {flag} FILE, fetch it with --download, or give {flag} none "
         "if random weights are meant.",
     )
+
+
+ENCODER = ("cls_token", "blocks.", "norm.")
+# names in the files of DeiT and MAE that the published code drops: other patches, positions and classes
+DROPPED = ("patch_embed", "pos_embed", "head.", "dist_token", "head_dist.", "decoder", "mask_token")
+
+
+def load_encoder(encoder: nn.Module, content: object, what: str) -> str:
+    """Put the content of a DeiT or MAE file into a ViT with timm's names; returns the end of a line for the log.
+
+    Class token, blocks and norm are loaded; patch embedding, positions and classes stay random, as MGP-STR and SIGA-T
+    have it. Raises `UserError` for a file that does not have every tensor of the encoder in its shape.
+    """
+    if not isinstance(content, Mapping):
+        raise UserError(f"{what}: holds a {type(content).__name__}; give DeiT's or MAE's file of weights")
+    state = strip_prefix(content.get("model", content))
+    taken = {name: value for name, value in state.items() if not any(part in name for part in DROPPED)}
+    report = load_strict(encoder, taken, what=what, allow_missing=lambda name: not name.startswith(ENCODER))
+    return f"{len(report.kept)} tensors loaded; patch embedding, positions and heads start from random weights"

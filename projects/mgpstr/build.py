@@ -6,14 +6,12 @@ names its model itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
 
 from common.errors import UserError
-from common.models.pretrained import DEIT_BASE, DEIT_SMALL, DEIT_TINY, MAE_LARGE
-from common.models.weights import load_strict, strip_prefix
+from common.models.pretrained import DEIT_BASE, DEIT_SMALL, DEIT_TINY, MAE_LARGE, load_encoder
 from common.train.checkpoint import load
 from projects.mgpstr.acds_str import AcdsStr
 from projects.mgpstr.mgp_str import MgpStr
@@ -29,9 +27,6 @@ START_WEIGHTS = {
     "char_str_base_patch4_3_32_128": DEIT_BASE,
     "mgp_str_large_patch4_3_32_128": MAE_LARGE,
 }
-ENCODER = ("cls_token", "blocks.", "norm.")
-# names in the files of DeiT and MAE that the published code drops: other patches, positions and classes
-DROPPED = ("patch_embed", "pos_embed", "head.", "dist_token", "head_dist.", "decoder", "mask_token")
 
 
 def build_model(
@@ -78,12 +73,4 @@ def load_start_weights(model: nn.Module, path: Path) -> str:
         raise UserError(
             "--pretrained: ACDS-STR has no published start weights; use --saved_model for its own checkpoints"
         )
-    content = load(path)
-    if not isinstance(content, Mapping):
-        raise UserError(f"--pretrained {path}: holds a {type(content).__name__}; give DeiT's or MAE's file of weights")
-    state = strip_prefix(content.get("model", content))
-    taken = {name: value for name, value in state.items() if not any(part in name for part in DROPPED)}
-    report = load_strict(
-        model.mgp_str, taken, what=f"--pretrained {path}", allow_missing=lambda name: not name.startswith(ENCODER)
-    )
-    return f"{len(report.kept)} tensors loaded; patch embedding, positions and heads start from random weights"
+    return load_encoder(model.mgp_str, load(path), f"--pretrained {path}")

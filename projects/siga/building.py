@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from common.errors import UserError
+from common.models.pretrained import DEIT_BASE, load_encoder, start_from
 from common.text.codecs import GlyphCodec, GoCodec
 from common.train.checkpoint import load, strip_module
 from projects.siga.base import SigaModel
@@ -58,28 +60,45 @@ def build_model(options: argparse.Namespace, codec: Codec) -> SigaModel:
     return model
 
 
-def starting_weights(model: SigaModel, options: argparse.Namespace, start: tuple[str, Any] | None = None) -> list[str]:
+def starting_weights(
+    model: SigaModel, options: argparse.Namespace, start: tuple[str, Any] | None = None
+) -> tuple[list[str], list[str]]:
     """Load `--tps` and `--pretrained` into a fresh model and settle whether its rectification is trained.
 
-    `start`: path and content of the checkpoint or training state that the run goes on from. Returns lines for the log.
+    `start`: path and content of the checkpoint or training state that the run continues from. Returns lines for the
+    log, and warnings.
 
     Raises:
         UserError: a file that does not fit, or a flag that this variant has no use for.
     """
-    lines = []
-    has_tps = options.variant.has_tps
-    if options.tps:
-        if not has_tps:
+    lines, warnings = [], []
+    tps = tps_file(options)
+    if tps:
+        if not options.variant.has_tps:
             raise UserError(f"--tps: {options.model_name} has no rectification; leave the flag out")
-        load_tps(model, load(options.tps), what=options.tps)
-        lines.append(f"TPS: weights from {options.tps}, frozen")
-    elif has_tps:
+        load_tps(model, load(tps), what=tps)
+        lines.append(f"TPS: weights from {tps}, frozen")
+    elif options.variant.has_tps:
         lines.append(settle_tps(model, start))
-    if options.pretrained:
-        if options.family != "T":
+    if options.family != "T":
+        if options.pretrained:
             raise UserError(f"--pretrained: {options.model_name} is trained from scratch; only T starts from a ViT")
-        lines.append(load_vit(model, load(options.pretrained), options.pretrained))
-    return lines
+    elif start is None:
+        begin = start_from(DEIT_BASE if options.variant.published else None, options.pretrained, options.download)
+        loaded = f" ({load_encoder(model.mgp_str, load(begin.path), str(begin.path))})" if begin.path else ""
+        lines.append(begin.line + loaded)
+        warnings += [begin.warning] if begin.warning else []
+    return lines, warnings
+
+
+def tps_file(options: argparse.Namespace) -> str:
+    """The file that `--tps` means, "" for none: auto is TPS.pth in the working folder, where the published code has
+    it, for the published variants."""
+    if options.family == "T" or options.tps in ("", "none"):
+        return ""
+    if options.tps != "auto":
+        return options.tps
+    return "TPS.pth" if options.variant.has_tps and options.variant.published and Path("TPS.pth").is_file() else ""
 
 
 def settle_tps(model: SigaModel, start: tuple[str, Any] | None) -> str:
@@ -102,22 +121,6 @@ def optimized(content: Any) -> int:
         return sum(len(group["params"]) for group in content["optimizer"]["param_groups"])
     except (KeyError, TypeError, IndexError):
         return 0
-
-
-def load_vit(model: SigaModel, state: Mapping[str, Any], what: str) -> str:
-    """Put a ViT's blocks and norm (and cls token) into T, not patch embedding, positions, head; returns a log line."""
-    state = strip_module(state.get("model", state))
-    own = model.mgp_str.state_dict()
-    skipped = ("patch_embed.", "pos_embed", "head.")
-    usable = {name: value for name, value in state.items() if name in own and not name.startswith(skipped)}
-    wrong = [name for name, value in usable.items() if value.shape != own[name].shape]
-    if wrong or not any(name.startswith("blocks.") for name in usable):
-        raise UserError(
-            f"{what}: not the weights of a ViT of this size ({wrong[0] if wrong else 'no blocks.*'}); "
-            "give timm's deit_base_patch16_224"
-        )
-    model.mgp_str.load_state_dict(usable, strict=False)
-    return f"ViT: {len(usable)} tensors from {what}; patch embedding, positions and heads start fresh"
 
 
 def load_weights(model: SigaModel, content: Any, what: str) -> None:

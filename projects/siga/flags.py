@@ -188,8 +188,19 @@ OURS = (
     Flag(
         "--rectify_masks", choices=("yes", "no"), dead="T", help="send masks through the TPS too; published R yes, S no"
     ),
-    Flag("--tps", default="", help="TPS.pth: weights of the TPS, which is then frozen; without them it is trained"),
-    Flag("--pretrained", default="", help="T: ViT weights to start from (DeiT-base of timm, safetensors or torch)"),
+    Flag(
+        "--tps",
+        default="auto",
+        dead="T",
+        help="TPS.pth, or a checkpoint of R or S (SIGA_R.pth): weights of the TPS, which is then frozen; auto: "
+        "./TPS.pth as published, and where there is none the TPS is trained; none: it is trained",
+    ),
+    Flag(
+        "--pretrained",
+        default=per(RS="", T="auto"),
+        help="T: ViT weights to start from: a file, auto (DeiT-base from the usual caches) or none (random)",
+    ),
+    Flag("--download", bool, families="T", help="fetch the file of --pretrained auto if it is not on this machine"),
     Flag("--accumulate", int, 1, "batches a step"),
     Flag("--output", default="", help="folder for saved_models/ and tensorboard/; default: here"),
     Flag("--tensorboard", default="./tensorboard", help="folder of the tensorboard runs; '' writes none"),

@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.train.log import DASHES, append, options_block, sample_table
@@ -14,12 +15,21 @@ from projects.siga.validate import Evaluation
 HIDDEN = ("variant", "given")
 
 
-def start(folder: Path, family: str, data: str, model: str, options: argparse.Namespace, trained: int) -> None:
+def start(
+    folder: Path,
+    family: str,
+    data: str,
+    model: str,
+    options: argparse.Namespace,
+    trained: int,
+    warnings: Sequence[str],
+) -> None:
     """What the logs hold before the first step: R, S everything in log_train.txt; T log_dataset.txt, opt.txt."""
     block = options_block({key: value for key, value in vars(options).items() if key not in HIDDEN})
     if family == "T":
         append(folder / "log_dataset.txt", f"{DASHES}\n{data}\n{DASHES}\n")
         append(folder / "opt.txt", f"{block}Trainable network params num : {trained:,}")
+        append(folder / "log_train.txt", "".join(f"{line}\n" for line in warnings))
     else:
         devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         line = f"Command line input: CUDA_VISIBLE_DEVICES={devices} python {shlex.join(sys.argv)}"

@@ -193,10 +193,9 @@ class Run:
 
     def save_weights(self, name: str, step: int, **card) -> None:
         """A checkpoint in the published form, with its card."""
-        optimizer = self.stepper.optimizer
-        states.save_published(
-            self.folder / name, self.stepper.model, optimizer, step, self.options, commit=git_commit(), **card
-        )
+        optimizer, extra = self.stepper.optimizer, self.state.extra
+        card |= {"commit": git_commit(), "start": extra["start"], "warnings": extra["warnings"]}
+        states.save_published(self.folder / name, self.stepper.model, optimizer, step, self.options, **card)
 
     def keep(self, step: int) -> None:
         """Numbered checkpoint and training state, where they are due after this step."""
@@ -228,7 +227,7 @@ def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, WordLoader]:
         codec = make_codec(options.family, options.character, options.batch_max_length)
         model = build_model(options, codec)
         start = states.starting_point(folder, options, dist)
-        notes = starting_weights(model, options, start)
+        notes, warnings = starting_weights(model, options, start)
         loader, per_epoch = training_loader(dataset, chosen, options, dist, folder)
         options.total_steps = total_steps(options, per_epoch)
         if dist.is_main:
@@ -256,7 +255,7 @@ def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, WordLoader]:
         stepper.optimizer,
         {"sampler": loader.sampler, "scaler": stepper.precision},
         {key: value for key, value in vars(options).items() if key not in ("variant", "given")},
-        extra={"best_accuracy": -1.0, "loss_sum": 0.0, "loss_count": 0},
+        extra={"best_accuracy": -1.0, "loss_sum": 0.0, "loss_count": 0, "start": " ".join(notes), "warnings": warnings},
     )
     with dist.failing_together():
         notes.append(states.resume(state, model, start, options, dist))
@@ -264,9 +263,10 @@ def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, WordLoader]:
     notes.append(
         f"{dist.world_size} process(es), {options.total_steps} steps, {per_epoch} batches an epoch, {trained:,} trained"
     )
-    print("\n".join([about, *notes]))
+    warnings = state.extra["warnings"]
+    print("\n".join([about, *notes, *warnings]))
     if dist.is_main:
-        logs.start(folder, options.family, about, "\n".join([repr(model), *notes]), options, trained)
+        logs.start(folder, options.family, about, "\n".join([repr(model), *notes]), options, trained, warnings)
     tensorboard = Path(options.output) / options.tensorboard / folder.name if options.tensorboard else None
     main = dist.is_main
     with dist.failing_together():
