@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import torch
 
@@ -20,8 +21,9 @@ RECORD = "STRLAB_RECORD_STATES"  # set to 1 to write the fingerprints instead of
 
 
 def key() -> str:
-    """Version of torch and instruction set of this machine."""
-    return f"torch {torch.__version__.split('+')[0]} {torch.backends.cpu.get_cpu_capability()}"
+    """Versions of torch and OpenCV, and the instruction set of this machine."""
+    torch_version = torch.__version__.split("+")[0]
+    return f"torch {torch_version} {torch.backends.cpu.get_cpu_capability()} opencv {cv2.__version__}"
 
 
 def leaves(value: Any, where: str = "") -> Iterator[tuple[str, bytes]]:
@@ -60,4 +62,5 @@ def check(stored: Path, case: str, parts: dict[str, Any]) -> None:
         return
     if case not in rows.get(key(), {}):
         pytest.skip(f"no fingerprints of {case} for {key()}")
-    assert found == rows[key()][case]
+    expected = rows[key()][case]
+    assert {name: found[name] for name in expected} == expected
