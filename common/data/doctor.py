@@ -22,6 +22,7 @@ from pathlib import Path
 
 from common.data.examine import MASKS, REMARKS, UNUSABLE, WORDS, Examination, Wishes, examine, printable
 from common.data.lmdb import LmdbWriter, WordLmdb
+from common.data.sources import open_words
 from common.data.words import discover
 from common.errors import UserError
 from common.files import write_text
@@ -162,7 +163,7 @@ def repair(found: list[Examination], root: Path, out: Path, drop_duplicates: boo
 
 def copy_samples(examination: Examination, place: Path, dropped: dict[int, str]) -> int:
     """Copy all samples but the dropped ones, with every value under their numbers; returns how many were written."""
-    words = WordLmdb(examination.path)
+    words = open_words(examination.path)
     if examination.kind == MASKS:
         return _copy_masks(words, examination, place)
     labelled = examination.kind == WORDS

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from common.data.decode import BadImage, decode_rgb
-from common.data.lmdb import WordLmdb
 from common.data.numbering import PUBLISHED, Numbering
 from common.data.pictures import one_colour
+from common.data.sources import open_words
 from common.errors import UserError
 
 CHUNK = 2000  # samples that a worker looks at in one go
@@ -165,7 +165,7 @@ class _chunk_of:
         self.path, self.wishes, self.highest, self.labelled = path, wishes, about.highest, about.kind == WORDS
 
     def __call__(self, start: int) -> _Seen:
-        words, seen, sizes, digests = WordLmdb(self.path), _Seen(), [], []
+        words, seen, sizes, digests = open_words(self.path), _Seen(), [], []
         for index in range(start, min(start + CHUNK, self.highest)):
             raw = words.value("label", index) if self.labelled else None
             if self.labelled:
@@ -183,7 +183,7 @@ def _keys(path: Path) -> tuple[str | None, dict[str, int], str, int, Numbering]:
 
     Raises `UserError` for what is no word LMDB.
     """
-    words = WordLmdb(path)
+    words = open_words(path)
     stored, counts, tops = words.stored_count(), {}, {}
     for prefix in words.prefixes():
         for number in words.numbers(prefix):

@@ -24,8 +24,9 @@ from common.data.decode import (
     resize_keeping_ratio,
 )
 from common.data.label_index import LabelIndex, LabelRules, index_labels
-from common.data.lmdb import WordLmdb, lmdb_folders
+from common.data.lmdb import WordLmdb
 from common.data.masks import MaskSource, fit_mask
+from common.data.sources import KINDS, WordSource, find_sources, open_words
 from common.errors import UserError
 
 Augment = Callable[..., object]  # (image uint8 [H, W, 3], rng, mask) -> image or (image, mask)
@@ -67,18 +68,18 @@ class Request:
 
 
 def discover(root: str | Path, select: Sequence[str] | None = None) -> list[Path]:
-    """Folders below (or at) `root` that hold a data.mdb, sorted; `select` keeps those with one of these path
+    """The word sets at or below `root` (see `common.data.sources`), sorted; `select` keeps those with one of these path
     components.
 
     Components are those below `root` and the last of `root` itself; `/` and None keep all, and a name with slashes
     (`MJ/MJ_train`) matches consecutive components. Raises `UserError` when `root` is missing or nothing is left.
     """
     root = Path(root)
-    if not root.is_dir():
+    if not root.exists():
         raise UserError(f"{root}: no such folder: give the folder that holds the LMDB folders")
-    folders = lmdb_folders(root)
+    folders = find_sources(root)
     if not folders:
-        raise UserError(f"{root}: no LMDB (data.mdb) below it: give the folder that holds the LMDB folders")
+        raise UserError(f"{root}: no LMDB (data.mdb) or other word set below it: give the folder that holds {KINDS}")
     if select is None or "/" in select:
         return folders
     chosen = [folder for folder in folders if any(_has_component(folder, root, name) for name in select)]
@@ -93,7 +94,7 @@ def source_names(root: str | Path, text: str) -> list[str]:
     exist below `root` stay whole (`MJ-ST-Union14M-L` is MJ, ST, Union14M-L). Parts that match no folder stay single.
     """
     parts, root = text.split("-"), Path(root)
-    folders = lmdb_folders(root) if "-" in text and root.is_dir() else []
+    folders = find_sources(root) if "-" in text and root.is_dir() else []
     names: list[str] = []
     while parts:
         whole = ["-".join(parts[:count]) for count in range(len(parts), 1, -1)]
@@ -117,7 +118,7 @@ def _has_component(folder: Path, root: Path, name: str) -> bool:
 class WordDataset:
     """Map-style data set over the concatenation of word LMDBs, filtered; indices are 0 .. len-1 in file order.
 
-    paths: LMDB folders, in order. image_size: (h, w) of the samples.
+    paths: LMDB folders or other word sets (see `common.data.sources`), in order. image_size: (h, w) of the samples.
     max_length, keep, drop_empty, charset, on_unsupported, measure, labels, missing_label: see `LabelRules`.
     augment: `(image, rng, mask) -> image | (image, mask)`, or a list with one for each LMDB; applied at `augment_at`
     "native" (before the resize; SIGA R and S, DiG) or "resized" (SIGA T, MGP-STR); `rng` is
@@ -149,7 +150,7 @@ class WordDataset:
             raise ValueError(f"augment_at is {augment_at!r}, expected {NATIVE!r} or {RESIZED!r}")
         if pad and masks is not None:
             raise ValueError("masks are made for pictures that fill the input: no pad with them")
-        self.lmdbs = [WordLmdb(path) for path in paths]
+        self.lmdbs = [open_words(path) for path in paths]
         self.image_size, self.augment, self.augment_at, self.masks = image_size, augment, augment_at, masks
         self.decode_truncated, self.pad = decode_truncated, pad
         self.index: LabelIndex = index_labels(self.lmdbs, LabelRules(max_length=max_length, keep=keep, **rules), usage)
@@ -181,8 +182,8 @@ class WordDataset:
         """The normalised label of sample `index`."""
         return self.index.label(index)
 
-    def location(self, index: int) -> tuple[WordLmdb, int]:
-        """The LMDB of sample `index` and its 0-based number in there."""
+    def location(self, index: int) -> tuple[WordLmdb | WordSource, int]:
+        """The LMDB or other word set of sample `index` and its 0-based number in there."""
         return self.lmdbs[self.index.source[index]], int(self.index.number[index])
 
     def __getitem__(self, index: int) -> Sample:

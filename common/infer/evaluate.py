@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from common.data.bad import FILE_NAME, BadSample
-from common.data.lmdb import WordLmdb
+from common.data.sources import open_words
 from common.data.words import discover
 from common.errors import UserError
 from common.files import write_text
@@ -41,7 +41,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("eval", help="accuracy on LMDBs", description=__doc__)
     add_checkpoint_arguments(parser)
     parser.add_argument(
-        "--data", type=Path, nargs="+", required=True, metavar="FOLDER", help="every LMDB at or below these"
+        "--data",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FOLDER",
+        help="every word set at or below these: LMDB, folder with labels.txt or .csv, .tar shards, parquet",
     )
     parser.add_argument(
         "--select", nargs="*", metavar="NAME", help="only LMDBs with one of these among their path's parts"
@@ -129,7 +134,7 @@ def _evaluate_set(
     """Read one LMDB and add it to the evaluation."""
     from tqdm import tqdm
 
-    words = WordLmdb(path)
+    words = open_words(path)
     evaluation.folders[name], evaluation.samples[name], evaluation.missing[name] = path, len(words), 0
     count = min(len(words), max_samples or len(words))
     labels: list[tuple[int, str]] = []

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from common.data.decode import BadImage, decode_rgb
 from common.data.lmdb import WordLmdb
+from common.data.sources import open_words
 from common.files import write_text
 from common.infer import environment
 from common.infer.evaluate import NAMES, csv_text
@@ -139,7 +140,7 @@ def error_browser(entries: Sequence[Entry], sets: dict[str, Path]) -> str:
             by_word.setdefault((word.set, word.index), []).append(word)
     wrong = {key: some for key, some in by_word.items() if not all(w.correct.get("36", True) for w in some)}
     mixed = sorted(wrong, key=lambda key: (len({w.correct.get("36") for w in wrong[key]}) == 1, key))
-    lmdbs = {name: WordLmdb(path) for name, path in sets.items()} if mixed else {}
+    lmdbs = {name: open_words(path) for name, path in sets.items()} if mixed else {}
     items = []
     for name, index in mixed[:SHOWN]:
         some = wrong[name, index]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common.data.sources import open_words
 from common.errors import UserError
 from common.infer import environment
 from common.report.finished import Finished, PublishedRow
@@ -188,10 +189,9 @@ def cells_of(
     """Grid cells of some rows of `predictions.csv`; the crops are read again for their attention and pictures."""
     import torch
 
-    from common.data.lmdb import WordLmdb
     from common.infer.pictures import as_picture, attention_strip, enlarge
 
-    opened = {name: WordLmdb(folders[name]) for name in {row["set"] for row in rows}}
+    opened = {name: open_words(folders[name]) for name in {row["set"] for row in rows}}
     crops = [recognizer.prepare(opened[row["set"]].image_bytes(int(row["index"]))) for row in rows]
     predictions = recognizer(crops, attention=attention)
     extras: dict[str, np.ndarray] = {}
@@ -270,10 +270,9 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 def data_sets(root: Path) -> list[list[Any]]:
     """Folder and number of words of every LMDB below a root."""
-    from common.data.lmdb import WordLmdb
     from common.data.words import discover
 
     try:
-        return [[path.relative_to(root).as_posix(), len(WordLmdb(path))] for path in discover(root, None)]
+        return [[path.relative_to(root).as_posix(), len(open_words(path))] for path in discover(root, None)]
     except UserError:
         return []  # a recipe of a method that reads no word LMDBs

@@ -15,6 +15,7 @@ from common.data.decode import BadImage, picture_size
 from common.data.lmdb import WordLmdb
 from common.data.loader import RatioMix, SeededSampler, WordLoader, word_loader
 from common.data.masks import MaskSource
+from common.data.sources import open_words
 from common.data.words import RESIZED, WordDataset, discover, discover_groups
 from common.errors import UserError
 from common.train.distributed import Dist
@@ -145,7 +146,7 @@ def refuse_pickles(paths: Iterable[Path]) -> None:
     text.
     """
     for path in paths:
-        words = WordLmdb(path)
+        words = open_words(path)
         value = words.value("label", 0)
         if value is not None and value.startswith(PICKLE):
             raise UserError(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from common.data.decode import decode_rgb, resize_bicubic
-from common.data.lmdb import WordLmdb
+from common.data.sources import open_words
 from common.data.words import discover
 from common.infer.pictures import as_picture, enlarge, heat
 from common.infer.recognizer import open_recognizer
@@ -72,7 +72,7 @@ def add_attention(report: Report, finished: Finished) -> None:
     folders = set_folders(finished.evaluation)
     rows.sort(key=lambda row: (-int(row["correct_36"] or 0), -float(row["confidence"]), row["set"], int(row["index"])))
     chosen = rows[:: max(len(rows) // SHEETS, 1)][:SHEETS]
-    crops = [recognizer.prepare(WordLmdb(folders[row["set"]]).image_bytes(int(row["index"]))) for row in chosen]
+    crops = [recognizer.prepare(open_words(folders[row["set"]]).image_bytes(int(row["index"]))) for row in chosen]
     cells = []
     for row, crop, prediction in zip(chosen, crops, recognizer(crops, attention=True)):
         good = row["correct_36"] == "1"
@@ -93,7 +93,7 @@ def add_maps(report: Report, finished: Finished) -> None:
         return
     recognizer = open_recognizer(found[0])
     crops, masks = [], []
-    for words in map(WordLmdb, discover(finished.data / "validation")):
+    for words in map(open_words, discover(finished.data / "validation")):
         for index in range(min(len(words), MAPS)):
             image, boxes = decode_rgb(words.image_bytes(index)), words.value("boxes", index)
             if boxes is not None:

@@ -12,6 +12,7 @@ from common.data.convert.samples import Source, write_samples
 from common.data.decode import BadImage, picture_size
 from common.data.lmdb import WordLmdb
 from common.data.parts import find_shard
+from common.data.sources import open_words
 from common.data.words import discover
 from common.errors import UserError
 from common.text.normalise import remove_whitespace
@@ -21,7 +22,7 @@ def stored(folders: list[Path], extras: bool = True) -> Iterator[Source]:
     """The words of LMDBs, with whatever else is stored under their numbers."""
     for folder in folders:
         for path in discover(folder):
-            words = WordLmdb(path)
+            words = open_words(path)
             others = [prefix for prefix in words.prefixes() if prefix not in ("image", "label")] if extras else []
             for number in range(len(words)):
                 values = {name: value for name in others if (value := words.value(name, number)) is not None}

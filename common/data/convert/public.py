@@ -19,9 +19,9 @@ from common.data.convert.forms import ANYWORD, LMDB, SINGLE, words_of
 from common.data.convert.linked import link
 from common.data.convert.records import MALFORMED, malformed
 from common.data.convert.samples import default_workers, write_samples
-from common.data.lmdb import WordLmdb
 from common.data.parts import WHOLE_JOB, Joined, Shard, add_shard_argument, find_shard
 from common.data.sets import WHOLE, Subset, WordSet, digest, find_set, known
+from common.data.sources import open_words
 from common.errors import UserError
 from common.files import write_text
 
@@ -124,7 +124,7 @@ def _note(name: str, subset: str, folder: Path, joined: Joined) -> None:
 
 def pairs_of(folder: Path) -> Iterator[tuple[bytes, str]]:
     """(picture, label) of every sample of an LMDB."""
-    words = WordLmdb(folder)
+    words = open_words(folder)
     return ((words.image_bytes(number), words.label(number)) for number in range(len(words)))
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.data.convert.public import NOTE, pairs_of
-from common.data.lmdb import WordLmdb
 from common.data.sets import Subset, digest, find_set, known
+from common.data.sources import open_words
 from common.data.words import discover
 from common.errors import UserError
 
@@ -43,7 +43,7 @@ def compare(folder: Path, named: str | None = None) -> tuple[list[str], str]:
     """(what differs, what the LMDB is) of one LMDB. Raises `UserError` for an unknown set."""
     note = _note(folder)
     name, subset = _named(named, note)
-    complaints, count = [], len(WordLmdb(folder))
+    complaints, count = [], len(open_words(folder))
     pairs = tqdm(pairs_of(folder), total=count, desc=folder.name, unit="img", disable=None, leave=False)
     try:
         found = digest(pairs)

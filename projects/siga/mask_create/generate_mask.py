@@ -23,6 +23,7 @@ if __package__ in (None, ""):
 from common.data.bad import FILE_NAME, BadSamples, stored
 from common.data.lmdb import WordLmdb
 from common.data.masks import Mirrored, misfit
+from common.data.sources import open_words
 from common.data.words import discover
 from common.errors import UserError, command
 from projects.siga.mask_create.shards import Part, PartDone, finish, make_part, plan, without_mask
@@ -67,7 +68,7 @@ def check_existing(source: Path, target: Path) -> bool:
     """Whether the masks of `source` are there already. Raises UserError if they are of other pictures."""
     if not (target / "data.mdb").exists():
         return False
-    wrong = misfit(WordLmdb(target), WordLmdb(source))
+    wrong = misfit(WordLmdb(target), open_words(source))
     if wrong:
         raise UserError(f"{target}: {wrong}: remove it to make them again")
     return True
@@ -107,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for (_, target), done in zip(pairs, there):
         if done:
             print(f"{target}: there already")
-    total = sum(len(WordLmdb(source)) for source, _ in todo)
+    total = sum(len(open_words(source)) for source, _ in todo)
     parts = [part for pair in todo for part in plan(*pair, options.part_size)]
     register = register_of(options, todo, total)
     missing = sum(part.stop - part.start for part in parts)
@@ -116,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             register.add(done.bad)
             bar.update(done.pictures)
     for source, target in todo:
-        print(f"{target}: {finish(source, target)} masks of {len(WordLmdb(source))} pictures")
+        print(f"{target}: {finish(source, target)} masks of {len(open_words(source))} pictures")
     if len(register):
         print(f"{len(register)} pictures have no mask: {register.file}")
     return 0

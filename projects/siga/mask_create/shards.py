@@ -16,6 +16,7 @@ import numpy as np
 from common.data.bad import BadSample
 from common.data.decode import BadImage, decode_rgb
 from common.data.lmdb import LmdbWriter, WordLmdb
+from common.data.sources import open_words
 from common.errors import UserError
 from projects.siga.kmeans_mask import text_mask
 
@@ -55,7 +56,7 @@ def plan(source: Path, target: Path, part_size: int) -> list[Part]:
     What stopped workers have left half written is removed. Raises UserError when parts of a run with another part size
     or another source are there.
     """
-    count, folder = len(WordLmdb(source)), parts_folder(target)
+    count, folder = len(open_words(source)), parts_folder(target)
     wanted = {part_name(start, min(start + part_size, count)): start for start in range(0, count, part_size)}
     strange = [path.name for path in finished(target) if path.name not in wanted]
     if strange:
@@ -87,7 +88,7 @@ def encode_mask(mask: np.ndarray) -> bytes:
 def make_part(part: Part) -> PartDone:
     """Masks of one part at the pictures' own sizes, under the pictures' own numbers. Runs in a worker process."""
     cv2.setNumThreads(0)
-    words, bad = WordLmdb(part.source), []
+    words, bad = open_words(part.source), []
     with LmdbWriter(part.target, map_size=8 << 20) as writer:
         for index in range(part.start, part.stop):
             try:
@@ -135,6 +136,6 @@ def join(parts: Iterable[Path], target: Path, count: int | None = None, overwrit
 def finish(source: Path, target: Path) -> int:
     """Join the parts of `target` and remove them; the number of masks."""
     folder = parts_folder(target)
-    masks = join(finished(target), target, count=len(WordLmdb(source)))
+    masks = join(finished(target), target, count=len(open_words(source)))
     shutil.rmtree(folder, ignore_errors=True)
     return masks

@@ -12,6 +12,7 @@ from common.data.bad import BadSample
 from common.data.decode import BadImage, decode_resized
 from common.data.lmdb import WordLmdb
 from common.data.loader import SeededSampler, WordLoader, word_loader
+from common.data.sources import open_words
 from common.data.words import ArrayBatch, Request, discover
 from common.errors import UserError
 
@@ -60,7 +61,7 @@ class Resolutions(Pairs):
 
     def __init__(self, root: str | Path, image_size: tuple[int, int]) -> None:
         super().__init__(image_size)
-        self.sources = [WordLmdb(path) for path in discover(root)]
+        self.sources = [open_words(path) for path in discover(root)]
         self.starts = np.cumsum([0, *map(len, self.sources)])
 
     def __len__(self) -> int:
