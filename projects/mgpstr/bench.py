@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from common.bench.rows import Row
 from common.text.charset import CHARSET_36
 from common.train.optim import build_optimizer
-from projects.mgpstr.a3 import A3
-from projects.mgpstr.build import build_model
+from projects.mgpstr.evaluate import read_batch
 from projects.mgpstr.label_codes import LabelCodes
-from projects.mgpstr.mgp_str import MgpStr
-from projects.mgpstr.validate import read_batch
+from projects.mgpstr.model.a3 import A3
+from projects.mgpstr.model.build import build_model
+from projects.mgpstr.model.mgp_str import MgpStr
 
 WORDS = ("university", "coffee", "the", "market", "street", "2024", "international", "open")
 TINY, BASE = "mgp_str_tiny_patch4_3_32_128", "mgp_str_base_patch4_3_32_128"

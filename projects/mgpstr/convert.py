@@ -20,7 +20,7 @@ from common.errors import UserError
 from common.models.weights import strip_prefix
 from common.text.charset import CHARSET_36
 from common.train import checkpoint
-from projects.mgpstr.names import MICRO, MODELS
+from projects.mgpstr.model.names import MICRO, MODELS
 
 State = dict[str, torch.Tensor]
 RENAMED = (

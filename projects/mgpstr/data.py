@@ -21,8 +21,8 @@ from common.errors import UserError
 from common.train.distributed import Dist
 from common.train.log import DASHES, sources_block, usage_lines
 from projects.mgpstr.box_masks import check_boxes, mask_from_boxes, parse_boxes
+from projects.mgpstr.flags import shares, source_list, usage
 from projects.mgpstr.label_codes import LabelCodes
-from projects.mgpstr.options import shares, source_list, usage
 from projects.mgpstr.preprocess import SIZE, label_normaliser
 
 # the two code bases spell two folders differently; either is taken

@@ -21,7 +21,7 @@ from common.data.decode import BadImage
 from common.errors import UserError, command
 from common.infer.recognizer import Prediction, Recognizer, find_images, pick_device
 from common.train.run import check_writable
-from projects.mgpstr.options import get_args
+from projects.mgpstr.flags import get_args
 from projects.mgpstr.reader import open_reader
 from projects.mgpstr.sheets import demo_sheet, published_sheet
 from projects.mgpstr.test_final import adopt_card

@@ -16,11 +16,11 @@ from common.models.images import to_float_nchw
 from common.models.weights import load_strict, strip_prefix
 from common.text.charset import CHARSET_36
 from common.train import checkpoint
-from projects.mgpstr.build import build_model
-from projects.mgpstr.fusion import Fused, decode_batch
+from projects.mgpstr.evaluate import read_batch
 from projects.mgpstr.label_codes import LabelCodes
+from projects.mgpstr.model.build import build_model
+from projects.mgpstr.model.fusion import Fused, decode_batch
 from projects.mgpstr.preprocess import SIZE, fit
-from projects.mgpstr.validate import read_batch
 
 
 def build_row(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from common.registry import ModelRow, Weights
 from common.text.charset import CHARSET_36
-from projects.mgpstr.names import ACDS, MICRO, MODELS
+from projects.mgpstr.model.names import ACDS, MICRO, MODELS
 
 MGP_PAPER = "Multi-Granularity Prediction for Scene Text Recognition, ECCV 2022"
 ACDS_PAPER = "Attention Guidance by Cross-Domain Supervision Signals for Scene Text Recognition, IEEE TIP 2025"

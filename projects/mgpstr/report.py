@@ -17,9 +17,9 @@ from common.infer.recognizer import open_recognizer
 from common.report.page import Cell, Report
 from common.report.standard import open_for, read_predictions, set_folders, standard_report
 from projects.mgpstr.box_masks import mask_from_boxes, parse_boxes
+from projects.mgpstr.evaluate import COLUMNS
 from projects.mgpstr.preprocess import SIZE
 from projects.mgpstr.sheets import demo_sheet
-from projects.mgpstr.validate import COLUMNS
 
 if TYPE_CHECKING:
     from common.report.finished import Finished

@@ -27,14 +27,14 @@ from common.infer.recognizer import pick_device, read_card
 from common.train.checkpoint import write_json
 from common.train.log import append, sources_block
 from common.train.run import check_writable, precision_note
-from projects.mgpstr import logs
+from projects.mgpstr import files
 from projects.mgpstr.data import benchmark, evaluation_loader, evaluation_sets, make_dataset
+from projects.mgpstr.evaluate import COLUMNS, Evaluation, evaluate
+from projects.mgpstr.flags import get_args
 from projects.mgpstr.label_codes import LabelCodes
-from projects.mgpstr.options import get_args
 from projects.mgpstr.preprocess import SIZE, fit
 from projects.mgpstr.reader import build_row, load_weights
 from projects.mgpstr.train_final_dist import build_options
-from projects.mgpstr.validate import COLUMNS, Evaluation, evaluate
 
 # option of a card -> flag
 FROM_CARD = {name: name for name in ("character", "batch_max_length", "granularities", "sensitive")} | {"pad": "PAD"}
@@ -164,13 +164,13 @@ def write_results(
     pace = 1000 * together.seconds / max(together.words, 1)
     cost = f"averaged_infer_time: {pace:.3f}\t# parameters: {millions:.3f}"
     if options.benchmark_all_eval:
-        file, text = logs.evaluation_log(results, together, cost)
+        file, text = files.evaluation_log(results, together, cost)
         append(folder / "log_all_evaluation.txt", file)
     else:
         [source] = [result.source for result in results.values()] if len(results) == 1 else [""]
         text = f"{source}{together.accuracy('char'):0.3f}\n"
         append(folder / "log_evaluation.txt", text)
-        text += "\n".join([logs.set_line(together), cost, *logs.additional(results)])
+        text += "\n".join([files.set_line(together), cost, *files.additional(results)])
     heads = {
         name: {"words": one.words, "unreadable": len(one.bad), **one.accuracies, "won": dict(one.won)}
         for name, one in results.items()

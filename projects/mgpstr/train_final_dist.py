@@ -33,14 +33,14 @@ from common.train.run import check_room, check_writable, command_line, precision
 from common.train.seed import seed_everything
 from common.train.signals import StopRequest
 from common.train.state import TrainingState
-from projects.mgpstr import logs
-from projects.mgpstr.build import START_WEIGHTS, load_start_weights
+from projects.mgpstr import files
 from projects.mgpstr.data import Source, describe, evaluation_loader, make_dataset, training_data, training_loader
-from projects.mgpstr.engine import LossModule, Stepper, make_optimizer, make_schedule
+from projects.mgpstr.evaluate import Evaluation, evaluate
+from projects.mgpstr.flags import get_args
 from projects.mgpstr.label_codes import LabelCodes
-from projects.mgpstr.options import get_args
+from projects.mgpstr.method import LossModule, Stepper, make_optimizer, make_schedule
+from projects.mgpstr.model.build import START_WEIGHTS, load_start_weights
 from projects.mgpstr.reader import build_row, load_weights
-from projects.mgpstr.validate import Evaluation, evaluate
 
 FIXED = ("Transformer", "TransformerModel", "character", "batch_max_length", "granularities", "batch_size", "adam")
 
@@ -129,7 +129,7 @@ class Run:
                     extra["best_accuracy"] = result.best
                     self.save_weights("best_accuracy.pth", result)
                 mean = extra["loss_sum"] / max(extra["loss_count"], 1)
-                block = logs.validation_block(
+                block = files.validation_block(
                     step, options.num_iter, lr, mean, time.time() - self.started, extra["best_accuracy"], result,
                     options.sensitive,
                 )  # fmt: skip

@@ -14,17 +14,17 @@ from torch.nn import functional as F
 from common.data.loader import Batch
 from common.errors import UserError
 from common.infer.recognizer import Recognizer
-from projects.mgpstr import validate
-from projects.mgpstr.a3 import aggregate
+from projects.mgpstr import evaluate
 from projects.mgpstr.bench import plain_a3, plain_logits
-from projects.mgpstr.build import build_model, load_start_weights
 from projects.mgpstr.convert import export_hf, import_hf
+from projects.mgpstr.evaluate import read_batch
 from projects.mgpstr.label_codes import LabelCodes
-from projects.mgpstr.mgp_str import decode_top1
+from projects.mgpstr.model.a3 import aggregate
+from projects.mgpstr.model.build import build_model, load_start_weights
+from projects.mgpstr.model.mgp_str import decode_top1
 from projects.mgpstr.reader import MgpReader, load_weights, open_reader
 from projects.mgpstr.sheets import demo_sheet
 from projects.mgpstr.train_final_dist import freeze
-from projects.mgpstr.validate import read_batch
 
 MICRO = ("mgp-str", "mgp_str_micro_patch16x8_3_32_128")
 CODES = LabelCodes("0123456789abcdefghijklmnopqrstuvwxyz")
@@ -122,16 +122,16 @@ def test_parameters_that_opt_txt_counts(name: str, whole: int, with_freeze: int)
 
 def test_only_the_forward_is_timed(micro, monkeypatch) -> None:
     """Decoding and the loss take a second here; the model does not."""
-    decode, loss = validate.fuse, micro.character_loss
+    decode, loss = evaluate.fuse, micro.character_loss
 
     def slow(function):
         return lambda *words: (time.sleep(0.5), function(*words))[1]
 
-    monkeypatch.setattr(validate, "fuse", slow(decode))
+    monkeypatch.setattr(evaluate, "fuse", slow(decode))
     monkeypatch.setattr(micro, "character_loss", slow(loss))
     batch = Batch(torch.zeros(1, 32, 128, 3, dtype=torch.uint8), ["cat"], torch.arange(1))
     micro.read(torch.zeros(1, 3, 32, 128))  # what the first call alone needs
-    result = validate.evaluate(micro, CODES, [batch], torch.device("cpu"))
+    result = evaluate.evaluate(micro, CODES, [batch], torch.device("cpu"))
     assert 0 < result.seconds < 0.5 and result.loss_sum > 0 and result.bad == []
 
 

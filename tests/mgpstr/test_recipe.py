@@ -8,8 +8,8 @@ import pytest
 
 from common.reproduce import recipe as recipes
 from common.reproduce.runner import Runner
-from projects.mgpstr.names import MODELS
-from projects.mgpstr.options import get_args
+from projects.mgpstr.flags import get_args
+from projects.mgpstr.model.names import MODELS
 
 RECIPE = recipes.load("mgpstr")
 PAPER = {name: scale for name, scale in RECIPE.scales.items() if name.startswith("paper")}

@@ -23,7 +23,7 @@ from common.data.lmdb import LmdbWriter, WordLmdb
 from common.train.checkpoint import load
 from projects.mgpstr import create_lmdb_dataset, demo, test_final, train_final_dist
 from projects.mgpstr.data_convert import Refused, boxes_of, convert_acds, string_table
-from projects.mgpstr.engine import LossModule, Stepper
+from projects.mgpstr.method import LossModule, Stepper
 from tests.projects import mgpstr_corpus
 from tests.projects.mgpstr_corpus import ACDS, CHARACTERS, MICRO, command, write_corpus
 from tests.projects.siga_corpus import ROOT, crop, environment

@@ -11,8 +11,9 @@ import torch
 from common.models.pretrained import DEIT_BASE, DEIT_SMALL, DEIT_TINY, MAE_LARGE, PublishedFile
 from common.report import standard
 from common.train.checkpoint import load
-from projects.mgpstr import build, train_final_dist
-from projects.mgpstr.build import START_WEIGHTS, build_model
+from projects.mgpstr import train_final_dist
+from projects.mgpstr.model import build
+from projects.mgpstr.model.build import START_WEIGHTS, build_model
 from tests.projects.mgpstr_corpus import command, write_corpus
 
 NAME = "char_str_micro_patch16x8_3_32_128"

@@ -11,7 +11,7 @@ from torch import nn
 
 from common.augment import recipes
 from common.augment.randaugment import GROUPS, OPERATIONS
-from projects.mgpstr.build import build_model
+from projects.mgpstr.model.build import build_model
 
 SMALL = ["mgp_str_tiny_patch4_3_32_128", "char_str_base_patch4_3_32_128", "ACDS-STR-Small"]
 

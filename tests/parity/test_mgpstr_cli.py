@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from projects.mgpstr.options import build_parser, get_args
+from projects.mgpstr.flags import build_parser, get_args
 from tests.parity import harness
 
 TYPES = {"int": int, "float": float, "str": str, None: str}

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from projects.mgpstr.build import build_model
 from projects.mgpstr.convert import exact_eps, from_hf, hf_config, hf_name, original_name, to_hf
+from projects.mgpstr.model.build import build_model
 from tests.parity import harness
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from projects.mgpstr.build import build_model
 from projects.mgpstr.label_codes import LabelCodes
-from projects.mgpstr.names import ACDS, MODELS
+from projects.mgpstr.model.build import build_model
+from projects.mgpstr.model.names import ACDS, MODELS
 from tests.parity import harness
 
 CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz"

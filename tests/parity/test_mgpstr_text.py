@@ -13,9 +13,9 @@ import torch
 from common.text.codecs import Decoded
 from common.train.schedule import cosine_restarts
 from projects.mgpstr.box_masks import mask_from_boxes
-from projects.mgpstr.fusion import decode_batch, fuse
 from projects.mgpstr.label_codes import LabelCodes
-from projects.mgpstr.losses import logits_loss, mask_loss
+from projects.mgpstr.model.fusion import decode_batch, fuse
+from projects.mgpstr.model.losses import logits_loss, mask_loss
 from projects.mgpstr.preprocess import fit, label_normaliser
 from tests.parity import harness
 

@@ -14,9 +14,9 @@ from common.data.loader import Batch
 from common.errors import UserError
 from common.infer.recognizer import autocast
 from common.models.images import to_float_nchw
-from projects.mgpstr.fusion import Fused, decode_batch
 from projects.mgpstr.label_codes import GRANULARITIES, LabelCodes
-from projects.mgpstr.mgp_str import Reading
+from projects.mgpstr.model.fusion import Fused, decode_batch
+from projects.mgpstr.model.mgp_str import Reading
 
 COLUMNS = (*GRANULARITIES, "fused")
 

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from common.models.resnet import ResNet45, init_he_fan_out
 from common.models.vit import PlainViT
-from projects.mgpstr.a3 import apply_grouped
-from projects.mgpstr.losses import logits_loss, mask_loss
-from projects.mgpstr.mgp_str import Decoded, Reading
+from projects.mgpstr.model.a3 import apply_grouped
+from projects.mgpstr.model.losses import logits_loss, mask_loss
+from projects.mgpstr.model.mgp_str import Decoded, Reading
 
 MASK_WEIGHT = 0.5
 

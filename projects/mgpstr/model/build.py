@@ -13,9 +13,9 @@ from torch import nn
 from common.errors import UserError
 from common.models.pretrained import DEIT_BASE, DEIT_SMALL, DEIT_TINY, MAE_LARGE, load_encoder
 from common.train.checkpoint import load
-from projects.mgpstr.acds_str import AcdsStr
-from projects.mgpstr.mgp_str import MgpStr
-from projects.mgpstr.names import ACDS, MICRO, MODELS, TRANSFORMERS
+from projects.mgpstr.model.acds_str import AcdsStr
+from projects.mgpstr.model.mgp_str import MgpStr
+from projects.mgpstr.model.names import ACDS, MICRO, MODELS, TRANSFORMERS
 
 IMAGE_SIZE = (32, 128)
 ALL = {**MODELS, **MICRO}

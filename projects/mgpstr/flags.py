@@ -14,7 +14,7 @@ from typing import Any
 from common.errors import UserError
 from common.text.charset import CHARSET_36, CHARSET_94
 from common.train.distributed import add_launch_arguments
-from projects.mgpstr.names import ACDS, MICRO, MODELS, TRANSFORMERS
+from projects.mgpstr.model.names import ACDS, MICRO, MODELS, TRANSFORMERS
 
 # name: (type, default, help)
 VALUES: dict[str, tuple[type, Any, str]] = {

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from common.text.normalise import keep_only
 from common.train.log import DASHES, sample_table
-from projects.mgpstr.validate import COLUMNS, Evaluation
+from projects.mgpstr.evaluate import COLUMNS, Evaluation
 
 LOWER_36 = "0123456789abcdefghijklmnopqrstuvwxyz"
 

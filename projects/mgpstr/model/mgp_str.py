@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from common.models.vit import PlainViT
-from projects.mgpstr.a3 import A3, aggregate
-from projects.mgpstr.losses import sequence_loss
+from projects.mgpstr.model.a3 import A3, aggregate
+from projects.mgpstr.model.losses import sequence_loss
 
 CLASSES = {"bpe": 50257, "wp": 30522}
 # ids that end a text, and how many positions to decode before looking whether all texts have ended
