@@ -46,6 +46,7 @@ COMMANDS: dict[str, Command] = {
     "compare": Command("several readers on the same words: table, tests, page", "common.report.compare"),
     "export": Command("write a checkpoint as ONNX and check it", "common.infer.export"),
     "serve": Command("a web page and an HTTP API that read pictures", "common.serve.command"),
+    "train": Command("train the default reader on rendered and real words", "common.reader.train"),
     "report": Command("write the reports of finished runs again", "common.report.command"),
     "reproduce": Command("run a project's recipe, evaluate, write the report", "common.reproduce.command"),
     "sanity": Command("overfit 64 images with a project's reader", "common.reproduce.sanity"),

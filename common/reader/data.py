@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pkgutil
+import zlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,13 +14,20 @@ import cv2
 import numpy as np
 import torch
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
-from common.data.decode import resize_bicubic
+from common.data.bad import BadSample, BadSamples
+from common.data.decode import BadImage, resize_bicubic
 from common.data.synth.fonts import _FAMILIES, Face, find_faces
 from common.data.synth.lexicon import TextSource
 from common.data.synth.options import SynthOptions, profile_for
 from common.data.synth.word import Renderer
+from common.data.words import WordDataset, discover
+from common.errors import UserError
+from common.metrics.protocols import PROTOCOL_36
 from common.reader.store import CropStore
+from common.text.charset import CHARSET_94
+from common.text.normalise import keep_only
 
 # (difficulty, style) and its share: mostly medium, every kind of hardship of the public sets in moderation.
 MIXTURE = (
@@ -105,6 +114,76 @@ class RenderedWords(Dataset):
         if self._chunk[0] != chunk:
             self._chunk = chunk, self._texts.draw(_CHUNK, np.random.default_rng([self.seed, 0, chunk]))
         return self._chunk[1][inside]
+
+
+class RealWords:
+    """Words of real sets that are trained on: not the validation tenth, reduced to the 94 characters.
+
+    Every picture is decoded once at the start: those that cannot be are listed in `bad` and never drawn. Raises
+    `UserError` where no word is left, and for more than 1 % of bad pictures.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.words = WordDataset([path for folder in folders for path in discover(folder)], max_length=25, keep=_known)
+        self.bad, self.numbers = BadSamples(len(self.words)), []
+        for number in tqdm(range(len(self.words)), desc="real words", unit="img", disable=None, leave=False):
+            label = self.words.label(number)
+            if not label or is_validation(label):
+                continue
+            try:
+                self.words.image(number)
+            except BadImage as error:
+                lmdb, index = self.words.location(number)
+                self.bad.add([BadSample(str(lmdb.path), index + 1, str(error))])
+                continue
+            self.numbers.append(number)
+        if not self.numbers:
+            raise UserError(f"--real {' '.join(map(str, folders))}: no word to train on")
+
+    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+        """A word at random: uint8 `[32, 128, 3]` and its label."""
+        sample = self.words[self.numbers[int(rng.integers(len(self.numbers)))]]
+        return sample.image, sample.label
+
+
+class Mixed(Dataset):
+    """Rendered words, and with probability `share` a real one, varied alike."""
+
+    def __init__(self, rendered: RenderedWords, real: RealWords | None = None, share: float = 0.0) -> None:
+        self.rendered, self.real, self.share = rendered, real, share
+
+    def __len__(self) -> int:
+        return len(self.rendered)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, str]:
+        if self.real is not None:
+            rng = np.random.default_rng([self.rendered.seed, 3, index])
+            if rng.random() < self.share:
+                pixels, label = self.real.draw(rng)
+                return vary(pixels, rng), label
+        return self.rendered[index]
+
+
+def is_validation(label: str) -> bool:
+    """Whether a real word is in the validation tenth: the CRC of its letters and digits in lower case ends in 0."""
+    return zlib.crc32("".join(filter(str.isalnum, label.lower())).encode()) % 10 == 0
+
+
+def validation_words(folders: Sequence[Path]) -> dict[str, tuple[torch.Tensor, list[str]]]:
+    """The validation tenth by set: uint8 `[N, 32, 128, 3]` and labels with at least one letter or digit."""
+    sets = {}
+    for path in (path for folder in folders for path in discover(folder)):
+        words = WordDataset([path], max_length=None)
+        numbers = [i for i in range(len(words)) if is_validation(words.label(i))]
+        numbers = [i for i in numbers if PROTOCOL_36.normalise(words.label(i))]
+        if numbers:
+            batch = words.__getitems__(numbers)
+            sets[path.name] = torch.from_numpy(batch.images), list(batch.labels)
+    return sets
+
+
+def _known(label: str) -> str:
+    return keep_only(label, CHARSET_94)
 
 
 def every_family() -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import torch
 
@@ -59,3 +61,56 @@ def test_another_look_keeps_the_size_and_changes_the_pixels() -> None:
     looks = [vary(image, np.random.default_rng(i)) for i in range(20)]
     assert all(look.shape == image.shape and look.dtype == np.uint8 for look in looks)
     assert sum(not np.array_equal(look, image) for look in looks) > 14
+
+
+def command(out, *more: str) -> list[str]:
+    """A tiny run of `strlab train`: two fonts, four steps of four images."""
+    return ["train", "--out", str(out), "--fonts", "roboto", "arvo", "--images", "16", "--decay_images", "8", "--batch",
+            "4", "--warmup", "2", "--save_every", "2", "--eval_every", "2", "--device", "cpu", *more]  # fmt: skip
+
+
+def test_training_resumes_exactly_and_writes_what_read_needs(tmp_path, capsys) -> None:
+    from common.cli import main
+    from common.infer.recognizer import open_recognizer
+    from common.train.checkpoint import load
+    from tests.common.lmdbs import write_words
+
+    words = [f"{a}{b}" for a in "abcdefgh" for b in "xyz"]
+    real = write_words(tmp_path / "real", words)
+    more = ("--real", str(real), "--real_share", "0.3")
+    assert main(command(tmp_path / "whole", *more)) == 0
+    assert main(command(tmp_path / "parts", *more, "--max_steps", "2")) == 0
+    assert main(command(tmp_path / "parts", *more)) == 0
+    assert "resumes at step 2" in capsys.readouterr().out
+    whole, parts = (load(tmp_path / name / "training_state-000000004.pth") for name in ("whole", "parts"))
+    for part in ("model", "optimizer"):
+        assert str(whole[part]) == str(parts[part])
+    for name, value in whole["model"].items():
+        assert torch.equal(value, parts["model"][name]), name
+    for name, value in whole["parts"]["average"].items():
+        assert torch.equal(value, parts["parts"]["average"][name]), name
+    rows = [json.loads(line) for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4] and rows[0]["sets"]["real"]["words"] > 0
+    recognizer = open_recognizer(tmp_path / "whole" / "best.pth", device="cpu")
+    assert recognizer.name == "strlab/compact"
+
+
+def test_validation_words_are_never_trained_on(tmp_path) -> None:
+    from common.reader.data import RealWords, is_validation, validation_words
+    from tests.common.lmdbs import write_words
+
+    words = [f"{a}{b}{c}" for a in "abcdef" for b in "stuvw" for c in "xyz"]
+    folder = write_words(tmp_path / "set", words)
+    real, (_, labels) = RealWords([folder]), validation_words([folder])["set"]
+    trained = {real.words.label(i) for i in real.numbers}
+    assert trained.isdisjoint(labels) and trained | set(labels) == set(words) and labels
+    assert is_validation(labels[0].upper() + "!")  # neither case nor punctuation moves a word over
+
+
+def test_wrong_options_are_refused_in_one_line(tmp_path, capsys) -> None:
+    from common.cli import main
+
+    for more, word in ((("--real_share", "0.5"), "--real"), (("--batch", "0"), "--batch")):
+        assert main([*command(tmp_path / "out"), *more]) == 2
+        error = capsys.readouterr().err
+        assert word in error and len(error.splitlines()) == 1
