@@ -11,9 +11,9 @@ from common.bench.rows import Row
 from common.bench.units import jpeg_crop
 from common.data.decode import decode_rgb, resize_bicubic
 from common.models.images import masks_to_float
-from projects.siga.base import SigaModel
-from projects.siga.kmeans_mask import text_mask
-from projects.siga.model import build_siga
+from projects.siga.model.base import SigaModel
+from projects.siga.model.build import build_siga
+from projects.siga.model.kmeans_mask import text_mask
 
 PUBLISHED = {  # (training step at batch 4, inference at batch 32), per image in v
     "TRBA": (1.44, 0.36),

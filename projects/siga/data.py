@@ -21,7 +21,7 @@ from common.text.charset import unsupported
 from common.text.normalise import Normaliser
 from common.train.distributed import Dist
 from common.train.log import DASHES, sources_block, usage_lines
-from projects.siga.kmeans_mask import text_mask
+from projects.siga.model.kmeans_mask import text_mask
 from projects.siga.options import data_usage, ratios, selection
 
 BENCHMARK = (

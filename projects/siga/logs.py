@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.train.log import DASHES, append, options_block, sample_table
-from projects.siga.validate import Evaluation
+from projects.siga.evaluate import Evaluation
 
 HIDDEN = ("variant", "given")
 

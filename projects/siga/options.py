@@ -9,7 +9,7 @@ from math import inf
 from common.errors import UserError
 from common.text.charset import SIGA_94
 from projects.siga.flags import TRAIN, Flag
-from projects.siga.variants import Variant, variant
+from projects.siga.model.variants import Variant, variant
 
 SELECTIONS = {
     "synth": ["MJ", "ST"],

@@ -8,11 +8,10 @@ import numpy as np
 import torch
 
 from common.data.loader import Batch
-from projects.siga.pseudo_labels import glyph_targets, predicted_text
-from projects.siga.reader import normalise
+from projects.siga.model.losses import glyph_targets, predicted_text
 
 if TYPE_CHECKING:
-    from projects.siga.engine import Stepper
+    from projects.siga.method import Stepper
 
 SHOWN = 4
 
@@ -31,7 +30,7 @@ def glyph_panels(stepper: Stepper, batch: Batch) -> dict[str, np.ndarray]:
     model.eval()
     images = batch.images[:SHOWN].to(device)
     ids, lengths = stepper.codec.encode(batch.labels[:SHOWN])
-    output = model(normalise(images, stepper.options.family), torch.from_numpy(ids).to(device)[:, :-1])
+    output = model(model.normalise(images), torch.from_numpy(ids).to(device)[:, :-1])
     model.train(training)
     mask, channels = predicted_text(output.maps.seg_logits), output.maps.low.shape[1] - 1
     size = tuple(output.maps.low.shape[2:])

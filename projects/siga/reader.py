@@ -11,18 +11,11 @@ import torch
 from torch import nn
 
 from common.infer.recognizer import Prediction
-from common.models.images import IMAGENET_MEAN, IMAGENET_STD, to_float_nchw
 from common.train.checkpoint import load
-from projects.siga.base import SigaModel
-from projects.siga.building import Codec, load_weights, make_codec
-from projects.siga.model import build_siga
-from projects.siga.pseudo_labels import glyph_targets, predicted_text
-from projects.siga.variants import variant
-
-
-def normalise(images: torch.Tensor, family: str) -> torch.Tensor:
-    """uint8 [B, H, W, 3] -> float [B, 3, H, W]: ImageNet mean and std for R and S, [0, 1] for T."""
-    return to_float_nchw(images) if family == "T" else to_float_nchw(images, IMAGENET_MEAN, IMAGENET_STD)
+from projects.siga.model.base import SigaModel
+from projects.siga.model.build import Codec, build_siga, load_weights, make_codec
+from projects.siga.model.losses import glyph_targets, predicted_text
+from projects.siga.model.variants import variant
 
 
 def codec_of(name: str, character: str | None, batch_max_length: int) -> Codec:
@@ -63,7 +56,7 @@ class SigaReader:
         """uint8 [B, H, W, 3] on the model's device -> one prediction each; `attention` adds maps [T, h, w] in [0,
         1].
         """
-        reading, maps = self.model.read(normalise(images, self.family))
+        reading, maps = self.model.read(self.model.normalise(images))
         probabilities, ids = reading.logits.float().softmax(dim=2).max(dim=2)
         found = decode(self.codec, ids.cpu().numpy(), probabilities.cpu().numpy())
         if not attention:
@@ -75,7 +68,7 @@ class SigaReader:
     def extras(self, images: torch.Tensor) -> dict[str, np.ndarray]:
         """Pictures for the report [B, h, w]: the predicted text mask (0/1) and the glyph pseudo-labels made of it
         (integers: 0 background, t = character t)."""
-        inputs = normalise(images, self.family)
+        inputs = self.model.normalise(images)
         output = self.model(inputs)
         ended = output.logits["share"].argmax(dim=2) == self.model.end_id
         lengths = torch.where(ended.any(dim=1), ended.int().argmax(dim=1), ended.shape[1])
@@ -108,6 +101,6 @@ class ShareModule(nn.Module):
         self.model, self.family = model, family
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        reading, _ = self.model.read(normalise(images, self.family), stop_early=False)
+        reading, _ = self.model.read(self.model.normalise(images), stop_early=False)
         probabilities, ids = reading.logits.softmax(dim=2).max(dim=2)
         return ids, probabilities

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from common.registry import ModelRow, Weights
 from common.text.charset import CHARSET_36, SIGA_36
-from projects.siga.variants import VARIANTS, Variant
+from projects.siga.model.variants import VARIANTS, Variant
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 UNSCALED = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}

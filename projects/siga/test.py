@@ -19,12 +19,13 @@ from common.train.checkpoint import load, write_json
 from common.train.distributed import Dist, process_group
 from common.train.log import DASHES, append
 from common.train.session import check_writable, precision_note
-from projects.siga.base import SigaModel
-from projects.siga.building import Codec, build_model, load_weights, make_codec
+from projects.siga.building import build_model
 from projects.siga.data import BENCHMARK, FAST, RELEASED_T, evaluation_sets
+from projects.siga.evaluate import T_HEADS, Evaluation, SetResult, evaluate
 from projects.siga.evaluate_flags import TEST
+from projects.siga.model.base import SigaModel
+from projects.siga.model.build import Codec, load_weights, make_codec
 from projects.siga.options import check_ranges, note_dead, parse
-from projects.siga.validate import T_HEADS, Evaluation, SetResult, evaluate
 
 
 def checkpoints(options: argparse.Namespace) -> list[Path]:

@@ -30,13 +30,15 @@ from common.train.seed import seed_everything
 from common.train.session import check_room, check_writable, precision_note, state_bytes
 from common.train.signals import StopRequest
 from common.train.state import TrainingState
-from projects.siga import logs, states
-from projects.siga.building import build_model, make_codec, starting_weights
+from projects.siga import files as states
+from projects.siga import logs
+from projects.siga.building import build_model, starting_weights
 from projects.siga.data import check_samples, evaluation_sets, training_data, training_loader, wanted_sets
-from projects.siga.engine import Stepper, make_optimizer, make_schedule, total_steps
+from projects.siga.evaluate import Evaluation, as_row, evaluate
+from projects.siga.method import Stepper, make_optimizer, make_schedule, total_steps
+from projects.siga.model.build import make_codec
 from projects.siga.options import check, note_dead, parse
 from projects.siga.panels import glyph_panels
-from projects.siga.validate import Evaluation, as_row, evaluate
 
 CONSOLE = ["loss", "share", "predmask", "correct", "low", "middle"]
 PUBLISHED_T = {  # the terms of which T's curves show the sum; the event file has _ for blanks

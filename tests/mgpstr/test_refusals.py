@@ -12,7 +12,7 @@ from common.data.lmdb import LmdbWriter
 from projects.mgpstr import demo, test_final, train_final_dist
 from projects.mgpstr.flags import get_args
 from tests.projects.mgpstr_corpus import ACDS, CHARACTERS, MICRO, command, write_corpus
-from tests.projects.siga_corpus import crop
+from tests.siga.corpus import crop
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from projects.mgpstr.data_convert import Refused, boxes_of, convert_acds, string
 from projects.mgpstr.method import LossModule, Stepper
 from tests.projects import mgpstr_corpus
 from tests.projects.mgpstr_corpus import ACDS, CHARACTERS, MICRO, command, write_corpus
-from tests.projects.siga_corpus import ROOT, crop, environment
+from tests.siga.corpus import ROOT, crop, environment
 
 STATE = "training_state-{:09d}.pth"
 

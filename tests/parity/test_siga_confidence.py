@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from projects.siga.building import make_codec
-from projects.siga.validate import SetResult, decode, most_confident, share_loss
+from projects.siga.evaluate import SetResult, decode, most_confident, share_loss
+from projects.siga.model.build import make_codec
 from tests.parity import harness
 
 TOLERANCE = 1e-4

@@ -10,10 +10,17 @@ import torch
 import torch.nn.functional as F
 
 from common.models import tps
-from projects.siga.kmeans_mask import kmeans_mask
-from projects.siga.losses import coverage_map, glyph_class_weights, recognition_loss, structural_losses
-from projects.siga.pseudo_labels import glyph_targets, predicted_text, valid_steps
-from projects.siga.variants import CHAR_STR, TRBA, TSBA
+from projects.siga.model.kmeans_mask import kmeans_mask
+from projects.siga.model.losses import (
+    coverage_map,
+    glyph_class_weights,
+    glyph_targets,
+    predicted_text,
+    recognition_loss,
+    structural_losses,
+    valid_steps,
+)
+from projects.siga.model.variants import CHAR_STR, TRBA, TSBA
 from tests.parity import harness
 
 SETTINGS = {"R": TRBA, "S": TSBA, "T": CHAR_STR}

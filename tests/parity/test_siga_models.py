@@ -11,10 +11,9 @@ import torch
 from common.models.tps import Tps, initial_fiducials, sample
 from common.text.charset import CHARSET_36, SIGA_36
 from common.text.codecs import GlyphCodec, GoCodec
-from projects.siga.building import make_codec
-from projects.siga.heads import HEADS
-from projects.siga.model import build_siga, load_published
-from projects.siga.pseudo_labels import glyph_targets, predicted_text
+from projects.siga.model.build import build_siga, load_published, make_codec
+from projects.siga.model.decoding import HEADS
+from projects.siga.model.losses import glyph_targets, predicted_text
 from tests.parity import harness
 
 LOSS_NAMES = {  # R, S: the published name of each term; T sums the pairs

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from projects.siga.engine import make_optimizer, make_schedule, total_steps, warm_cosine
+from projects.siga.method import make_optimizer, make_schedule, total_steps, warm_cosine
 from projects.siga.options import parse
 from tests.parity import harness
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from common.data.lmdb import LmdbWriter
-from tests.projects.siga_corpus import WORDS, crop
+from tests.siga.corpus import WORDS, crop
 
 MICRO = ["--Transformer", "mgp-str", "--TransformerModel", "mgp_str_micro_patch16x8_3_32_128"]
 CHARACTERS = ["--Transformer", "char-str", "--TransformerModel", "char_str_micro_patch16x8_3_32_128"]

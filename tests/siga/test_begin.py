@@ -13,10 +13,10 @@ from common.errors import UserError
 from common.reproduce import recipe
 from common.train.checkpoint import save_atomic
 from projects.siga import train
-from projects.siga.building import build_model, make_codec, starting_weights
-from projects.siga.model import build_siga, init_published
+from projects.siga.building import build_model, starting_weights
+from projects.siga.model.build import build_siga, init_published, make_codec
 from projects.siga.options import check, parse
-from tests.projects.siga_corpus import command, write_corpus
+from tests.siga.corpus import command, write_corpus
 
 DEIT = "deit_base_patch16_224-b5f2ef4d.pth"
 

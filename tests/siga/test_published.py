@@ -17,12 +17,12 @@ from common.errors import UserError
 from common.train.distributed import Dist
 from projects.siga import logs, train
 from projects.siga.data import training_data, training_loader
-from projects.siga.engine import make_schedule
-from projects.siga.model import build_siga
+from projects.siga.evaluate import Evaluation, SetResult
+from projects.siga.method import make_schedule
+from projects.siga.model.build import build_siga
 from projects.siga.options import check, fractions, parse
 from projects.siga.test import log_text_t, published_row
-from projects.siga.validate import Evaluation, SetResult
-from tests.projects.siga_corpus import command, write_corpus
+from tests.siga.corpus import command, write_corpus
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from common.train.checkpoint import load
 from projects.siga import train
 from tests.common import digests
-from tests.projects.siga_corpus import command, launch, write_corpus
+from tests.siga.corpus import command, launch, write_corpus
 
 STORED = Path(__file__).with_name("states.json")
 # case: model, flags, step at which the run is stopped and resumed (0: never), steps

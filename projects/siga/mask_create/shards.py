@@ -18,7 +18,7 @@ from common.data.decode import BadImage, decode_rgb
 from common.data.lmdb import LmdbWriter, WordLmdb
 from common.data.sources import open_words
 from common.errors import UserError
-from projects.siga.kmeans_mask import text_mask
+from projects.siga.model.kmeans_mask import text_mask
 
 SMALLEST_SIDE = 2  # both sides below it: nothing to cluster, skipped as published
 

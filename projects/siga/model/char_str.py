@@ -10,12 +10,12 @@ from torch import nn
 from common.models.attention import AttentionDecoder, BidirectionalLSTM, SequenceDecoder
 from common.models.resnet import init_he_fan_out
 from common.models.vit import PlainViT
-from projects.siga.backbone_resnet import ColumnTail
-from projects.siga.base import SigaModel, SigaOutput, two_lstms
-from projects.siga.decoders import FusionDecoder, GatedBimodal
-from projects.siga.glyphs import GlyphMaps, pool_glyphs, unpool
-from projects.siga.heads import Heads, Reading, decode_all, read_share
-from projects.siga.variants import Variant
+from projects.siga.model.backbone_resnet import ColumnTail
+from projects.siga.model.base import SigaModel, two_lstms
+from projects.siga.model.decoding import FusionDecoder, GatedBimodal, Heads, Reading, decode_all, read_share
+from projects.siga.model.glyphs import GlyphMaps, pool_glyphs, unpool
+from projects.siga.model.losses import SigaOutput
+from projects.siga.model.variants import Variant
 
 
 class MlaHead(nn.Module):

@@ -13,13 +13,13 @@ from common.errors import UserError
 from common.train.checkpoint import load, save_atomic, strip_module
 from projects.siga import train
 from projects.siga.data import mask_source
-from projects.siga.kmeans_mask import text_mask
 from projects.siga.mask_create import merge
 from projects.siga.mask_create.shards import encode_mask
+from projects.siga.model.kmeans_mask import text_mask
 from projects.siga.options import parse
 from projects.siga.test import chosen_sets, parse_test
 from tests.common.compare import same
-from tests.projects.siga_corpus import command, launch, write_corpus, write_words
+from tests.siga.corpus import command, launch, write_corpus, write_words
 
 STATE = "training_state-{:09d}.pth"
 

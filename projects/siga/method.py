@@ -15,10 +15,9 @@ from common.train import schedule as schedules
 from common.train.distributed import unwrap
 from common.train.optim import accumulating, build_optimizer
 from common.train.stepper import StepperBase
-from projects.siga.building import Codec
-from projects.siga.losses import SigaLosses
+from projects.siga.model.build import Codec
+from projects.siga.model.losses import SigaLosses
 from projects.siga.options import fractions
-from projects.siga.reader import normalise
 
 
 def make_optimizer(model: nn.Module, options: argparse.Namespace) -> torch.optim.Optimizer:
@@ -97,7 +96,7 @@ class Stepper(StepperBase):
     def forward(self, batch: Batch, step: int) -> SigaLosses:
         """Teacher-forced losses of one batch. Correct's weight goes by step, the outlier rule by step/data_ratio."""
         device = self.dist.device
-        images = normalise(batch.images.to(device, non_blocking=True), self.options.family)
+        images = self.bare.normalise(batch.images.to(device, non_blocking=True))
         masks = masks_to_float(batch.masks.to(device, non_blocking=True))
         ids, lengths = self.codec.encode(batch.labels)
         text = torch.from_numpy(ids).to(device)

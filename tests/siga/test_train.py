@@ -16,11 +16,11 @@ from common.data.bad import stored
 from common.data.loader import epoch_order
 from common.train.checkpoint import load
 from projects.siga import train
-from projects.siga.engine import Stepper
+from projects.siga.method import Stepper
 from projects.siga.test import main as evaluate_main
 from tests.common.compare import same
 from tests.common.lmdbs import put
-from tests.projects.siga_corpus import ROOT, command, environment, launch, write_corpus, write_words
+from tests.siga.corpus import ROOT, command, environment, launch, write_corpus, write_words
 
 STATE = "training_state-{:09d}.pth"
 

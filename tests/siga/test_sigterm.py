@@ -11,7 +11,7 @@ from pathlib import Path
 from common.train import session as train_run
 from common.train.checkpoint import load
 from projects.siga import train
-from tests.projects.siga_corpus import ROOT, command, environment, write_corpus
+from tests.siga.corpus import ROOT, command, environment, write_corpus
 
 
 def test_two_ranks_save_once_and_leave_with_status_0(tmp_path: Path) -> None:

@@ -14,12 +14,11 @@ from common.data.decode import decode_mask, decode_rgb
 from common.data.lmdb import LmdbWriter, WordLmdb
 from common.errors import UserError
 from common.models.weights import add_prefix
-from projects.siga.building import make_codec
-from projects.siga.kmeans_mask import kmeans_mask, text_mask
-from projects.siga.losses import glyph_class_weights, segmentation_loss, structural_losses
 from projects.siga.mask_create import generate_mask, merge, shards
-from projects.siga.model import build_siga, init_published, load_published, load_tps
-from projects.siga.variants import LossSettings, variant
+from projects.siga.model.build import build_siga, init_published, load_published, load_tps, make_codec
+from projects.siga.model.kmeans_mask import kmeans_mask, text_mask
+from projects.siga.model.losses import glyph_class_weights, segmentation_loss, structural_losses
+from projects.siga.model.variants import LossSettings, variant
 
 SMALL = ("TRBA_small", "TSBA_small", "char_str_small")
 WORDS = ["glyph", "a", "siga2023"]

@@ -16,10 +16,9 @@ from common.metrics.papers import score_word
 from common.metrics.protocols import PROTOCOL_36
 from common.text.codecs import Decoded
 from common.train.distributed import Dist
-from projects.siga.base import SigaModel
-from projects.siga.building import Codec
-from projects.siga.losses import recognition_loss
-from projects.siga.reader import normalise
+from projects.siga.model.base import SigaModel
+from projects.siga.model.build import Codec
+from projects.siga.model.losses import recognition_loss
 
 T_HEADS = ("TRBA", "glyph", "Iter", "final")
 T_LOGITS = {"TRBA": "trba", "Iter": "iter1", "final": "share"}
@@ -130,7 +129,7 @@ def read_batch(
 ) -> list[Decoded]:
     """Read one batch, add its sums to `result`, return Share's readings. `glyph`: which glyph head T reports."""
     family = model.settings.family
-    images = normalise(batch.images.to(device, non_blocking=True), family)
+    images = model.normalise(batch.images.to(device, non_blocking=True))
     started = time.perf_counter()
     if family != "T":
         share = decode(codec, model.read(images)[0].logits)

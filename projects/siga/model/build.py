@@ -13,16 +13,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from common.errors import UserError
 from common.models.weights import LoadReport, load_strict, strip_prefix
-from projects.siga.base import SigaModel
-from projects.siga.charstr import CharStrModel
-from projects.siga.two_unit import TwoUnitModel
-from projects.siga.variants import variant
+from common.text.codecs import GlyphCodec, GoCodec
+from projects.siga.model.base import SigaModel
+from projects.siga.model.char_str import CharStrModel
+from projects.siga.model.two_unit import TwoUnitModel
+from projects.siga.model.variants import variant
+
+Codec = GlyphCodec | GoCodec
+
+
+def make_codec(family: str, character: str, batch_max_length: int) -> Codec:
+    """Text <-> ids of R, S (end = padding = 0, start = number of classes) or T ([GO] 0, [s] 1)."""
+    if family == "T":
+        return GoCodec(character, batch_max_length)
+    return GlyphCodec(character, batch_max_length + 1, truncate=family == "R")
 
 
 def build_siga(
@@ -119,3 +130,30 @@ def load_tps(model: TwoUnitModel, state: Mapping[str, torch.Tensor], what: str =
     report = load_strict(model.model_one.Transformation, wanted, what=what)
     model.freeze_tps()
     return report
+
+
+def load_weights(model: SigaModel, content: Any, what: str) -> None:
+    """Strictly load a checkpoint's weights in published form (`net`, T also a bare state dict) or ours (`model`).
+
+    Raises:
+        UserError: names or shapes differ: another variant, charset or word length.
+    """
+    if not isinstance(content, Mapping):
+        raise UserError(f"{what}: no checkpoint of SIGA (a {type(content).__name__}); give a best_accuracy.pth")
+    state = next((content[key] for key in ("net", "model") if isinstance(content.get(key), Mapping)), content)
+    tensors = {name: value for name, value in strip_prefix(state).items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise UserError(f"{what}: no weights in it; give a checkpoint of SIGA")
+    _explain_charset(model, tensors, what)
+    load_published(model, tensors, what=what)
+
+
+def _explain_charset(model: SigaModel, tensors: Mapping[str, torch.Tensor], what: str) -> None:
+    """A clear word for the commonest mismatch: the output layer has another number of classes."""
+    own = model.state_dict()
+    for name, value in tensors.items():
+        if name.endswith("generator.generator.weight") and name in own and value.shape[0] != own[name].shape[0]:
+            raise UserError(
+                f"{what}: charset: it predicts {value.shape[0]} classes, this run {own[name].shape[0]}; give the "
+                "same --character (or --sensitive) as its training"
+            )

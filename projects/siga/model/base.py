@@ -1,29 +1,14 @@
-"""What every SIGA model returns and can do, whatever its backbone."""
+"""What every SIGA model can do, whatever its backbone."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from common.models.attention import BidirectionalLSTM
-from projects.siga.glyphs import GlyphMaps
-from projects.siga.losses import SigaLosses, siga_losses
-from projects.siga.variants import Variant
-
-
-@dataclass
-class SigaOutput:
-    """A forward pass. `logits`: name in `heads.HEADS` -> [B, T, C]; `attention` of the "ours" decoder [B, T, W'] ;
-    `maps`: character maps and mask logits; `masks` [B, 1, H, W] as the losses see them (None without masks);
-    `features`: intermediate tensors under the names of the reference measurements."""
-
-    logits: dict[str, torch.Tensor]
-    attention: torch.Tensor
-    maps: GlyphMaps
-    masks: torch.Tensor | None
-    features: dict[str, torch.Tensor]
+from common.models.images import IMAGENET_MEAN, IMAGENET_STD, to_float_nchw
+from projects.siga.model.losses import SigaLosses, SigaOutput, siga_losses
+from projects.siga.model.variants import Variant
 
 
 class SigaModel(nn.Module):
@@ -45,6 +30,12 @@ class SigaModel(nn.Module):
     @property
     def active_dropout(self) -> float:
         return self.dropout if self.training else 0.0
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 [B, H, W, 3] -> float [B, 3, H, W]: ImageNet mean and std for R and S, [0, 1] for T."""
+        return (
+            to_float_nchw(images) if self.settings.family == "T" else to_float_nchw(images, IMAGENET_MEAN, IMAGENET_STD)
+        )
 
     def losses(
         self,

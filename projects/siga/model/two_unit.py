@@ -7,14 +7,13 @@ from torch import nn
 
 from common.models.attention import AttentionDecoder, SequenceDecoder
 from common.models.tps import Tps, sample
-from projects.siga.backbone_resnet import ResNetFeatures
-from projects.siga.backbone_svtr import SvtrFeatures
-from projects.siga.base import SigaModel, SigaOutput, two_lstms
-from projects.siga.decoders import FusionDecoder, GatedBimodal
-from projects.siga.glyphs import GlyphAttention, GlyphMaps
-from projects.siga.heads import Heads, Reading, decode_all, read_share
-from projects.siga.losses import glyph_class_weights
-from projects.siga.variants import Variant
+from projects.siga.model.backbone_resnet import ResNetFeatures
+from projects.siga.model.backbone_svtr import SvtrFeatures
+from projects.siga.model.base import SigaModel, two_lstms
+from projects.siga.model.decoding import FusionDecoder, GatedBimodal, Heads, Reading, decode_all, read_share
+from projects.siga.model.glyphs import GlyphAttention, GlyphMaps
+from projects.siga.model.losses import SigaOutput, glyph_class_weights
+from projects.siga.model.variants import Variant
 
 
 class SequenceUnit(nn.Module):

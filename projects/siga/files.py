@@ -15,8 +15,9 @@ from common.train.checkpoint import load, save_atomic, write_card
 from common.train.distributed import Dist, unwrap
 from common.train.state import TrainingState
 from common.train.states import is_state, newest_state, same_options
-from projects.siga.base import SigaModel
-from projects.siga.building import build_options, load_weights
+from projects.siga.building import build_options
+from projects.siga.model.base import SigaModel
+from projects.siga.model.build import load_weights
 
 
 def run_folder(options: argparse.Namespace) -> Path:
