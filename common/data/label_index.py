@@ -14,6 +14,7 @@ from common.data.bad import BadSample
 from common.data.lmdb import WordLmdb
 from common.errors import UserError
 from common.text.charset import unsupported
+from common.text.coverage import Coverage
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,22 @@ class LabelRules:
         if self.on_unsupported not in ("keep", "skip", "error"):
             raise ValueError(f"on_unsupported is {self.on_unsupported!r}, expected keep, skip or error")
 
+    def normalised(self, raw: str) -> str:
+        """The label as the model is to read it."""
+        return raw if self.keep is None else self.keep(raw)
+
+    def coverage(self) -> Coverage | None:
+        """A counter of what these rules do to labels; None where they leave all labels as they are."""
+        if not self.labels or (self.keep is None and self.charset is None):
+            return None
+        return Coverage(self.normalised, self.charset, spare_blanks=getattr(self.keep, "whitespace", False))
+
     def judge(self, raw: str) -> tuple[str, str | None]:
         """(normalised label, None), or ("", why it is dropped: `too_long` or `empty` or `unsupported`)."""
         measured = raw if self.measure is None else self.measure(raw)
         if self.max_length is not None and len(measured) > self.max_length:
             return "", "too_long"
-        label = raw if self.keep is None else self.keep(raw)
+        label = self.normalised(raw)
         if not label and self.drop_empty:
             return "", "empty"
         if self.on_unsupported == "skip" and self.charset is not None and not set(label) <= set(self.charset):
@@ -67,12 +78,16 @@ class LabelIndex:
         counts: Counter[str],
         bad: list[BadSample],
         sources: int,
+        coverage: Sequence[Coverage] = (),
     ):
         lengths = np.fromiter((len(piece) for piece in pieces), dtype=np.int64, count=len(pieces))
         self._offsets = np.concatenate([[0], lengths.cumsum()])
         self._blob = b"".join(pieces)
         self.source, self.number, self.counts, self.bad = source, number, counts, bad
         self.sizes = np.bincount(source, minlength=sources).tolist()
+
+        self.coverage = list(coverage)
+        """What normalisation and charset do to the labels of each source; empty where nothing is normalised."""
 
     def __len__(self) -> int:
         return len(self.source)
@@ -96,9 +111,11 @@ def index_labels(lmdbs: Sequence[WordLmdb], rules: LabelRules, usage: float = 1.
     numbers: list[np.ndarray] = []
     counts: Counter[str] = Counter(stored=0, kept=0, too_long=0, empty=0, unsupported=0, bad=0)
     bad: list[BadSample] = []
+    coverage = []
     for words in lmdbs:
         first = len(words) if usage > 1 else int(len(words) * usage)
-        kept = _index_one(words, first, rules, pieces, counts, bad)
+        coverage.append(rules.coverage())
+        kept = _index_one(words, first, rules, pieces, counts, bad, coverage[-1])
         numbers.append(np.asarray(kept, dtype=np.int64))
     source = np.repeat(np.arange(len(lmdbs), dtype=np.int32), [len(kept) for kept in numbers])
     number = np.concatenate(numbers) if numbers else np.empty(0, dtype=np.int64)
@@ -106,14 +123,20 @@ def index_labels(lmdbs: Sequence[WordLmdb], rules: LabelRules, usage: float = 1.
         most = int(min(usage, len(source)))
         pieces, source, number = pieces[:most], source[:most], number[:most]
     counts["kept"] = len(source)
-    index = LabelIndex(pieces, source, number, counts, bad, len(lmdbs))
+    index = LabelIndex(pieces, source, number, counts, bad, len(lmdbs), [part for part in coverage if part])
     if rules.on_unsupported == "error" and rules.charset is not None:
         _refuse_unsupported(index, rules.charset)
     return index
 
 
 def _index_one(
-    words: WordLmdb, first: int, rules: LabelRules, pieces: list[bytes], counts: Counter, bad: list[BadSample]
+    words: WordLmdb,
+    first: int,
+    rules: LabelRules,
+    pieces: list[bytes],
+    counts: Counter,
+    bad: list[BadSample],
+    coverage: Coverage | None,
 ) -> list[int]:
     counts["stored"] += first
     if not rules.labels:
@@ -138,11 +161,14 @@ def _index_one(
         absent(number)
         expected = number + 1
         try:
-            label, why = rules.judge(value.decode("utf-8"))
+            raw = value.decode("utf-8")
+            label, why = rules.judge(raw)
         except UnicodeDecodeError:
             bad.append(BadSample(str(words.path), number + 1, "label is not UTF-8"))
             counts["bad"] += 1
             continue
+        if coverage is not None and why != "too_long":
+            coverage.count(raw, rules.normalised(raw) if why == "unsupported" else label)
         if why is None:
             pieces.append(label.encode("utf-8", "surrogatepass"))
             kept.append(number)

@@ -28,6 +28,7 @@ from common.data.lmdb import WordLmdb
 from common.data.masks import MaskSource, fit_mask
 from common.data.sources import KINDS, WordSource, find_sources, open_words
 from common.errors import UserError
+from common.text.coverage import Coverage
 
 Augment = Callable[..., object]  # (image uint8 [H, W, 3], rng, mask) -> image or (image, mask)
 NATIVE, RESIZED = "native", "resized"
@@ -172,6 +173,11 @@ class WordDataset:
     def counts(self) -> Counter[str]:
         """How many samples were stored, kept, and left out for which reason."""
         return self.index.counts
+
+    def coverage(self) -> dict[str, Coverage]:
+        """What normalisation and charset do to the labels of every path; empty where nothing is normalised."""
+        names = [str(words.path) for words in self.lmdbs]
+        return dict(zip(names, self.index.coverage)) if self.index.coverage else {}
 
     @property
     def index_bad(self) -> list[BadSample]:

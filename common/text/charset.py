@@ -6,8 +6,10 @@ special tokens.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
 from common.errors import UserError
 
@@ -65,3 +67,64 @@ def unsupported(labels: Iterable[str], charset: str) -> Counter[str]:
         seen.update(label)
     allowed = frozenset(charset)
     return Counter({character: count for character, count in seen.items() if character not in allowed})
+
+
+def read_charset(path: str | Path) -> str:
+    """The characters of a file with one character a line, in its order.
+
+    The file is UTF-8, with or without a byte-order mark. Line ends and one blank after a character are ignored, as are
+    empty lines at the end; a line of one blank is the blank. Characters are composed (NFC). A file of one line gives
+    the characters of that line.
+
+    Raises:
+        UserError: no such file, another encoding, or a line that is not one character (its number is named), a
+            character that stands twice.
+    """
+    path = Path(path)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: the charset file cannot be read ({error.strerror}); check the path") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: not UTF-8 (byte {error.start}): {_encoding_of(path.read_bytes())};"
+            " convert it, e.g. with iconv -t UTF-8"
+        ) from None
+    lines = [unicodedata.normalize("NFC", line.rstrip("\r")) for line in text.split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    if len(lines) == 1:
+        charset = lines[0]
+    else:
+        charset = "".join(_one_character(path, number, line) for number, line in enumerate(lines, 1))
+    if not charset:
+        raise UserError(f"{path}: the charset file is empty; write one character a line")
+    twice = [character for character, count in Counter(charset).items() if count > 1]
+    if twice:
+        at = [number for number, line in enumerate(lines, 1) if line[:1] == twice[0]]
+        raise UserError(f"{path}: {twice[0]!r} stands twice (lines {', '.join(map(str, at))}): write it once")
+    return charset
+
+
+def _one_character(path: Path, number: int, line: str) -> str:
+    if len(line) == 2 and line[1] in " \t":
+        line = line[0]
+    if len(line) != 1:
+        what = "is empty" if not line else f"holds {len(line)} characters ({line[:20]!r})"
+        raise UserError(f"{path}: line {number} {what}; write one character a line")
+    return line
+
+
+def _encoding_of(content: bytes) -> str:
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "it looks like UTF-16"
+    try:
+        content.decode("gb18030")
+    except UnicodeDecodeError:
+        return "its encoding is unknown"
+    return "it looks like GBK"
+
+
+def described(charset: str) -> str:
+    """The one line a log shows of a charset."""
+    return f"{len(charset):,} characters, from {charset[0]!r} to {charset[-1]!r}"

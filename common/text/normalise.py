@@ -16,10 +16,23 @@ def _members(charset: str) -> frozenset[str]:
     return frozenset(charset)
 
 
+def fold_case(text: str, charset: str) -> str:
+    """`text` in lower case, or in capitals where the charset has capitals and no lower-case letter.
+
+    The published loaders always take lower case, which deletes every letter of such a charset.
+    """
+    return text.upper() if _capitals_only(charset) else text.lower()
+
+
+@lru_cache(maxsize=64)
+def _capitals_only(charset: str) -> bool:
+    return charset != charset.lower() and charset == charset.upper()
+
+
 def keep_only(text: str, charset: str, lower: bool = False) -> str:
-    """`text`, lower-cased first if asked, without the characters that `charset` has not (order kept)."""
+    """`text`, its case folded first if asked (`fold_case`), without the characters that `charset` does not have."""
     if lower:
-        text = text.lower()
+        text = fold_case(text, charset)
     members = _members(charset)
     return text if members.issuperset(text) else "".join(character for character in text if character in members)
 

@@ -130,6 +130,8 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file; check the path")
+    if stranger := what_it_is(path):
+        raise UserError(f"{path}: refused: it is {stranger}")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -148,9 +150,32 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
         raise UserError(f"{path}: truncated or no checkpoint ({reason}); copy it again or use an older one") from None
 
 
+def what_it_is(path: Path) -> str | None:
+    """What a file that is no checkpoint is, and what to do; None where it may be one (judged by its first bytes)."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError:
+        return None  # the reader says why
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not start:
+        return "an empty file; copy or download it again"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "a web page, not a checkpoint (a login or error page was saved in its place); download the file again"
+    if text.startswith(b"version https://git-lfs"):
+        return "a Git-LFS pointer, not the file itself; fetch it with `git lfs pull`"
+    if path.suffix != ".safetensors" and start[:1] == b"\x80" and start[1:2] > b"\x02":
+        return (
+            f"a pickle of protocol {start[1]}, which torch's safe reader does not take; where it is trusted, write it"
+            " again with `torch.save(thing, NEW)` (protocol 2)"
+        )
+    return None
+
+
 def _refusal(path: Path, reason: str) -> str:
     """Words for a file that weights-only loading refused."""
-    found = re.search(r"(?:GLOBAL|Unsupported (?:class|global):?) `?([\w.]+)`?", reason)
+    found = re.search(r"Unsupported (?:class|global):? (?:GLOBAL )?`?([\w.]+)`?", reason)
+    found = found or re.search(r"GLOBAL `?([\w.]+)`?", reason)
     if found:
         return f"{path}: refused: it holds {found[1]}, which is no plain tensor data, and might run code; {CONVERT}"
     return f"{path}: refused: not readable as plain tensor data (damaged, or not a checkpoint); {CONVERT}"

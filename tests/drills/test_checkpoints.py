@@ -92,6 +92,38 @@ def test_malicious_checkpoint_runs_nothing(writer: str, tmp_path: Path) -> None:
     assert not victim.exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "an empty file"),
+        (b"<!DOCTYPE html><html><body>Sign in</body></html>", "a web page.*download"),
+        (b"\n<html>404</html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "a Git-LFS pointer.*git lfs pull"),
+        (pickle.dumps({"net": {}}, protocol=4), "a pickle of protocol 4.*torch.save"),
+        (pickle.dumps({"net": {}}, protocol=5), "a pickle of protocol 5"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_strangers_are_named(content: bytes, told: str, suffix: str, tmp_path: Path) -> None:
+    if suffix == "safetensors" and content[:1] == b"\x80":
+        return  # a length of a header can start that way
+    path = tmp_path / f"stranger.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"stranger\.{suffix}: refused: it is {told}"):
+        load(path)
+
+
+class Foreign:
+    """A class that no checkpoint may hold."""
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_a_refused_checkpoint_holds_is_named(zipped: bool, tmp_path: Path) -> None:
+    torch.save({"net": Foreign()}, tmp_path / "foreign.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match=r"it holds [\w.]*test_checkpoints\.Foreign, which is no plain tensor data"):
+        load(tmp_path / "foreign.pth")
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.95])
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 def test_half_file_is_one_line(share: float, suffix: str, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from projects.mgpstr.label_codes import LabelCodes
 from projects.mgpstr.model.build import build_model
 from projects.mgpstr.model.names import ACDS, MODELS
 from tests.parity import harness
+from tests.parity.noise import Cap, Measured, Outcome, gradient_norms, measure, without_dropout
 
 CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -25,7 +26,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for fixture, member in (("mgp_case", "char_logits"), ("acds_case", "map_train")):
         if fixture in metafunc.fixturenames:
             paths = [path for path in harness.case_files(goldens, "mgpstr") if member in np.load(path).files]
-            metafunc.parametrize(fixture, paths, ids=lambda path: path.stem)
+            metafunc.parametrize(fixture, paths, ids=lambda path: path.stem, scope="module")
 
 
 def known_names() -> list[tuple[str, str]]:
@@ -74,101 +75,134 @@ def prepared(case: harness.Case, fill) -> tuple[torch.nn.Module, torch.Tensor]:
     return model, torch.from_numpy(fill.images(name, size, float(low), float(high)))
 
 
-def sliced(tensor: torch.Tensor, expression: str) -> torch.Tensor:
-    """Apply a text such as "[:, ::16, ::12]"."""
+def slices(expression: str) -> tuple[slice, ...]:
+    """The index that a text such as "[:, ::16, ::12]" means."""
     parts = re.match(r"\[(.*?)\]", expression).group(1).split(",")
-    return tensor[tuple(slice(*(int(n) if n.strip() else None for n in part.split(":"))) for part in parts)]
-
-
-def check_gradients(model: torch.nn.Module, meta: dict, relative: float) -> None:
-    # a float32 norm of a million small numbers is itself wrong by 1e-4, so norms are taken in float64
-    norms = {name: float(p.grad.double().norm()) for name, p in model.named_parameters() if p.grad is not None}
-    total = sum(norm**2 for norm in norms.values()) ** 0.5
-    assert total == pytest.approx(meta["total_grad_norm"], rel=max(relative, 2e-4))  # the original summed in float32
-    for name, parameter in model.named_parameters():
-        golden = meta["grad_norms"][name]
-        if golden is None:
-            assert parameter.grad is None, name
-        else:
-            # what lies far below the total norm is the rounding noise of larger terms
-            assert norms[name] == pytest.approx(golden, rel=relative, abs=relative * 1e-4 * total), name
+    return tuple(slice(*(int(n) if n.strip() else None for n in part.split(":"))) for part in parts)
 
 
 def step_once(model: torch.nn.Module, meta: dict) -> None:
-    """Clip and step as the case's optimizer text says."""
-    lr, clip = (float(re.search(rf"{key} ([\d.]+(e-?\d+)?)", meta["optimizer"]).group(1)) for key in ("lr", "clip"))
+    """Clip and step as the case's optimizer text says, e.g. "Adadelta lr 1 rho 0.95 eps 1e-8, clip 5"."""
+
+    def value(key: str, default: float) -> float:
+        found = re.search(rf"{key} ([\d.]+(?:e-?\d+)?)", meta["optimizer"])
+        return float(found.group(1)) if found else default
+
     trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
-    torch.nn.utils.clip_grad_norm_(trained, clip)
-    torch.optim.Adadelta(trained, lr=lr, rho=0.95, eps=1e-8).step()
+    if clip := value("clip", 0.0):
+        torch.nn.utils.clip_grad_norm_(trained, clip)
+    torch.optim.Adadelta(trained, lr=value("lr", 1.0), rho=value("rho", 0.95), eps=value("eps", 1e-8)).step()
 
 
-def test_mgp(mgp_case, request) -> None:
-    case, fill = harness.load(mgp_case), harness.fill(request.config.getoption("--goldens"))
-    model, images = prepared(case, fill)
-    check_mgp_outputs(model, images, case)
-    check_mgp_training_step(model, images, case)
+class ModelCase:
+    """One case: the filled model, its images and what is computed of them."""
+
+    def __init__(self, path, goldens) -> None:
+        self.case, self.fill = harness.load(path), harness.fill(goldens)
+        self.arrays, self.meta = self.case.arrays, self.case.meta
+        self.model, self.images = prepared(self.case, self.fill)
+        without_dropout(self.model)
+        self.targets = None
+        if "labels" in self.meta:
+            characters = self.meta.get("character", CHARACTERS)
+            codes = LabelCodes(characters, self.meta.get("batch_max_length", 27) - 2, self.model.granularities)
+            self.targets = {name: torch.from_numpy(ids) for name, ids in codes.encode(self.meta["labels"]).items()}
+            for name, ids in self.targets.items():
+                assert np.array_equal(ids, self.arrays[f"{name}_target"])
+
+    def measure(self, compute) -> Measured:
+        return measure(compute, self.model, {"images": self.images})
 
 
-def check_mgp_outputs(model: torch.nn.Module, images: torch.Tensor, case: harness.Case) -> None:
-    arrays, meta = case.arrays, case.meta
-    absolute = 2e-5 if model.mgp_str.embed_dim <= 192 else 5e-5
+@pytest.fixture(scope="module")
+def mgp(mgp_case, request) -> ModelCase:
+    return ModelCase(mgp_case, request.config.getoption("--goldens"))
+
+
+@pytest.fixture(scope="module")
+def acds(acds_case, request) -> ModelCase:
+    return ModelCase(acds_case, request.config.getoption("--goldens"))
+
+
+def mgp_outputs(model: torch.nn.Module, images: torch.Tensor) -> Outcome:
+    model.eval()
     with torch.no_grad():
-        encoded = model.mgp_str.encode(images)
-        attention, *logits = model.eval()(images, is_eval=True)
-        decoded = model.read(images).decoded
-    harness.assert_close(
-        sliced(encoded, meta["encoder_slice"]), arrays["encoder_slice"], absolute=absolute, what="encoder"
-    )
+        attention, *logits = model(images, is_eval=True)
+        tensors = {"encoder": model.mgp_str.encode(images)}
     for name, scores, weights in zip(model.granularities, logits, attention):
+        tensors |= {f"{name}_logits": scores, f"{name}_attn": weights}
+        tensors[f"{name}_maxprob"] = scores.softmax(-1).max(-1).values
+    return Outcome(tensors)
+
+
+def check_mgp_outputs(case: ModelCase) -> None:
+    measured, arrays, meta = case.measure(mgp_outputs), case.arrays, case.meta
+    part = slices(meta["encoder_slice"])
+    measured.check("encoder", arrays["encoder_slice"], part=part)
+    with torch.no_grad():
+        decoded = case.model.eval().read(case.images).decoded
+    for name in case.model.granularities:
         stride, golden = meta["logit_column_strides"][name], arrays[f"{name}_attn"]
-        harness.assert_close(scores[..., ::stride], arrays[f"{name}_logits"], absolute=absolute, what=f"{name} logits")
-        harness.assert_close(weights[:, : golden.shape[1]], golden, absolute=absolute, what=f"{name} attention")
-        harness.assert_close(
-            scores.softmax(-1).max(-1).values, arrays[f"{name}_maxprob"], absolute=absolute, what=f"{name} probability"
-        )
-        assert np.array_equal(scores.argmax(-1), arrays[f"{name}_argmax"])
+        measured.check(f"{name}_logits", arrays[f"{name}_logits"], part=np.s_[..., ::stride])
+        measured.check(f"{name}_attn", golden, part=np.s_[:, : golden.shape[1]])
+        measured.check(f"{name}_maxprob", arrays[f"{name}_maxprob"])
+        measured.check_decoding(f"{name}_logits", None, arrays[f"{name}_argmax"], feedback=False)
         # the decoder that stops at end tokens agrees where it has decoded
         ids, probs = decoded[name].ids.numpy(), decoded[name].probs.numpy()
-        done = probs > 0
+        done = (probs > 0) & ~measured.ties(f"{name}_logits", Cap.PLAIN)[:, 1:]
         assert np.array_equal(ids[done], arrays[f"{name}_argmax"][:, 1:][done])
-        harness.assert_close(
-            probs[done], arrays[f"{name}_maxprob"][:, 1:][done], absolute=absolute, what=f"{name} decoded probability"
-        )
+        exact = measured.exact.tensors[f"{name}_maxprob"][:, 1:]
+        assert np.abs(probs - exact)[done].max() <= 10 * Cap.PLAIN * exact.max(), f"{name} decoded probability"
 
 
-def check_mgp_training_step(model: torch.nn.Module, images: torch.Tensor, case: harness.Case) -> None:
-    meta = case.meta
-    codes = LabelCodes(CHARACTERS, meta["batch_max_length"] - 2, model.granularities)
-    targets = {name: torch.from_numpy(ids) for name, ids in codes.encode(meta["labels"]).items()}
-    for name, ids in targets.items():
-        assert np.array_equal(ids, case.arrays[f"{name}_target"])
-    losses = model.train().losses(images, targets)
-    assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(meta["loss"], rel=1e-5)
-    total = sum(losses.values())
-    assert total.item() == pytest.approx(meta["loss_total"], rel=1e-5)
-    total.backward()
-    check_gradients(model, meta, 1e-4)
+def test_mgp_outputs(mgp: ModelCase) -> None:
+    check_mgp_outputs(mgp)
+
+
+def test_mgp_training_step(mgp: ModelCase) -> None:
+    if "loss" not in mgp.meta:
+        pytest.skip("the case has no training step")
+    model, meta = mgp.model, mgp.meta
+
+    def train(model: torch.nn.Module, images: torch.Tensor) -> Outcome:
+        losses = model.train().losses(images, mgp.targets)
+        total = sum(losses.values())
+        return Outcome({}, losses | {"total": total}, {"total": gradient_norms(model, total)})
+
+    measured = mgp.measure(train)
+    check_losses_and_gradients(measured, meta)
+    sum(model.train().losses(mgp.images, mgp.targets).values()).backward()
     step_once(model, meta)
-    for name, golden in meta.get("param_l2_after_step", {}).items():
-        assert float(model.get_parameter(name).detach().double().norm()) == pytest.approx(golden, rel=1e-3), name
+    check_step(model, meta)
     with torch.no_grad():
-        after = model.losses(images, targets)
-    assert {name: loss.item() for name, loss in after.items()} == pytest.approx(
-        meta["after_one_adadelta_step"], rel=1e-3
-    )
+        after = model.losses(mgp.images, mgp.targets)
+    if "after_one_adadelta_step" in meta:
+        found = {name: loss.item() for name, loss in after.items()}
+        assert found == pytest.approx(meta["after_one_adadelta_step"], rel=1e-3)
 
 
-def acds_inputs(case: harness.Case) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    target = torch.from_numpy(case.arrays["char_target"]).long()
-    codes = LabelCodes(CHARACTERS, target.shape[1] - 2, ("char",))
-    assert np.array_equal(codes.encode(case.meta["labels"])["char"], target)
-    return {"char": target}, torch.from_numpy(case.arrays["mask"] > 0)
+def check_losses_and_gradients(measured: Measured, meta: dict) -> None:
+    for name, golden in (meta["loss"] | {"total": meta.get("loss_total", meta["loss"].get("total"))}).items():
+        if golden is not None:
+            measured.check_scalar(name, golden)
+    measured.check_gradients("total", meta["grad_norms"])
+    if "total_grad_norm" in meta:  # the original summed in float32
+        norms = [norm for norm in measured.exact.gradients["total"].values() if norm is not None]
+        assert sum(norm**2 for norm in norms) ** 0.5 == pytest.approx(meta["total_grad_norm"], rel=2e-4)
 
 
-def test_acds_outputs(acds_case, request) -> None:
-    case, fill = harness.load(acds_case), harness.fill(request.config.getoption("--goldens"))
-    model, images = prepared(case, fill)
-    net, slices = model.eval().acds_str, case.meta["slices"]
+def check_step(model: torch.nn.Module, meta: dict) -> None:
+    """Norms of parameters after the step: matrices by the median, vectors loosely."""
+    golden = meta.get("param_l2_after_step", {})
+    found = {name: float(model.get_parameter(name).detach().double().norm()) for name in golden}
+    assert found == pytest.approx(golden, rel=1e-3)
+    matrices = [name for name in golden if model.get_parameter(name).ndim >= 2]
+    if matrices:
+        assert np.median([abs(found[name] / golden[name] - 1) for name in matrices]) <= 1e-5
+
+
+def acds_outputs(model: torch.nn.Module, images: torch.Tensor) -> Outcome:
+    net = model.eval().acds_str
     with torch.no_grad():
         stages = net.cnnBackbone.stages(images)
         pyramid = net.cnnBackbone.pyramid(stages)
@@ -176,39 +210,62 @@ def test_acds_outputs(acds_case, request) -> None:
         streams = net.streams(net.embed_features(stages[5]), net.guidance(maps))
         [logits], same, published_map = model(images, is_eval=True)
     assert same is logits
-    expected = case.arrays
-    harness.assert_close(logits, expected["logits"], absolute=5e-5, what="logits")
-    harness.assert_close(published_map, expected["map"], absolute=5e-5, what="map")
-    assert np.array_equal(logits.argmax(-1), expected["argmax"])
-    slices_of = {
-        "cnn": (stages[5], "cnn_slice"),
-        "fpn": (pyramid, "fpn_slice"),
-        "fused": (streams["fused"], "fused_slice"),
-        "x_last": (streams["x"], "x_last_slice"),
-        "z_last_block": (streams["block"], "z_last_block_slice"),
-    }
-    for name, (value, key) in slices_of.items():
-        harness.assert_close(sliced(value, slices[name]), expected[key], absolute=5e-5, what=name)
+    return Outcome(
+        {
+            "logits": logits,
+            "map": published_map,
+            "cnn": stages[5],
+            "fpn": pyramid,
+            "fused": streams["fused"],
+            "x_last": streams["x"],
+            "z_last_block": streams["block"],
+        }
+    )
 
 
-def test_acds_training_step(acds_case, request) -> None:
-    case, fill = harness.load(acds_case), harness.fill(request.config.getoption("--goldens"))
-    model, images = prepared(case, fill)
-    meta = case.meta
-    targets, masks = acds_inputs(case)
-    _, maps = model.train()(images)
-    harness.assert_close(maps, case.arrays["map_train"], relative_to_absmax=1e-4, what="map in train mode")
-    for name, golden in meta.get("running_stat_l2_after_first_forward", {}).items():
-        assert float(model.get_buffer(name).double().norm()) == pytest.approx(golden, rel=1e-4), name
-    fill.fill_module(model)
-    losses = model.losses(images, targets, masks)
-    assert losses["char"].item() == pytest.approx(meta["loss"]["char"], rel=1e-4)
-    assert losses["mask"].item() == pytest.approx(0.5 * meta["loss"]["mask"], rel=1e-4)
-    total = sum(losses.values())
-    assert total.item() == pytest.approx(meta["loss"]["total"], rel=1e-4)
-    total.backward()
-    check_gradients(model, meta, 1e-3)
+def check_acds_outputs(case: ModelCase) -> None:
+    measured, arrays = case.measure(acds_outputs), case.arrays
+    measured.check("logits", arrays["logits"])
+    measured.check("map", arrays["map"])
+    measured.check_decoding("logits", None, arrays["argmax"], feedback=False)
+    for name, expression in case.meta["slices"].items():
+        measured.check(name, arrays[f"{name}_slice"], part=slices(expression))
+
+
+def test_acds_outputs(acds: ModelCase) -> None:
+    check_acds_outputs(acds)
+
+
+def test_acds_training_step(acds: ModelCase) -> None:
+    if "loss" not in acds.meta:
+        pytest.skip("the case has no training step")
+    meta, masks = acds.meta, torch.from_numpy(acds.arrays["mask"] > 0)
+    stats = meta.get("running_stat_l2_after_first_forward", {})
+    state = {name: tensor.clone() for name, tensor in acds.model.state_dict().items()}
+
+    def train(model: torch.nn.Module, images: torch.Tensor) -> Outcome:
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        _, maps = model.train()(images)
+        made = Outcome({"map_train": maps}, {name: model.get_buffer(name).norm() for name in stats})
+        model.load_state_dict(before)
+        losses = model.losses(images, acds.targets, masks)
+        total = sum(losses.values())
+        made.scalars |= {"char": losses["char"], "mask": 2 * losses["mask"], "total": total}  # half in the total
+        made.gradients["total"] = gradient_norms(model, total)
+        return made
+
+    measured = acds.measure(train)
+    measured.check("map_train", acds.arrays["map_train"], Cap.BATCH_NORM)
+    for name, golden in stats.items():
+        measured.check_scalar(name, golden)
+    check_losses_and_gradients(measured, meta)
+    model = acds.model.train()
+    model.load_state_dict(state)
+    model.zero_grad()
+    sum(model.losses(acds.images, acds.targets, masks).values()).backward()
     step_once(model, meta)
-    after = model.losses(images, targets, masks)
-    assert after["char"].item() == pytest.approx(meta["after_one_adadelta_step"]["char"], rel=1e-3)
-    assert after["mask"].item() == pytest.approx(0.5 * meta["after_one_adadelta_step"]["mask"], rel=1e-3)
+    check_step(model, meta)
+    if "after_one_adadelta_step" in meta:
+        after = model.losses(acds.images, acds.targets, masks)
+        assert after["char"].item() == pytest.approx(meta["after_one_adadelta_step"]["char"], rel=1e-3)
+        assert after["mask"].item() == pytest.approx(0.5 * meta["after_one_adadelta_step"]["mask"], rel=1e-3)

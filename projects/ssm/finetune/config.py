@@ -15,6 +15,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import UserError
+from common.text.charset import described
+from common.text.charset import read_charset as read_charset_file
 from projects.ssm.models.build import CLASSES
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -59,13 +61,9 @@ def read_charset(config: DictConfig) -> None:
     file = config.model.get("charset_file")
     if not file:
         return
-    try:
-        lines = Path(file).read_text("utf-8").splitlines()
-    except OSError as error:
-        raise UserError(
-            f"model.charset_file: {file} cannot be read ({error.strerror}); give a file with one character a line"
-        ) from None
-    config.model.charset_train = "".join(dict.fromkeys(line for line in lines if len(line) == 1))
+    charset = read_charset_file(file)
+    print(f"model.charset_file: {described(charset)}")
+    config.model.charset_train = charset
 
 
 def check(model: dict[str, Any], data: dict[str, Any]) -> None:
