@@ -126,7 +126,9 @@ def load_strict(
     """Load `state` into `module`; every name and shape must agree, but for those the two `allow_*` rules let pass.
 
     What wrappers put before the names is removed first (`unwrapped`); `rename` then maps a published name to ours
-    (None: drop it). `what` stands at the head of the error. Raises UserError that lists the names missing, not known, or of another shape.
+    (None: drop it). `what` stands at the head of the error.
+
+    Raises UserError that lists the names missing, not known, or of another shape.
     """
     renamed = rename_all(module, state, rename)
     # Pre-hooks may accept names that are not in our state dict (constants), so they run before names are compared.
