@@ -74,14 +74,14 @@ class Flag:
 
     Attributes:
         names: its spellings, separated by blanks; the first one names the option.
-        type: int, float, str, or a function of the text; bool is a switch.
+        type: int, float, str, or a function of the text; bool is a switch (with `const=False` one that turns off).
         default: a value, or values by variant (`per`).
         help: one line.
         range: least and greatest value of a number; None (not given) is always right.
         dead: the published code takes the flag and never uses it; a string of letters: in these variants.
         variants: letters of the variants that have the flag; "" for all.
         free: a resumed run may have another value, for the numbers that are trained do not depend on it.
-        choices, nargs, const: as argparse has them; a switch with `const` stores that.
+        choices, nargs, const: as argparse has them.
         dest: name of the option where it is not the first spelling.
     """
 
@@ -117,7 +117,7 @@ class Flag:
         words: dict[str, Any] = {"dest": self.name, "help": self.help.replace("%", "%%")}
         if self.type is bool and self.nargs is None:
             value = bool(value)
-            words |= {"action": "store_const", "const": True if self.const is None else self.const}
+            words["action"] = "store_false" if self.const is False else "store_true"
         else:
             words["type"] = self.type
             words |= {

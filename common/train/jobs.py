@@ -24,7 +24,7 @@ from common.train.checkpoint import (
 from common.train.distributed import Dist, unwrap
 from common.train.log import append, truncate_log
 from common.train.loop import Clock
-from common.train.state import TrainingState, is_state, plain, save_state, share_bad
+from common.train.state import TrainingState, is_state, plain, refuse_changes, save_state, share_bad
 
 Result = TypeVar("Result")
 
@@ -187,10 +187,22 @@ class EpochFiles:
         if self.dist.is_main:
             append(self.folder / "log.txt", json.dumps({**plain(entry), "epoch": epoch}) + "\n")
 
-    def resume(self, file: str, auto: bool, start_epoch: int = 0) -> None:
+    def resume(
+        self,
+        file: str,
+        auto: bool,
+        start_epoch: int = 0,
+        changed: Callable[[Mapping[str, Any]], list[str]] = lambda before: [],
+        allow_changes: bool = False,
+    ) -> None:
         """Continue from `file`, or from what is in the folder with `auto`, or start at `start_epoch`.
 
-        Raises `UserError` where the file does not fit the run, and where no file of a folder that has some can be read.
+        Args:
+            changed: options of a state -> what differs now and decides the result (`Table.changed`).
+            allow_changes: print these instead of refusing them (`--allow_changes`).
+
+        Raises:
+            UserError: the file does not fit the run, or options differ; no file of a folder that has some can be read.
         """
         clock = self.clock
         clock.step = start_epoch * clock.per_epoch
@@ -202,6 +214,7 @@ class EpochFiles:
         if found is not None:
             path, content = found
             if is_state(content):
+                refuse_changes(path, changed(content["options"]), allow_changes)
                 self._from_state(path, content)
             else:
                 self._from_checkpoint(path, content)

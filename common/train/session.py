@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -10,7 +9,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
 
 import psutil
 import torch
@@ -51,65 +50,49 @@ class Tee:
         return getattr(self.console, name)
 
 
-@contextlib.contextmanager
-def session(options: argparse.Namespace) -> Iterator[Dist]:
-    """`epoch_session` with the values of these options."""
-    o = options
-    with epoch_session(
-        o.output_dir, o.log_dir, device=o.device, dist_url=o.dist_url, local_rank=o.local_rank,
-        world_size=o.world_size, seed=o.seed, amp=o.amp, compiled=o.compile, tf32=o.tf32, open_mpi=o.dist_on_itp,
-        echo=o,
-    ) as dist:  # fmt: skip
-        yield dist
+class SessionOptions(Protocol):
+    """What `session` reads of a script's options; the flags of the same names describe the fields."""
+
+    output_dir: str
+    log_dir: str
+    device: str
+    dist_url: str
+    local_rank: int
+    dist_timeout: float
+    world_size: int
+    dist_on_itp: bool
+    seed: int
+    amp: str
+    compile: bool
+    tf32: bool
 
 
 @contextlib.contextmanager
-def epoch_session(
-    output_dir: str | Path,
-    log_dir: str | Path,
-    *,
-    device: str,
-    dist_url: str,
-    local_rank: int,
-    world_size: int,
-    seed: int,
-    amp: str,
-    compiled: bool,
-    tf32: bool,
-    open_mpi: bool = False,
-    dist_timeout: float = 10.0,
-    echo: object = None,
-) -> Iterator[Dist]:
+def session(o: SessionOptions, echo: object = None) -> Iterator[Dist]:
     """The process group, seeded generators, a locked output folder and `screen.txt` for the time of a run.
 
-    Args:
-        output_dir, log_dir: checked for writing; `screen.txt` of rank 0 is appended to in the first; "" for no second.
-        device, dist_url, local_rank, dist_timeout: see `process_group`.
-        world_size: what the command line says, which must be 1 or what the launcher started.
-        seed: the rank is added for python, numpy and torch.
-        amp, compiled, tf32: of the run, for the line that tells its arithmetic.
-        open_mpi: take rank and world size from Open MPI's variables first (`--dist_on_itp`).
-        echo: printed first, as the published scripts print their options.
+    `echo` is printed first, as the published scripts print their options (default: `o`).
 
     Raises:
         UserError: a folder that cannot be written or that another run uses; another number of processes.
     """
-    check_writable(output_dir, "--output_dir")
-    if log_dir:
-        check_writable(log_dir, "--log_dir")
-    if open_mpi:
+    check_writable(o.output_dir, "--output_dir")
+    if o.log_dir:
+        check_writable(o.log_dir, "--log_dir")
+    if o.dist_on_itp:
         os.environ.update({ours: os.environ[theirs] for ours, theirs in MPI.items() if theirs in os.environ})
-    with process_group(device, dist_url, local_rank, dist_timeout) as dist, folder_lock(output_dir, dist):
-        if world_size not in (1, dist.world_size):
+    timeout = getattr(o, "dist_timeout", 10.0)
+    with process_group(o.device, o.dist_url, o.local_rank, timeout) as dist, folder_lock(o.output_dir, dist):
+        if o.world_size not in (1, dist.world_size):
             raise UserError(
-                f"--world_size: {world_size} was given and {dist.world_size} processes were started; "
+                f"--world_size: {o.world_size} was given and {dist.world_size} processes were started; "
                 "start them with torchrun, SLURM or mpirun, which set the number"
             )
-        seed_everything(seed, dist.rank)
-        print(echo)
-        with screen(Path(output_dir) / "screen.txt" if dist.is_main else None):
+        seed_everything(o.seed, dist.rank)
+        print(o if echo is None else echo)
+        with screen(Path(o.output_dir) / "screen.txt" if dist.is_main else None):
             print(f"Command: {command_line()}")
-            print(precision_note(settle_amp(amp, dist.device), compiled, tf32, dist.device))
+            print(precision_note(settle_amp(o.amp, dist.device), o.compile, o.tf32, dist.device))
             yield dist
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import random
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -167,6 +167,22 @@ def newest_state(folder: Path, dist: Dist) -> tuple[Path, dict[str, Any]] | None
 def is_state(content: Any) -> bool:
     """True for the content of a training state, False for that of a published checkpoint."""
     return isinstance(content, dict) and content.get("format") == FORMAT
+
+
+def refuse_changes(path: str | Path, changed: Sequence[str], allowed: bool) -> None:
+    """Options that decide the result differ from those of the state: print them where that is `allowed`.
+
+    Raises `UserError` otherwise: what follows would be neither the old run nor the new one.
+    """
+    if not changed:
+        return
+    told = f"{path}: written with other options: {'; '.join(changed)}"
+    if not allowed:
+        raise UserError(
+            f"{told}: the result would be neither that run nor a new one; give its options, another output folder, or "
+            "--allow_changes"
+        )
+    print(told)
 
 
 def same_options(content: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[str], what: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from projects.ssm.finetune.config import CONFIGS
 from projects.ssm.finetune.read import parser as reading_parser
 from projects.ssm.finetune.test import parser as scoring_parser
 from projects.ssm.finetune.test_custom import parser as splitting_parser
-from projects.ssm.pretrain.options import pair, parser
+from projects.ssm.pretrain.flags import TABLE, pair
 from tests.parity import harness
 
+parser = partial(TABLE.parser, "sim_pretrain.py", "", "P")
 TYPES = {"int": int, "float": float, "str": str, "list": pair, None: str}
 PARSERS = {"pretrain/sim_pretrain.py": parser, "finetune/test.py": scoring_parser, "finetune/read.py": reading_parser,
            "finetune/test_custom.py": splitting_parser}  # fmt: skip

@@ -12,7 +12,8 @@ import torch
 from common.data.lmdb import LmdbWriter
 from common.train.checkpoint import load
 from projects.ssm.pixel.model import UniPixelViT, load_encoder
-from projects.ssm.pretrain.main_pixel import main, parse
+from projects.ssm.pretrain.flags import parse_pixel
+from projects.ssm.pretrain.main_pixel import main
 from projects.ssm.pretrain.model import build_pretrainer
 from tests.common.compare import same
 from tests.common.lmdbs import encoded, noise
@@ -89,8 +90,8 @@ def test_refusals(kind: str, more: list[str], told: str, data: Path, tmp_path: P
 
 
 def test_flags_of_pretraining_are_told(data: Path, tmp_path: Path, capsys) -> None:
-    parse(words(data, tmp_path, "SR", "--direction", "HF", "--dense_loss", "--compare"))
-    assert "no effect (accepted for compatibility): --compare --dense_loss --direction" in capsys.readouterr().out
+    parse_pixel(words(data, tmp_path, "SR", "--direction", "HF", "--dense_loss", "--compare"))
+    assert "no effect (accepted for compatibility): --dense_loss --direction --compare" in capsys.readouterr().out
 
 
 def test_encoders_of_others() -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from common.train.checkpoint import load
-from projects.ssm.pretrain import options as flags
+from projects.ssm.pretrain import flags
 from projects.ssm.pretrain.sim_pretrain import main
 from tests.common.compare import same
 from tests.dig.runs import environment

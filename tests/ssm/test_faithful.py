@@ -15,7 +15,7 @@ from projects.ssm.finetune.train import run
 from projects.ssm.pixel.data import evaluation_pairs, training_pairs
 from projects.ssm.pretrain import collate
 from projects.ssm.pretrain.data import build_dataset
-from projects.ssm.pretrain.options import parse
+from projects.ssm.pretrain.flags import parse
 from projects.ssm.pretrain.sim_pretrain import main
 from tests.common.lmdbs import encoded, noise
 from tests.projects.ssm_runs import configuration, pretrain, write_corpus
@@ -26,9 +26,15 @@ def corpus(tmp_path_factory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("ssm"))
 
 
+def twice(words: list[str]):
+    """The augmentation that these flags choose."""
+    o = parse(words)
+    return build_dataset(o.data_path, tuple(o.input_size), o.max_length, o.parsed).twice
+
+
 def drawn(corpus: Path, tmp_path: Path, *switches: str) -> list[list[str]]:
     """Names of the operations of 300 images under these switches."""
-    augment = build_dataset(parse(pretrain(corpus, tmp_path, *switches))).twice
+    augment = twice(pretrain(corpus, tmp_path, *switches))
     rng = np.random.default_rng(0)
     return [[operation.name for operation, _ in augment.plan(rng)] for _ in range(300)]
 
@@ -48,7 +54,7 @@ def test_random_augmentation_wins(corpus: Path, tmp_path: Path) -> None:
 
 def test_draws_of_the_random_augmentation(corpus: Path, tmp_path: Path) -> None:
     """Three different groups of seven, uniform; within a group uniform; no geometry (spec section 4.1)."""
-    augment = build_dataset(parse(pretrain(corpus, tmp_path, "--isrand_aug"))).twice
+    augment = twice(pretrain(corpus, tmp_path, "--isrand_aug"))
     rng, groups, magnitudes = np.random.default_rng(1), np.zeros(7), np.zeros(3)
     home = {op.name: number for number, group in enumerate(augment.groups) for op in group}
     for _ in range(2000):

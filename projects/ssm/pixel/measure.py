@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -24,24 +23,34 @@ def views(images: torch.Tensor, model: UniPixelViT) -> tuple[torch.Tensor, torch
 
 
 @torch.no_grad()
-def measure(model: UniPixelViT, pairs: Pairs, options: argparse.Namespace, device: torch.device) -> dict[str, float]:
-    """MSE, and PSNR and SSIM (SR) or IoU by image and by column (Seg), over all pairs."""
+def measure(
+    model: UniPixelViT,
+    pairs: Pairs,
+    kind: str,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    shown: Path | None = None,
+) -> dict[str, float]:
+    """MSE, and PSNR and SSIM ("SR") or IoU by image and by column ("Seg"), over all pairs. Puts the model into
+    evaluation mode. With `shown`, the first pictures are written into that folder.
+    """
     model.eval()
     sums: dict[str, float] = {}
     count = 0
-    for batch in in_order(pairs, options.batch_size, options.num_workers):
+    for batch in in_order(pairs, batch_size, workers):
         given, wanted = views(batch.images.to(device), model)
         predicted = model(given)
         pictures = model.pictures(predicted)
         figures = {"mse": model.loss(predicted, wanted)}
-        if options.pixel_type == "SR":
+        if kind == "SR":
             figures |= {"psnr": psnr(pictures, wanted), "ssim": ssim(pictures, wanted)}
         else:
             figures |= {"iou": iou(pictures, wanted), "iou_columns": iou(pictures, wanted, columns=True)}
         for name, value in figures.items():
             sums[name] = sums.get(name, 0.0) + float(value) * len(batch)
-        if options.vis and not count:
-            show(Path(options.demo_dir), given, pictures, wanted)
+        if shown and not count:
+            show(shown, given, pictures, wanted)
         count += len(batch)
     if not count:
         raise UserError("--eval_data_path: none of its pairs can be read")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +30,21 @@ class TwiceAugmented(WordDataset):
         return np.concatenate(views), None
 
 
-def build_dataset(options: argparse.Namespace) -> WordDataset:
-    """All LMDBs below `--data_path`; labels only decide which images are too long."""
-    paths = discover(options.data_path)
-    size = tuple(options.input_size)
-    rules = {"max_length": options.max_length, "drop_empty": False, "missing_label": "text"}
-    if options.data_filtering_off:
+def build_dataset(
+    data_path: str, size: tuple[int, int], max_length: int | None, augmentation: Mapping[str, object]
+) -> WordDataset:
+    """All LMDBs below `data_path`.
+
+    Args:
+        size: (height, width) of the images.
+        max_length: labels only decide which images are too long; None: they are not looked at.
+        augmentation: the published switches by name (`common.augment.recipes.from_flags`).
+    """
+    paths = discover(data_path)
+    rules = {"max_length": max_length, "drop_empty": False, "missing_label": "text"}
+    if max_length is None:
         rules = {"labels": False}
-    augment = from_flags(vars(options), preset="ssm", groups=SSM_GROUPS, weather=SSM_WEATHER, rand_wins=True)
+    augment = from_flags(augmentation, preset="ssm", groups=SSM_GROUPS, weather=SSM_WEATHER, rand_wins=True)
     if augment is None:
         return WordDataset(paths, image_size=size, **rules)
     return TwiceAugmented(paths, augment, size, **rules)
@@ -49,17 +57,33 @@ def full_batch(batch: Batch, size: int) -> torch.Tensor:
     return images if len(images) == size else images[torch.arange(size) % len(images)]
 
 
-def views_of(images: torch.Tensor, options: argparse.Namespace, draw: tuple[int, ...]) -> Views:
-    """Superimposed views of uint8 images `[B, H or 2 * H, W, 3]`; everything random is a function of `draw`
-    (seed, micro-step, rank)."""
-    rng = np.random.Generator(np.random.SFC64(list(draw)))
-    count, height = len(images), options.input_size[0]
-    student, teacher = (images, images) if images.shape[1] == height else images.chunk(2, dim=1)
-    directions = draw_directions(options.direction, count, rng)
-    flips = directions
-    if not options.ratio:  # the flips of HF and VF are never done, but their prompts stay
-        flips = np.where(np.isin(directions, (HORIZONTAL, VERTICAL)), 0, directions)
-    seeds = rng.integers(0, 4096, count) if options.teacher_seeds == "random" else None
-    views = superimpose(student, teacher, flips, seeds)
-    views.negative.copy_(torch.as_tensor(directions))
-    return views
+@dataclass(frozen=True)
+class Superimposer:
+    """Superimposed views of a batch.
+
+    Attributes:
+        height: of the images.
+        direction: HF, VF, Hybrid or aug_pool.
+        flips: False: HF and VF do not flip, but their prompts stay (`--ratio 0`).
+        random_seeds: draw the teacher's transform for each image; otherwise by position in the batch, as published.
+    """
+
+    height: int
+    direction: str
+    flips: bool = True
+    random_seeds: bool = False
+
+    def __call__(self, images: torch.Tensor, draw: tuple[int, ...]) -> Views:
+        """Views of uint8 images `[B, H or 2 * H, W, 3]`; everything random is a function of `draw`
+        (seed, micro-step, rank)."""
+        rng = np.random.Generator(np.random.SFC64(list(draw)))
+        count = len(images)
+        student, teacher = (images, images) if images.shape[1] == self.height else images.chunk(2, dim=1)
+        directions = draw_directions(self.direction, count, rng)
+        flips = directions
+        if not self.flips:
+            flips = np.where(np.isin(directions, (HORIZONTAL, VERTICAL)), 0, directions)
+        seeds = rng.integers(0, 4096, count) if self.random_seeds else None
+        views = superimpose(student, teacher, flips, seeds)
+        views.negative.copy_(torch.as_tensor(directions))
+        return views
