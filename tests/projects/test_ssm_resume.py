@@ -22,7 +22,11 @@ from tests.dig.runs import environment
 from tests.projects.ssm_runs import configuration, finetune, pretrain, write_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = {"pretrain": "projects/ssm/pretrain/sim_pretrain.py", "finetune": "projects/ssm/finetune/train.py"}
+SCRIPTS = {
+    "pretrain": "projects/ssm/pretrain/sim_pretrain.py",
+    "pixel": "projects/ssm/pretrain/main_pixel.py",
+    "finetune": "projects/ssm/finetune/train.py",
+}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,100 @@
+"""Hashes of the training states of short runs, recorded with the loop that `common/train/loop.py` replaced.
+
+python -m tests.ssm.states            # run all of them and store their hashes for this machine
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.data.lmdb import LmdbWriter
+from common.train.checkpoint import load
+from projects.ssm.pretrain.main_pixel import main as pixel
+from projects.ssm.pretrain.sim_pretrain import main as pretrain
+from tests.common.compare import digest
+from tests.common.lmdbs import encoded, noise
+from tests.projects.ssm_runs import pretrain as pretrain_words
+from tests.projects.ssm_runs import write_corpus
+
+FILE = Path(__file__).with_suffix(".json")
+CASES = {
+    "pretrain": ("pretrain", ["--isrand_aug", "--augs_num", 2], 1),
+    "pretrain, accumulated": ("pretrain", ["--accum_iter", 2, "--dense_loss", "--direction", "Hybrid"], 1),
+    "pretrain, two processes": ("pretrain", ["--batch_size", 2], 2),
+    "SR": ("SR", [], 1),
+    "SR, accumulated, two processes": ("SR", ["--accum_iter", 2, "--batch_size", 1, "--norm_pix_loss"], 2),
+    "Seg": ("Seg", ["--accum_iter", 2, "--batch_size", 1], 1),
+}
+"""Name -> script, flags, processes. Every run stops after 4, 6 and 8 steps; states are hashed after 4 and 8."""
+
+
+def key() -> str:
+    """What the bits depend on besides the code."""
+    return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, one thread"
+
+
+def pixel_words(folder: Path, out: Path, kind: str) -> list[str]:
+    """Flags of a pixel task on 6 pairs, which are written first."""
+    if not (folder / "train").is_dir():
+        for part in ("train", "val"):
+            with LmdbWriter(folder / f"sr-{part}") as writer:
+                for i in range(6):
+                    high = noise(i, 32, 128)
+                    writer.add(encoded(high), "word", image_lr=encoded(high[::2, ::2]), image_hr=encoded(high))
+            for name in ("image", "mask"):
+                (folder / part / name).mkdir(parents=True)
+            for i in range(3):
+                mask = np.repeat((noise(i)[..., :1] > 128) * np.uint8(255), 3, axis=2)
+                (folder / part / "image" / f"{i}.jpg").write_bytes(encoded(noise(i), "JPEG"))
+                (folder / part / "mask" / f"{i}_mask.jpg").write_bytes(encoded(mask, "JPEG"))
+    data = f"{folder}/sr-train --eval_data_path {folder}/sr-val" if kind == "SR" else f"{folder}"
+    return f"""--pixel_type {kind} --data_path {data} --output_dir {out} --log_dir {out}/log --demo_dir {out}/vis --lr 1e-3
+        --batch_size 2 --epochs 4 --warmup_epochs 1 --num_workers 0 --model pixel_vit_micro_patch16x8 --device cpu""".split()
+
+
+def hashes(case: str, folder: Path) -> dict[str, dict[str, str]]:
+    """The hashes of a case by step: weights, optimizer, generators, meters' sums."""
+    kind, more, processes = CASES[case]
+    out, found = folder / "out", {}
+    if kind == "pretrain":
+        words = [*pretrain_words(write_corpus(folder / "corpus"), out), "--epochs", 4]
+    else:
+        words = pixel_words(folder, out, kind)
+    torch.set_num_threads(1)
+    for steps in (4, 6, 8):
+        line = [*map(str, words), *map(str, more), "--auto_resume", "--max_steps", str(steps)]
+        if processes > 1:
+            from tests.projects.test_ssm_resume import start
+
+            process = start("pretrain" if kind == "pretrain" else "pixel", line, processes)
+            output, _ = process.communicate(timeout=300)
+            assert process.returncode == 0, output
+        else:
+            assert (pretrain if kind == "pretrain" else pixel)(line) == 0
+        content = load(out / "training_state.pth")
+        assert content["step"] == steps
+        if steps != 6:
+            found[str(steps)] = {
+                "model": digest(content["model"]), "optimizer": digest(content["optimizer"]["state"]),
+                "generators": digest(content["rng"]), "scaler": digest(content["parts"]["scaler"]),
+            }  # fmt: skip
+    return found
+
+
+def record() -> None:
+    """Store the hashes of all cases under this machine's key."""
+    stored = json.loads(FILE.read_text("utf-8")) if FILE.is_file() else {}
+    for case in sys.argv[1:] or CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            stored.setdefault(key(), {})[case] = hashes(case, Path(folder))
+        FILE.write_text(json.dumps(stored, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    record()

@@ -1,0 +1,19 @@
+"""Pre-training and pixel tasks train to the very bits of the loops that the present one replaced."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.ssm import states
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", states.CASES)
+def test_states_are_those_of_the_old_loop(case: str, tmp_path: Path) -> None:
+    expected = json.loads(states.FILE.read_text("utf-8")).get(states.key())
+    if expected is None:
+        pytest.skip(f"recorded on other machines, not on {states.key()}")
+    assert states.hashes(case, tmp_path) == expected[case]
