@@ -54,8 +54,9 @@ def pixel_words(folder: Path, out: Path, kind: str) -> list[str]:
                 (folder / part / "image" / f"{i}.jpg").write_bytes(encoded(noise(i), "JPEG"))
                 (folder / part / "mask" / f"{i}_mask.jpg").write_bytes(encoded(mask, "JPEG"))
     data = f"{folder}/sr-train --eval_data_path {folder}/sr-val" if kind == "SR" else f"{folder}"
-    return f"""--pixel_type {kind} --data_path {data} --output_dir {out} --log_dir {out}/log --demo_dir {out}/vis --lr 1e-3
-        --batch_size 2 --epochs 4 --warmup_epochs 1 --num_workers 0 --model pixel_vit_micro_patch16x8 --device cpu""".split()
+    return f"""--pixel_type {kind} --data_path {data} --output_dir {out} --log_dir {out}/log --demo_dir {out}/vis
+        --lr 1e-3 --batch_size 2 --epochs 4 --warmup_epochs 1 --num_workers 0 --model pixel_vit_micro_patch16x8
+        --device cpu""".split()
 
 
 def hashes(case: str, folder: Path) -> dict[str, dict[str, str]]:
