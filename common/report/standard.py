@@ -32,8 +32,8 @@ EXPLAIN = (
     "figures in %. 1-NED (under 36) and confidence are means. Weighted totals count samples, unweighted ones sets."
 )
 STAND_INS = (
-    " Our sets of the same names are **synthetic stand-ins** from the embedded corpus: the two columns cannot be "
-    "compared, the published figures only show what the full method reaches."
+    " The sets called `synth-…` are **rendered stand-ins** for the public sets: what is read of them cannot be "
+    "compared with any published figure."
 )
 
 
@@ -99,28 +99,35 @@ def data_words(finished: Finished) -> str:
 
 
 def add_accuracy(report: Report, finished: Finished) -> None:
-    """Accuracy per set under the three protocols, beside the paper's figures."""
+    """Accuracy per set under the three protocols, and the paper's figures: next to ours where the data is the user's
+    own, in a table of their own where ours are rendered stand-ins."""
     evaluation = finished.evaluation
-    paper = finished.published_rows
+    paper = finished.published_rows if finished.own_data else ()
     report.heading("Accuracy")
-    header = ["set", "n", "36", "62", "94", "1-NED", "confidence", "not read", *(f"paper: {row.name}" for row in paper)]
+    report.text(EXPLAIN + ("" if finished.own_data else STAND_INS))
+    header = ["set", "n", "36", "95 % interval", "62", "94", "1-NED", "confidence", "not read"]
+    header += [f"paper: {row.name}" for row in paper]
     rows: list[list[Any]] = []
     for entry in [*evaluation["sets"], *evaluation["totals"].values()]:
         of = entry["protocols"]
-        accuracies = [of[name]["accuracy"] for name in PROTOCOLS]
+        first, *others = (of[name]["accuracy"] for name in PROTOCOLS)
+        low, high = of["36"].get("low"), of["36"].get("high")
+        ends = None if low is None else f"{low:.1f} to {high:.1f}"
         skipped = entry["unreadable"] + entry["missing"] if "missing" in entry else None
         published = [published_figure(row, entry["name"]) for row in paper]
-        rows.append(
-            [entry["name"], of["36"]["n"], *accuracies, of["36"]["ned"], entry["confidence"], skipped, *published]
-        )
-    report.table(header, rows, EXPLAIN, strong=[len(rows) - 2, len(rows) - 1])
-    if paper:
+        figures = [first, ends, *others, of["36"]["ned"], entry["confidence"], skipped]
+        rows.append([entry["name"], of["36"]["n"], *figures, *published])
+    report.table(header, rows, strong=[len(rows) - 2, len(rows) - 1])
+    if finished.published_rows:
         facts = finished.published
-        synthetic = "" if finished.own_data else STAND_INS
         report.text(
             f"The paper's figures: trained on {facts.get('data', 'the data it names')}; protocol: "
-            f"{facts.get('protocol', 'as published')}; source: {facts.get('source', 'the paper')}.{synthetic}"
+            f"{facts.get('protocol', 'as published')}; source: {facts.get('source', 'the paper')}."
         )
+    if finished.published_rows and not finished.own_data:
+        names = list(dict.fromkeys(name for row in finished.published_rows for name in row.accuracy))
+        table = [[row.name, *(row.accuracy.get(name) for name in names)] for row in finished.published_rows]
+        report.heading("Published, on the public sets", level=3).table(["model", *names], table)
 
 
 def published_figure(row: PublishedRow, name: str) -> float | None:
