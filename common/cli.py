@@ -39,7 +39,7 @@ COMMANDS: dict[str, Command] = {
     "data verify": Command("check converted sets", "common.data.sets.verify"),
     "data convert": Command("turn a public data set into a word LMDB", "common.data.convert", "data_convert"),
     "data augment-sheet": Command("draw what an augmentation recipe does", "common.augment.sheet"),
-    "doctor": Command("check the word LMDBs below a folder, repair into a new one", "common.data.doctor"),
+    "doctor": Command("check the word LMDBs below a folder, repair into a new one", "common.report.doctor"),
     "models": Command("list the registered models and their published weights", "common.infer.models_command"),
     "read": Command("read the text in images", "common.infer.read"),
     "eval": Command("accuracy of a checkpoint on every LMDB below a folder", "common.infer.evaluate"),

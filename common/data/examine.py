@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from common.data.decode import BadImage, decode_rgb
@@ -44,12 +45,13 @@ REMARKS = (
 @dataclass(frozen=True)
 class Wishes:
     """What labels should be like: `charset` (None: anything), `max_length`; whether pictures are decoded, and compared
-    with each other."""
+    with each other; whether sizes and sharpness of all pictures are kept."""
 
     charset: str | None = None
     max_length: int | None = None
     decode: bool = True
     duplicates: bool = False
+    statistics: bool = False
 
 
 @dataclass
@@ -76,6 +78,8 @@ class Examination:
     lengths: Counter[int] = field(default_factory=Counter)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     examples: list[str] = field(default_factory=list)
+    shapes: np.ndarray | None = None  # int32 [N, 2]: width and height of every picture, where statistics were wished
+    sharpness: np.ndarray | None = None  # float32 [N]: see `sharpness_of`
 
     @property
     def count_is_right(self) -> bool:
@@ -120,6 +124,7 @@ class _Seen:
     characters: Counter[str] = field(default_factory=Counter)
     lengths: Counter[int] = field(default_factory=Counter)
     sizes: np.ndarray | None = None  # int32 [N, 2]: width, height
+    sharpness: list[float] = field(default_factory=list)
     digests: np.ndarray | None = None  # int64 [N, 3]: picture, label, number
     examples: list[str] = field(default_factory=list)
 
@@ -213,6 +218,8 @@ def _look_at_image(image: bytes | None, number: int, wishes: Wishes, seen: _Seen
         if one_colour(pixels):
             seen.findings.append(("one colour", number, ""))
         sizes.append(pixels.shape[1::-1])
+        if wishes.statistics:
+            seen.sharpness.append(sharpness_of(pixels))
     return True
 
 
@@ -242,6 +249,14 @@ def _look_at_label(raw: bytes | None, number: int, wishes: Wishes, seen: _Seen) 
             seen.findings.append(("outside charset", number, printable(label[:60])))
 
 
+def sharpness_of(pixels: np.ndarray) -> float:
+    """Variance of the Laplacian of a picture uint8 [H, W, 3] at a height of 32 pixels, in grey levels squared: below
+    about 100 a word is blurred."""
+    width = max(8, round(32 * pixels.shape[1] / pixels.shape[0]))
+    grey = cv2.cvtColor(cv2.resize(pixels, (min(width, 512), 32), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+    return float(cv2.Laplacian(grey, cv2.CV_32F).var())
+
+
 def printable(text: str) -> str:
     """The text in quotes, as it is but for control characters and the like, which become escapes."""
     return repr(text)
@@ -262,6 +277,9 @@ def _gather(result: Examination, chunks: list[_Seen]) -> None:
     if not chunks:
         return
     sizes = np.concatenate([seen.sizes for seen in chunks])
+    if any(seen.sharpness for seen in chunks):
+        result.shapes = sizes
+        result.sharpness = np.concatenate([np.asarray(seen.sharpness, dtype=np.float32) for seen in chunks])
     order = np.argsort(sizes.prod(axis=1, dtype=np.int64), kind="stable")
     result.sizes = [tuple(sizes[order[i]].tolist()) for i in (0, len(order) // 2, -1)] if len(order) else []
     for number, first, same_label in _duplicates(np.concatenate([seen.digests for seen in chunks])):
