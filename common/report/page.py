@@ -8,45 +8,20 @@ Report('SIGA', 4 blocks)
 from __future__ import annotations
 
 import base64
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, Template
+from markupsafe import Markup, escape
 
 from common.files import write_bytes, write_text
 from common.infer.pictures import png
 from common.report.charts import Curve, line_chart
-
-STYLE = """
-:root{--ink:#1f2328;--soft:#59636e;--line:#d8dee4;--pale:#f6f8fa;--good:#1a7f4b;--bad:#b3261e}
-*{box-sizing:border-box}
-body{margin:0;background:#fff;color:var(--ink);
-font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-main{max-width:1080px;margin:0 auto;padding:32px 20px 64px}
-h1{font-size:27px;margin:0 0 2px}
-h2{font-size:20px;margin:38px 0 10px;padding-bottom:5px;border-bottom:1px solid var(--line)}
-h3{font-size:16px;margin:24px 0 8px}p{margin:8px 0;max-width:80ch}.sub{color:var(--soft);margin:0 0 20px}
-nav{font-size:14px;margin:0 0 8px}nav a{margin-right:14px;color:#2563a8;text-decoration:none}
-.scroll{overflow-x:auto}table{border-collapse:collapse;margin:10px 0;font-size:14px}
-th,td{padding:5px 11px;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
-th{background:var(--pale);font-weight:600}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
-tr.strong td{font-weight:600;border-top:2px solid var(--line)}
-p.cap{color:var(--soft);font-size:13px;margin-top:2px;max-width:100ch}
-code,pre{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;background:var(--pale);border-radius:4px}
-code{padding:1px 4px}pre{padding:10px 12px;overflow-x:auto;white-space:pre-wrap;overflow-wrap:anywhere}
-.row{display:flex;flex-wrap:wrap;gap:16px}
-.row svg{border:1px solid var(--line);border-radius:6px;max-width:100%;height:auto}
-.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(var(--cell),1fr));gap:14px;margin:12px 0}
-figure{margin:0;border:1px solid var(--line);border-radius:6px;padding:8px;overflow:hidden;background:#fff}
-figure img{display:block;width:100%;height:auto;border-radius:3px;margin-bottom:5px;image-rendering:auto}
-figcaption{font-size:13px;line-height:1.4;overflow-wrap:anywhere}figcaption .soft{color:var(--soft)}
-.good{color:var(--good)}.bad{color:var(--bad)}.wide img{width:auto;max-width:100%}
-@media print{main{max-width:none}figure,svg{break-inside:avoid}}
-"""
 
 
 @dataclass(frozen=True)
@@ -120,15 +95,7 @@ class Report:
 
     def html(self) -> str:
         """The page; nothing in it is loaded from elsewhere, and every text in it is escaped."""
-        contents = [content[0] for kind, content in self.blocks if kind == "heading" and content[1] == 2]
-        nav = "".join(f'<a href="#{_anchor(name)}">{escape(name)}</a>' for name in contents)
-        body = "\n".join(_HTML[kind](content) for kind, content in self.blocks)
-        return (
-            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(self.title)}</title>'
-            f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}</style></head>\n'
-            f"<body><main><h1>{escape(self.title)}</h1>"
-            f'<p class="sub">{_inline(self.subtitle)}</p><nav>{nav}</nav>\n{body}\n</main></body></html>\n'
-        )
+        return page_template().render(report=self)
 
     def markdown(self, pictures: dict[str, bytes], folder: str = "report_files") -> str:
         """The text as Markdown; the bytes of its pictures are put into `pictures` under their file names."""
@@ -154,73 +121,36 @@ def number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def _inline(text: str) -> str:
+def inline(text: str) -> Markup:
     """Escape, then `code` and **bold**."""
-    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
-    return re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", text)
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    return Markup(re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", text))
 
 
-def _anchor(name: str) -> str:
+def anchor(name: str) -> str:
+    """The id of a heading."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def _img(image: np.ndarray, alt: str = "") -> str:
-    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(png(image)).decode()}">'
+def data_url(image: np.ndarray) -> str:
+    """A picture as a `data:` URL."""
+    return f"data:image/png;base64,{base64.b64encode(png(image)).decode()}"
 
 
-def _html_heading(content: tuple[str, int]) -> str:
-    text, level = content
-    return f'<h{level} id="{_anchor(text)}">{escape(text)}</h{level}>'
+def numeric(rows: list[list[Any]], column: int) -> bool:
+    """True for a table's column that holds numbers only."""
+    return bool(rows) and all(isinstance(row[column], (int, float, type(None))) for row in rows)
 
 
-def _html_text(text: str) -> str:
-    return "".join(f"<p>{_inline(part)}</p>" for part in text.split("\n\n") if part.strip())
-
-
-def _html_table(content: tuple) -> str:
-    header, rows, caption, strong = content
-    numeric = [
-        bool(rows) and all(isinstance(row[i], (int, float, type(None))) for row in rows) for i in range(len(header))
-    ]
-    marks = [' class="n"' if flag else "" for flag in numeric]
-    head = "".join(f"<th{mark}>{_inline(str(name))}</th>" for name, mark in zip(header, marks))
-    lines = []
-    for index, row in enumerate(rows):
-        cells = "".join(f"<td{mark}>{_inline(number(value))}</td>" for value, mark in zip(row, marks))
-        lines.append(f"<tr{' class=strong' if index in strong else ''}>{cells}</tr>")
-    foot = f'<p class="cap">{_inline(caption)}</p>' if caption else ""
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>{foot}'
+@functools.cache
+def page_template() -> Template:
+    """`page.html` next to this file."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-
-
-def _html_grid(content: tuple[list[Cell], int]) -> str:
-    cells, width = content
-    figures = []
-    for cell in cells:
-        mark = "" if cell.good is None else f' class="{"good" if cell.good else "bad"}"'
-        lines = "".join(f'<br><span class="soft">{_inline(line)}</span>' for line in cell.lines)
-        pictures = "".join(_img(image, cell.title) for image in cell.images)
-        figures.append(
-            f"<figure>{pictures}<figcaption><strong{mark}>{escape(cell.title)}</strong>{lines}</figcaption></figure>"
-        )
-    return f'<div class="grid" style="--cell:{width}px">{"".join(figures)}</div>'
-
-
-def _html_image(content: tuple[np.ndarray, str]) -> str:
-    image, caption = content
-    return f'<figure class="wide">{_img(image, caption)}<figcaption>{_inline(caption)}</figcaption></figure>'
-
-
-_HTML = {
-    "heading": _html_heading,
-    "text": _html_text,
-    "code": lambda text: f"<pre>{escape(text)}</pre>",
-    "table": _html_table,
-    "svg": lambda charts: '<div class="row">' + "".join(svg for _, svg in charts) + "</div>",
-    "grid": _html_grid,
-    "image": _html_image,
-}
+    environment.filters |= {"inline": inline, "anchor": anchor, "data_url": data_url, "number": number}
+    environment.tests["numeric"] = numeric
+    return environment.get_template("page.html")
 
 
 class _Markdown:
