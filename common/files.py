@@ -48,14 +48,14 @@ def atomic_file(path: Path, needed: int = 0) -> Iterator[BinaryIO]:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise _explain(error, path, needed) from None
+        raise cannot_write(error, path, needed) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def _explain(error: OSError, path: Path, needed: int) -> UserError:
-    """A disk error in the user's words."""
+def cannot_write(error: OSError, path: Path, needed: int = 0) -> UserError:
+    """The error of a file that could not be written, in one line: `DiskFull`, or a `UserError` with the reason."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         size = f"{needed:,} bytes are needed" if needed else "more room is needed"
         free = free_bytes(path.parent)

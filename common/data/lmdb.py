@@ -60,6 +60,23 @@ class _Handle:
     def __init__(self, path: Path) -> None:
         self.environment, self.users = open_environment(path), 0
         self.transaction = self.environment.begin(buffers=False)
+        self.path, self.file = path, open(path / "data.mdb", "rb")  # noqa: SIM115 (open as long as the map)
+        self.size = os.fstat(self.file.fileno()).st_size
+
+    def check(self) -> None:
+        """Raise `UserError` where the file has become shorter: reading its lost pages would kill the process."""
+        size = os.fstat(self.file.fileno()).st_size
+        if size < self.size:
+            raise UserError(
+                f"{self.path / 'data.mdb'}: it was cut to {size} of {self.size} bytes while it was read: copy the "
+                "folder again, and write to no LMDB that a run reads"
+            )
+
+    def close(self) -> None:
+        """Let the file go."""
+        self.transaction.abort()
+        self.environment.close()
+        self.file.close()
 
 
 # LMDB refuses to open a file twice in one process, so handles are shared by (device, inode).
@@ -74,6 +91,7 @@ def _take(path: Path) -> tuple[tuple[int, int], _Handle]:
         # anew.
         for handle in _handles.values():
             handle.environment.close()
+            handle.file.close()
         _handles.clear()
         _handles_pid = os.getpid()
     try:
@@ -94,8 +112,7 @@ def _give_back(name: tuple[int, int]) -> None:
     handle.users -= 1
     if not handle.users:
         del _handles[name]
-        handle.transaction.abort()
-        handle.environment.close()
+        handle.close()
 
 
 class WordLmdb:
@@ -110,6 +127,7 @@ class WordLmdb:
         self.path = Path(path)
         self._pid: int | None = None
         self._handle_name: tuple[int, int] | None = None
+        self._handle: _Handle | None = None
         self._transaction: lmdb.Transaction | None = None
         self._count: int | None = None
         self._numbering: Numbering | None = None
@@ -189,7 +207,7 @@ class WordLmdb:
         """Let go of this process's handle; the next access opens a new one."""
         if self._handle_name is not None and self._pid == os.getpid():
             _give_back(self._handle_name)
-        self._handle_name = self._transaction = self._pid = None
+        self._handle_name = self._handle = self._transaction = self._pid = None
 
     def __del__(self) -> None:
         if getattr(self, "_handle_name", None) is not None:
@@ -197,8 +215,9 @@ class WordLmdb:
 
     def _read_transaction(self) -> lmdb.Transaction:
         if self._pid != os.getpid():
-            self._handle_name, handle = _take(self.path)
-            self._transaction, self._pid = handle.transaction, os.getpid()
+            self._handle_name, self._handle = _take(self.path)
+            self._transaction, self._pid = self._handle.transaction, os.getpid()
+        self._handle.check()
         return self._transaction
 
     def _walk(self, prefix: bytes, values: bool = True, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:

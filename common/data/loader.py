@@ -5,6 +5,7 @@ changes.
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -319,9 +320,27 @@ class WordLoader:
         except UserError as error:  # from a worker it arrives wrapped in that worker's traceback
             raise UserError(str(error).rstrip().rsplit("common.errors.UserError: ", 1)[-1]) from None
         except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker"):
-                raise
-            raise UserError(f"{str(error).splitlines()[0]} {self._where()}: out of memory? use fewer workers") from None
+            raise self.lost_worker(error) from None
+
+    def lost_worker(self, error: RuntimeError) -> UserError:
+        """One line for a loader's process that has ended: which, why as far as that can be told, and what it read.
+
+        torch reports it wherever the main process is just then, so the training loop asks too. Any other error is
+        raised again as it is.
+        """
+        text = str(error)
+        if not text.startswith("DataLoader worker"):
+            raise error
+        who = re.sub(r"\.\s.*", "", text.splitlines()[0]).replace("DataLoader worker", "loader process")
+        if "Bus error" in text:
+            cure = (
+                "a file was cut while it was read, or shared memory is full: copy the data again or use fewer workers"
+            )
+        elif "Killed" in text:
+            cure = "it was ended from outside, most often for lack of memory: use fewer workers or smaller batches"
+        else:
+            cure = "look at its own message above, or try without workers to see it here"
+        return UserError(f"{who} {self._where()}: {cure}")
 
     def _where(self) -> str:
         """The batch that was awaited, by epoch, position and the key of its first sample."""

@@ -57,7 +57,7 @@ def line_chart(
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": title}):
         figure = Figure(figsize=(WIDTH, HEIGHT), dpi=100, layout="constrained")
         axes = figure.subplots()
-        axes.set_title(_literal(title), loc="left", fontsize=9, fontweight="semibold", color="#222")
+        axes.set_title(_literal(title), loc="left", fontsize=9, fontweight="bold", color="#222")
         axes.set_xlabel(_literal(x_label))
         axes.set_ylabel(_literal(y_label))
         for number, (name, points) in enumerate(series):

@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 
-from common.files import write_text
+from common.files import DiskFull, cannot_write, write_text
 from common.train.distributed import Dist
 from common.train.loop import Clock, Step
+
+_on_full = {"continue": False, "told": False}
+
+
+def continue_on_full_disk(wanted: bool) -> None:
+    """`--disk_full continue`: a log that cannot be written any more is given up after one printed line."""
+    _on_full.update({"continue": wanted, "told": False})
+
+
+@contextlib.contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Around the writing of a log: an error becomes `DiskFull` or `UserError`, one line that names the file.
+
+    With `continue_on_full_disk` a full disk is told once and the line is lost; the training continues.
+    """
+    try:
+        yield
+    except OSError as error:
+        told = cannot_write(error, path)
+        if not (_on_full["continue"] and isinstance(told, DiskFull)):
+            raise told from None
+        if not _on_full["told"]:
+            _on_full["told"] = True
+            print(f"{told}; logs are not written while the disk is full (--disk_full continue)", flush=True)
 
 
 class Window:
@@ -177,7 +202,7 @@ class MetricsLog:
         """Append one row."""
         if self.path is None:
             return
-        with open(self.path, "a", encoding="utf-8") as file:
+        with logging_to(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({key: _number(value) for key, value in values.items()}, ensure_ascii=False) + "\n")
 
 
@@ -193,7 +218,10 @@ class ScalarWriter:
         if folder is not None:
             from tensorboardX import SummaryWriter
 
-            self.writer = SummaryWriter(str(folder))
+            with logging_to(Path(folder)):
+                self.writer = SummaryWriter(str(folder))
+                worker = self.writer.file_writer.event_writer._worker
+                worker._record_writer = EventGuard(worker._record_writer, Path(folder))
 
     def scalar(self, name: str, value: float | torch.Tensor, step: int) -> None:
         """One point of a curve."""
@@ -213,12 +241,39 @@ class ScalarWriter:
     def flush(self) -> None:
         """Write what is buffered."""
         if self.writer is not None:
-            self.writer.flush()
+            with logging_to(Path(self.writer.logdir)):
+                self.writer.flush()
 
     def close(self) -> None:
         """End the event file."""
         if self.writer is not None:
-            self.writer.close()
+            with logging_to(Path(self.writer.logdir)):
+                self.writer.close()
+
+
+class EventGuard:
+    """Writes TensorBoard's events from its thread. After an error that thread would end and the next `flush` wait for
+    ever; here the error is told once, and no more events are written."""
+
+    def __init__(self, writer: Any, folder: Path) -> None:
+        self.writer, self.folder, self.failed = writer, folder, False
+
+    def _try(self, write: Callable[[], object]) -> None:
+        if self.failed:
+            return
+        try:
+            write()
+        except OSError as error:
+            self.failed = True
+            print(f"{cannot_write(error, self.folder)}; the training continues without TensorBoard", flush=True)
+
+    def write_event(self, event: Any) -> None:
+        """Write one event, in TensorBoard's thread."""
+        self._try(lambda: self.writer.write_event(event))
+
+    def flush(self) -> None:
+        """Flush the file, in TensorBoard's thread."""
+        self._try(self.writer.flush)
 
 
 Item = TypeVar("Item")
@@ -353,9 +408,10 @@ TABLE_HEAD = f"{'Ground Truth':25s} | {'Prediction':25s} | Confidence Score & T/
 
 def append(path: Path, text: str) -> None:
     """Append text; the folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(text)
+    with logging_to(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
 
 
 def truncate_log(path: Path, epoch: int) -> None:

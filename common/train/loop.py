@@ -216,7 +216,7 @@ class Loop:
             NonFinite: on all ranks, where a loss or gradient is not finite on one of them; nothing was stepped.
         """
         clock, engine, method = self.clock, self.engine, self.method
-        with self.stop:
+        with self.stop, self.worker_errors():
             for group, waited in clock.groups(self.loader, self.accumulate):
                 began = time.perf_counter() - waited
                 lr, decay = method.rates(clock.step)
@@ -256,6 +256,16 @@ class Loop:
                     self.leave(clock)
                     return False
         return True
+
+    @contextlib.contextmanager
+    def worker_errors(self) -> Iterator[None]:
+        """A loader's process that has ended is reported wherever the main process is; the loader says which it was."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker") or not hasattr(self.loader, "lost_worker"):
+                raise
+            raise self.loader.lost_worker(error) from None
 
     def agree(self, losses: list[tuple[Tensor, Any]], usable: int, count: int) -> tuple[bool, float, float]:
         """All ranks learn, in one collective, whether to leave and how many micro-batches of how many had a sample;

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TextIO
 
@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from common.errors import UserError
-from common.files import DiskFull, free_bytes
+from common.files import DiskFull, cannot_write, free_bytes
 from common.train.checkpoint import tensor_bytes
 from common.train.distributed import Dist, process_group
 from common.train.seed import seed_everything
@@ -31,20 +31,30 @@ LOCK = ".run.lock"
 
 
 class Tee:
-    """Writes to the console and to a file; everything else is the console's."""
+    """Writes to the console and to a file; everything else is the console's. A file that cannot be written any more is
+    given up after one line: the copy of a console is no reason to end a training."""
 
     def __init__(self, console: TextIO, file: TextIO) -> None:
         self.console, self.file = console, file
 
     def write(self, text: str) -> int:
-        """Both get the text."""
-        self.file.write(text)
+        """Write to both."""
+        self._copy(lambda file: file.write(text))
         return self.console.write(text)
 
     def flush(self) -> None:
-        """Both are flushed."""
-        self.file.flush()
+        """Flush both."""
+        self._copy(lambda file: file.flush())
         self.console.flush()
+
+    def _copy(self, do: Callable[[TextIO], object]) -> None:
+        if self.file is None:
+            return
+        try:
+            do(self.file)
+        except OSError as error:
+            name, self.file = self.file.name, None
+            self.console.write(f"{cannot_write(error, Path(name))}; the console is not copied there any more\n")
 
     def __getattr__(self, name: str):
         return getattr(self.console, name)
@@ -161,12 +171,14 @@ def screen(path: Path | None) -> Iterator[None]:
         yield
         return
     console = sys.stdout
-    with open(path, "a", encoding="utf-8", buffering=1) as file:
-        sys.stdout = Tee(console, file)
-        try:
-            yield
-        finally:
-            sys.stdout = console
+    file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (closing may fail on a full disk)
+    sys.stdout = Tee(console, file)
+    try:
+        yield
+    finally:
+        sys.stdout = console
+        with contextlib.suppress(OSError):
+            file.close()
 
 
 def check_writable(folder: str | Path, flag: str = "--output") -> Path:
