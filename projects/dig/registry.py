@@ -6,7 +6,7 @@ from common.registry import ModelRow, Weights
 from common.text.charset import DIG_ALLCASES_SYMBOLS
 
 PAPER = "Reading and Writing: discriminative and generative modelling for self-supervised text recognition, ACM MM 2022"
-TERMS = "CC-BY-NC 4.0, as the original code (not for commercial use)"
+TERMS = "MIT for academic research, with a patent notice (branch master); CC-BY-NC 4.0 (branch main)"
 WHERE = "the authors' drive, linked from github.com/ayumiymk/DiG"
 SIZES = {"tiny": 4, "small": 4, "base": 4, "micro": 8}  # side of a patch
 PUBLISHED = {

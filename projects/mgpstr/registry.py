@@ -8,6 +8,7 @@ from projects.mgpstr.model.names import ACDS, MICRO, MODELS
 
 MGP_PAPER = "Multi-Granularity Prediction for Scene Text Recognition, ECCV 2022"
 ACDS_PAPER = "Attention Guidance by Cross-Domain Supervision Signals for Scene Text Recognition, IEEE TIP 2025"
+TERMS = "Apache-2.0; code and models for research purposes only, as the authors' page says"
 RELEASE = "release V1.0.1-ECCV2022-model of github.com/AlibabaResearch/AdvancedLiterateMachinery"
 PUBLISHED = {
     "mgp_str_tiny_patch4_3_32_128": ("mgp_str_tiny_patch4_32_128.pth",),
@@ -26,7 +27,7 @@ def _row(transformer: str, model: str) -> ModelRow:
         name=f"mgpstr/{name}", kind="recogniser", image_size=(32, 128), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),
         charset=CHARSET_36, build="projects.mgpstr.reader:build_row", open="projects.mgpstr.reader:open_reader",
         options={"transformer": transformer, "model": model}, meta=not micro,
-        weights=tuple(Weights(file, "Apache-2.0", where) for file in PUBLISHED.get(name, ())),
+        weights=tuple(Weights(file, TERMS, where) for file in PUBLISHED.get(name, ())),
         paper=ACDS_PAPER if acds else MGP_PAPER, status="small form, ours, not published" if micro else "parity tested",
     )  # fmt: skip
 

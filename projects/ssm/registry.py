@@ -6,7 +6,7 @@ from common.registry import ModelRow, Weights
 from common.text.charset import CHARSET_94
 
 PAPER = "Symmetric Superimposition Modeling for self-supervised scene text recognition, IJCAI 2024"
-TERMS = "not stated by the authors; the code descends from PARSeq (Apache 2.0) and MAE (CC-BY-NC 4.0)"
+TERMS = "weights: not stated; code: fine-tuning half Apache-2.0, pre-training half not stated"
 WHERE = "the authors' cloud folder, linked from their repository"
 RECOGNISERS = ("TransOCR", "ClusterSeq", "PARSeq", "ViTSTR", "CRNN", "TRBA", "TRBC", "ABINet")
 PRETRAINERS = (

@@ -18,7 +18,10 @@ import pytest
 from common import cli
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "projects").glob("*/README.md")])
+WRITTEN = (
+    path for path in (ROOT / "docs").rglob("*.md") if "originals" not in path.parts
+)  # those show others' commands
+PAGES = sorted([ROOT / "README.md", *WRITTEN, *(ROOT / "projects").glob("*/README.md")])
 LAUNCHERS = ("torchrun", "accelerate", "python", "python3", "bash")
 STARTS = re.compile(rf"([A-Z_]+=\S* )*({'|'.join(('strlab', 'make', *LAUNCHERS))}|[.]/\S+[.]py) ")
 

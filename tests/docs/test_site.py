@@ -1,0 +1,86 @@
+"""The documentation site builds without a warning; every paper's page names data, weights, terms and authors."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+AUTHORS = {
+    "siga": ["Guan, Tongkun", "Shen, Wei"], "mgpstr": ["Wang, Peng", "Yao, Cong", "Xue, Fanfu", "Cheung, Sen-Ching"],
+    "dig": ["Yang, Mingkun", "Tian, Qi and Bai, Xiang"], "ssm": ["Gao, Zuan", "Xu, Jianjun and Xie, Hongtao"],
+    "textssr": ["Ye, Xingsong", "Chen, Zhineng"],
+}  # fmt: skip
+TERMS = {
+    "siga": ["academic research only"], "mgpstr": ["research purposes"], "dig": ["MIT", "patents", "CC-BY-NC 4.0"],
+    "ssm": ["Apache License 2.0", "states no licence"], "textssr": ["GPL-3.0", "Open RAIL++-M"],
+}  # fmt: skip
+LEAST_LINKS = {"siga": 9, "mgpstr": 9, "dig": 22, "ssm": 5, "textssr": 15}  # as many as the authors' own pages carry
+
+
+@pytest.mark.parametrize("name", AUTHORS)
+def test_a_papers_page(name: str) -> None:
+    text = (ROOT / "docs" / "papers" / f"{name}.md").read_text("utf-8")
+    for part in ["## Data and weights", "## Terms", "## Cite", f"../originals/{name}.md", *AUTHORS[name], *TERMS[name]]:
+        assert part in text, part
+    links = set(re.findall(r"\]\((https?://[^)\s]+)\)", text))
+    assert len(links) >= LEAST_LINKS[name], len(links)
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    for author in AUTHORS[name]:
+        family, given = author.split(" and ")[-1].split(", ")
+        assert f"family-names: {family}, given-names: {given}" in citation
+
+
+def test_terms_are_shown_by_the_command() -> None:
+    import strlab
+
+    terms = {one["name"]: " ".join(w["licence"] for w in one["weights"]) for one in strlab.models() if "weights" in one}
+    assert "research purposes" in terms["mgpstr/mgp_str_tiny_patch4_3_32_128"]
+    assert (
+        "patent" in terms["dig/simmim_vit_small_patch4_32x128"]
+        and "BY-NC" in terms["dig/simmim_vit_small_patch4_32x128"]
+    )
+    assert "Apache-2.0" in terms["ssm/TransOCR"] and "not stated" in terms["ssm/TransOCR"]
+
+
+def test_it_builds_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    pages = {path.relative_to(tmp_path).as_posix(): path.read_text("utf-8") for path in tmp_path.rglob("index.html")}
+    for page in ("index.html", "papers/ssm/index.html", "originals/dig/index.html", "reference/python/index.html"):
+        assert page in pages
+    assert "sim_pretrain.py" in pages["tutorials/four-machines/index.html"]
+    assert "name_or_file" in pages["reference/python/index.html"] and "Deviations" in pages["papers/siga/index.html"]
+    outside = re.compile(
+        r"<(?:script|img|iframe)[^>]+src=\"https?://|<link[^>]+rel=\"stylesheet\"[^>]+href=\"https?://"
+    )
+    assert not [name for name, text in pages.items() if outside.search(text)]
+
+
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    """The code cells of the tutorial notebook, one after the other, in a fresh process."""
+    import json
+
+    cells = json.loads((ROOT / "docs" / "tutorials" / "read_and_measure.ipynb").read_text("utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) >= 4 and not any(cell.get("outputs") for cell in cells)
+    lines = [line for cell in code for line in cell.splitlines()]
+    shell = [line for line in lines if line.startswith("!")]
+    assert all(line.startswith("!strlab ") for line in shell)
+    script = "import subprocess\n" + "\n".join(
+        f"subprocess.run({line[1:]!r}, shell=True, check=True)" if line.startswith("!") else line for line in lines
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1",
+                   "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True,
+                          check=False)  # fmt: skip
+    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
