@@ -16,7 +16,7 @@ import multiprocessing
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -204,10 +204,16 @@ class Joined(NamedTuple):
     skipped: list[tuple[int, str, str]]
 
 
-def join_parts(target: Path, parts: int, finish: Callable[[Path, Joined], None] | None = None) -> Joined | None:
+def join_parts(
+    target: Path,
+    parts: int,
+    finish: Callable[[Path, Joined], None] | None = None,
+    extras: Sequence[str] | None = None,
+) -> Joined | None:
     """Join the parts into `target` and remove them; None where another process does so or has done so.
 
-    All values under a sample's number are taken along. `finish(folder, joined)` runs before the parts are removed.
+    All values under a sample's number are taken along, in the order of `extras` where it is given. `finish(folder,
+    joined)` runs before the parts are removed.
     """
     with claimed(parts_folder(target) / "join.lock") as mine:
         if not mine:
@@ -216,7 +222,7 @@ def join_parts(target: Path, parts: int, finish: Callable[[Path, Joined], None] 
         if not target.exists():
             with LmdbWriter(target) as writer:
                 for number in range(parts):
-                    skipped += copy_part(part_path(target, number), writer)
+                    skipped += copy_part(part_path(target, number), writer, extras)
                 samples = writer.count
                 if not samples:
                     shutil.rmtree(parts_folder(target), ignore_errors=True)  # the next try may have better data
@@ -233,11 +239,12 @@ def join_parts(target: Path, parts: int, finish: Callable[[Path, Joined], None] 
     return joined
 
 
-def copy_part(folder: Path, writer: LmdbWriter) -> list[tuple[int, str, str]]:
+def copy_part(folder: Path, writer: LmdbWriter, extras: Sequence[str] | None = None) -> list[tuple[int, str, str]]:
     """Append the samples of a part with all their values; its skipped records."""
     words = WordLmdb(folder)
     skipped = skipped_of(words)
-    extras = [prefix for prefix in words.prefixes() if prefix not in ("image", "label", SKIPPED)]
+    if extras is None:
+        extras = [prefix for prefix in words.prefixes() if prefix not in ("image", "label", SKIPPED)]
     for index in range(len(words)):
         values = {prefix: value for prefix in extras if (value := words.value(prefix, index)) is not None}
         label = words.value("label", index)

@@ -17,6 +17,7 @@ import io
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from typing import Any
 
 from common.data.bad import FILE_NAME, BadSample
 from common.data.decode import decode_rgb
+from common.data.parts import add_shard_argument, find_shard
 from common.data.sources import open_words
 from common.data.words import discover
 from common.errors import UserError
@@ -35,6 +37,7 @@ from common.infer.peers import open_peer
 from common.infer.published import paper_row, side_by_side
 from common.infer.read import add_checkpoint_arguments, open_from
 from common.infer.recognizer import Prediction, Recognizer
+from common.infer.shared_reading import StoredReader, folder_of, read_share
 from common.metrics.accuracy import Row, Scores, one_minus_ned
 from common.metrics.calibration import Traits, calibration, slices, traits_of
 from common.metrics.intervals import wilson
@@ -81,6 +84,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--paper", action="append", default=[], metavar="NAME", help="print a published row for the same subsets"
     )
     parser.add_argument("--force", action="store_true", help="overwrite files in --out that this command did not write")
+    add_shard_argument(parser)
     parser.set_defaults(run=_run)
 
 
@@ -348,6 +352,15 @@ def _run(args: argparse.Namespace) -> int:
     if args.reader and (args.checkpoint or args.weights):
         raise UserError("--reader: give either somebody else's reader or --checkpoint and --weights, not both")
     recognizer = open_peer(args.reader) if args.reader else open_from(args, published=True)
+    shard = find_shard(args.shard)
+    if shard.count > 1:
+        if args.out is None:
+            raise UserError("--shard: the shares meet in a folder: give --out")
+        missing = read_share(recognizer, sets, args.out, shard, args.max_samples)
+        if missing:
+            print(f"{args.out}: shard {shard} is done; {missing} parts are not read yet")
+            return 0
+        recognizer = StoredReader(recognizer, sets, args.out, args.max_samples)
     evaluation = evaluate(recognizer, sets, args.max_samples, traits=args.slices)
     result = {
         "checkpoint": str(recognizer.source.absolute()) if recognizer.source else "",
@@ -378,6 +391,7 @@ def _run(args: argparse.Namespace) -> int:
         write_text(args.out / FILE_NAME, csv_text(BadSample._fields, sorted(evaluation.bad)))
         write_text(args.out / "eval.json", json.dumps(result, indent=1, ensure_ascii=False))
         print(f"written: {args.out / 'eval.json'} with predictions.csv and {FILE_NAME}")
+        shutil.rmtree(folder_of(args.out), ignore_errors=True)
     return 0
 
 

@@ -29,6 +29,7 @@ import torch
 from tqdm.auto import tqdm
 
 from common.data.lmdb import LmdbWriter, WordLmdb
+from common.data.parts import add_shard_argument, claimed, find_shard
 from common.errors import UserError, command
 from common.files import write_text
 from common.infer.recognizer import Prediction
@@ -41,7 +42,7 @@ from projects.textssr.readers import Read, check_reader, open_reader
 from projects.textssr.words import anagrams, fitting, read_list
 
 NOTE = "options.json"
-NOT_PART_OF_RESULT = ("out", "workers", "device", "threads")
+NOT_PART_OF_RESULT = ("out", "workers", "device", "threads", "shard")
 FILES = ("data", "words", "reader", "vae", "unet", "scheduler", "font")
 """Flags that name files: what is made depends on those too."""
 
@@ -75,6 +76,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     run.add_argument("--workers", type=int, default=0, help="further processes (default: none)")
     run.add_argument("--threads", type=int, default=1, help="threads of each process on the CPU")
     run.add_argument("--part-size", type=int, default=64, help="attempts between two savings")
+    add_shard_argument(run)
     add_model_flags(parser)
     return parser.parse_args(argv)
 
@@ -251,6 +253,11 @@ def fingerprints(options: argparse.Namespace) -> dict[str, list[int]]:
     return found
 
 
+def is_made(out: Path, number: int) -> bool:
+    """Whether a part is finished."""
+    return (out / "parts" / f"{number:06d}.jsonl").is_file()
+
+
 def merge(out: Path, parts: int) -> tuple[int, int]:
     """Join the parts: (accepted, attempts)."""
     lines, accepted = [], 0
@@ -281,11 +288,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_font(Coverage(regions.maker.renderer.path, (job.text for job in jobs)), options)
     size = options.part_size
     tasks = [(number, jobs[start : start + size]) for number, start in enumerate(range(0, len(jobs), size))]
-    left = [task for task in tasks if not (options.out / "parts" / f"{task[0]:06d}.jsonl").is_file()]
+    shard = find_shard(options.shard)
+    left = [task for task in tasks if shard.has(task[0]) and not is_made(options.out, task[0])]
     print(f"{len(jobs)} words to paint ({jobs[0].text} …), {len(tasks) - len(left)} of {len(tasks)} parts done")
     if left:
         make_parts(options, left, lambda: begin(options.out, note))
-    accepted, attempts = merge(options.out, len(tasks))
+    absent = sum(not is_made(options.out, number) for number, _ in tasks)
+    if absent:
+        print(f"{options.out}: shard {shard} is done; {absent} of {len(tasks)} parts are not made yet")
+        return
+    with claimed(options.out / "join.lock") as mine:
+        if not mine:
+            print(f"{options.out}: shard {shard} is done; another process joins the parts")
+            return
+        accepted, attempts = merge(options.out, len(tasks))
     print(f"{options.out}: {accepted} of {attempts} words accepted")
 
 

@@ -13,6 +13,7 @@ import argparse
 import time
 from pathlib import Path
 
+from common.data.parts import add_shard_argument, find_shard
 from common.data.synth.corpus import is_rendered, render_corpus
 from common.data.synth.options import CASES, DIFFICULTIES, SynthOptions
 
@@ -55,6 +56,7 @@ def add_parser(subparsers) -> None:
     size.add_argument(
         "--workers", type=int, help="processes; the samples are the same (default: one per core; 0: none)"
     )
+    add_shard_argument(size)
     text = parser.add_argument_group("text")
     _numbers(text, _TEXT_HELP, default)
     text.add_argument(
@@ -106,6 +108,10 @@ def run(args: argparse.Namespace) -> None:
         print(f"{args.out}: already rendered with these options")
         return
     started, total = time.perf_counter(), options.train + options.validation + options.evaluation
-    render_corpus(args.out, options, args.workers)
+    shard = find_shard(args.shard)
+    render_corpus(args.out, options, args.workers, shard=shard)
     seconds = time.perf_counter() - started
+    if shard.count > 1:
+        print(f"shard {shard}: {seconds:.1f} s")
+        return
     print(f"{args.out}: {total} crops in {seconds:.1f} s ({total / seconds:.0f} crops/s); look at contact_sheet.png")

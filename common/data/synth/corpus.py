@@ -19,9 +19,11 @@ import numpy as np
 from tqdm import tqdm
 
 from common.data.lmdb import LmdbWriter
+from common.data.parts import WHOLE_JOB, Shard
 from common.data.synth.fonts import Face, coverage_report, find_faces
 from common.data.synth.lexicon import text_source
 from common.data.synth.options import Part, SynthOptions, corpus_parts
+from common.data.synth.shards import render_parts
 from common.data.synth.sheet import write_sheet
 from common.data.synth.word import RenderedWord, renderer_for
 from common.errors import UserError
@@ -43,12 +45,19 @@ a letter is), boxes- (JSON [[x1, y1, x2, y2, "c"], ...] in pixels of the image),
 """
 
 
-def render_corpus(out: str | Path, options: SynthOptions, workers: int | None = None, progress: bool = True) -> Path:
+def render_corpus(
+    out: str | Path,
+    options: SynthOptions,
+    workers: int | None = None,
+    progress: bool = True,
+    shard: Shard = WHOLE_JOB,
+) -> Path:
     """Render the corpus of `options` into folder `out` and return it; do nothing if it is already there.
 
-    The samples depend on `options` alone, not on `workers` (processes; None: one per core, 0: this process). After an
-    interruption the finished LMDBs are kept beside `out` and the next call goes on. Raises `UserError` for bad options,
-    for an `out` that holds anything else, and for too little disk space.
+    The samples depend on `options` alone, not on `workers` (processes; None: one per core, 0: this process). With a
+    `shard` only its parts are rendered; the shard that ends last finishes the corpus, so `out` may not be there yet.
+    After an interruption the finished LMDBs are kept next to `out` and the next call resumes. Raises `UserError` for
+    bad options, for an `out` that holds anything else, and for too little disk space.
     """
     out = Path(out)
     options.check()
@@ -58,6 +67,8 @@ def render_corpus(out: str | Path, options: SynthOptions, workers: int | None = 
         return out
     partial = out.absolute().with_name(f".{out.absolute().name}.rendering")
     _check_space(out.absolute(), options)
+    if shard.count > 1:
+        return _render_shard(out, partial, options, workers, progress, shard)
     with _only_one(partial):
         if is_rendered(out, options):  # by the process that we waited for
             return out
@@ -68,11 +79,38 @@ def render_corpus(out: str | Path, options: SynthOptions, workers: int | None = 
         parts = corpus_parts(options)
         workers = _usable_cores() if workers is None else workers
         _render_parts(partial, parts, options, faces, workers, progress)
-        write_sheet(partial, parts)
-        write_text(partial / "README.md", _README)
-        write_text(partial / CARD, json.dumps(_card(options, parts, faces), indent=1, ensure_ascii=False))
-        (partial / _NOTE).unlink()
-        partial.replace(out)
+        _finish(partial, out, options, parts, faces)
+    return out
+
+
+def _finish(partial: Path, out: Path, options: SynthOptions, parts: list[Part], faces: tuple[Face, ...]) -> None:
+    """All LMDBs are there: add the sheet and the metadata file, and give the corpus its name."""
+    write_sheet(partial, parts)
+    write_text(partial / "README.md", _README)
+    write_text(partial / CARD, json.dumps(_card(options, parts, faces), indent=1, ensure_ascii=False))
+    (partial / _NOTE).unlink()
+    partial.replace(out)
+
+
+def _render_shard(
+    out: Path, partial: Path, options: SynthOptions, workers: int | None, progress: bool, shard: Shard
+) -> Path:
+    with _only_one(partial):
+        if is_rendered(out, options):
+            return out
+        _start(partial, options, shared=True)
+    faces, parts = find_faces(options.fonts, options.characters), corpus_parts(options)
+    jobs = {part.folder: iter(_jobs(part, options, faces)) for part in parts}
+    plan = {"renderer": RENDERER, "options": options.as_dict()}
+    workers = _usable_cores() if workers is None else workers
+    with tqdm(total=sum(part.size for part in parts) // shard.count, unit=" crops", disable=not progress) as bar:
+        missing = render_parts(partial, jobs, _encode_range, plan, workers, shard, bar.update)
+    if missing:
+        print(f"{out}: shard {shard} is done; {missing} parts are not there yet", flush=True)
+        return out
+    with _only_one(partial):
+        if not is_rendered(out, options):
+            _finish(partial, out, options, parts, faces)
     return out
 
 
@@ -197,13 +235,16 @@ def _only_one(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _start(partial: Path, options: SynthOptions) -> None:
-    """Keep finished LMDBs of an interrupted run with the same options, throw away everything else."""
+def _start(partial: Path, options: SynthOptions, shared: bool = False) -> None:
+    """Keep finished LMDBs of an interrupted run with the same options, and where it is `shared` what other shards are
+    writing; throw away everything else."""
     note, wanted = partial / _NOTE, {"renderer": RENDERER, "options": options.as_dict()}
     try:
         same = json.loads(note.read_text(encoding="utf-8")) == wanted
     except (OSError, ValueError):
         same = False
+    if same and shared:
+        return
     for entry in partial.rglob("*") if same else partial.iterdir():
         if entry.is_dir() and (not same or entry.name.endswith(".tmp")):
             shutil.rmtree(entry, ignore_errors=True)

@@ -23,10 +23,11 @@ if __package__ in (None, ""):
 from common.data.bad import FILE_NAME, BadSamples, stored
 from common.data.lmdb import WordLmdb
 from common.data.masks import Mirrored, misfit
+from common.data.parts import add_shard_argument, find_shard
 from common.data.sources import open_words
 from common.data.words import discover
 from common.errors import UserError, command
-from projects.siga.mask_create.shards import Part, PartDone, finish, make_part, plan, without_mask
+from projects.siga.mask_create.shards import Part, PartDone, finish, make_part, missing, plan, without_mask
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -50,6 +51,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--anchor", default="training", help="path component after which the mask path mirrors the data path"
     )
+    add_shard_argument(parser)
     options = parser.parse_args(argv)
     for name in ("processes", "part_size"):
         if getattr(options, name) < 1:
@@ -109,15 +111,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         if done:
             print(f"{target}: there already")
     total = sum(len(open_words(source)) for source, _ in todo)
-    parts = [part for pair in todo for part in plan(*pair, options.part_size)]
+    shard = find_shard(options.shard)
+    parts = [part for pair in todo for part in plan(*pair, options.part_size, shard)]
     register = register_of(options, todo, total)
-    missing = sum(part.stop - part.start for part in parts)
-    with tqdm(total=total, initial=total - missing, unit="image", disable=None) as bar:
+    left = sum(part.stop - part.start for part in parts)
+    with tqdm(total=left, unit="image", disable=None) as bar:
         for done in run_parts(parts, options.processes):
             register.add(done.bad)
             bar.update(done.pictures)
     for source, target in todo:
-        print(f"{target}: {finish(source, target)} masks of {len(open_words(source))} pictures")
+        if absent := missing(source, target, options.part_size):
+            print(f"{target}: shard {shard} is done; {absent} parts are not made yet")
+            continue
+        register.add(without_mask(source, target))  # those of other shards too
+        if (masks := finish(source, target)) is None:
+            print(f"{target}: shard {shard} is done; another process joins the parts")
+        else:
+            print(f"{target}: {masks} masks of {len(open_words(source))} pictures")
     if len(register):
         print(f"{len(register)} pictures have no mask: {register.file}")
     return 0

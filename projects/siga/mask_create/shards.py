@@ -16,6 +16,7 @@ import numpy as np
 from common.data.bad import BadSample
 from common.data.decode import BadImage, decode_rgb
 from common.data.lmdb import LmdbWriter, WordLmdb
+from common.data.parts import WHOLE_JOB, Shard, claimed
 from common.data.sources import open_words
 from common.errors import UserError
 from projects.siga.model.kmeans_mask import text_mask
@@ -50,8 +51,8 @@ def finished(target: Path) -> list[Path]:
     return sorted(parts_folder(target).glob("[0-9]*-[0-9]*"))
 
 
-def plan(source: Path, target: Path, part_size: int) -> list[Part]:
-    """The parts that are still to be made; those whose folder exists are done.
+def plan(source: Path, target: Path, part_size: int, shard: Shard = WHOLE_JOB) -> list[Part]:
+    """The parts of this shard that are still to be made; those whose folder exists are done.
 
     What stopped workers have left half written is removed. Raises UserError when parts of a run with another part size
     or another source are there.
@@ -63,13 +64,18 @@ def plan(source: Path, target: Path, part_size: int) -> list[Part]:
         raise UserError(
             f"{folder}: parts of another run ({strange[0]}): remove the folder, or use that run's --part_size"
         )
-    for unfinished in folder.glob(".*.tmp"):
-        shutil.rmtree(unfinished)
-    return [
-        Part(source, folder / name, start, min(start + part_size, count))
-        for name, start in wanted.items()
-        if not (folder / name).exists()
-    ]
+    own = [name for number, name in enumerate(wanted) if shard.has(number) and not (folder / name).exists()]
+    for name in own:
+        for unfinished in folder.glob(f".{name}.*.tmp"):
+            shutil.rmtree(unfinished)
+    return [Part(source, folder / name, wanted[name], min(wanted[name] + part_size, count)) for name in own]
+
+
+def missing(source: Path, target: Path, part_size: int) -> int:
+    """How many parts of `target` no shard has made yet."""
+    count = len(open_words(source))
+    made = {path.name for path in finished(target)}
+    return sum(part_name(start, min(start + part_size, count)) not in made for start in range(0, count, part_size))
 
 
 def part_name(start: int, stop: int) -> str:
@@ -133,9 +139,12 @@ def join(parts: Iterable[Path], target: Path, count: int | None = None, overwrit
     return masks
 
 
-def finish(source: Path, target: Path) -> int:
-    """Join the parts of `target` and remove them; the number of masks."""
+def finish(source: Path, target: Path) -> int | None:
+    """Join the parts of `target` and remove them; the number of masks, None where another process joins them."""
     folder = parts_folder(target)
-    masks = join(finished(target), target, count=len(open_words(source)))
+    with claimed(folder / "join.lock") as mine:
+        if not mine or target.exists():
+            return None
+        masks = join(finished(target), target, count=len(open_words(source)))
     shutil.rmtree(folder, ignore_errors=True)
     return masks
