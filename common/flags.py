@@ -83,6 +83,7 @@ class Flag:
         free: a resumed run may have another value, for the numbers that are trained do not depend on it.
         choices, nargs, const: as argparse has them.
         dest: name of the option where it is not the first spelling.
+        required: the command line must have it.
     """
 
     names: str
@@ -97,6 +98,7 @@ class Flag:
     nargs: int | str | None = None
     const: Any = None
     dest: str = ""
+    required: bool = False
 
     @property
     def name(self) -> str:
@@ -125,6 +127,8 @@ class Flag:
             }
             if value not in (None, "", False):
                 words["help"] += " (default: %(default)s)"
+        if self.required and not suppress:
+            words["required"] = True
         group.add_argument(*self.names.split(), default=argparse.SUPPRESS if suppress else value, **words)
 
     def check(self, value: Any) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from common.augment import recipes
-from common.data.bad import FILE_NAME, BadSamples
+from common.data.bad import BadSamples
 from common.data.decode import BadImage, picture_size
 from common.data.lmdb import WordLmdb
 from common.data.loader import RatioMix, SeededSampler, WordLoader, word_loader
@@ -21,7 +19,7 @@ from common.errors import UserError
 from common.train.distributed import Dist
 from common.train.log import DASHES, sources_block, usage_lines
 from projects.mgpstr.box_masks import check_boxes, mask_from_boxes, parse_boxes
-from projects.mgpstr.flags import shares, source_list, usage
+from projects.mgpstr.flags import Network
 from projects.mgpstr.label_codes import LabelCodes
 from projects.mgpstr.preprocess import SIZE, label_normaliser
 
@@ -62,81 +60,86 @@ class BoxMasks(MaskSource):
         return mask_from_boxes(boxes, width, height, SIZE)
 
 
-def augmentation(options: argparse.Namespace):
-    """The augmenter of the flags, None for none; with box masks only what moves no pixel is drawn."""
-    if options.close_aug:
-        return None
-    if options.is_mask_supervision and not options.isrand_aug:
-        moving = [n for n in ("issel_aug", "issemantic_aug", "isrotation_aug", "islearning_aug") if getattr(options, n)]
-        if moving:
-            raise UserError(f"--{moving[0]}: it moves pixels away from their boxes; use --isrand_aug or --close_aug")
-    groups = recipes.STILL_GROUPS if options.is_mask_supervision else recipes.ALL_GROUPS
-    return recipes.from_flags(vars(options), preset=options.aug_preset, groups=groups)
-
-
 def make_dataset(
-    paths: Iterable[Path],
-    options: argparse.Namespace,
-    *,
-    length: int | None,
-    augment=None,
-    masks: MaskSource | None = None,
+    paths: Iterable[Path], network: Network, *, length: int | None, augment=None, masks: MaskSource | None = None
 ) -> WordDataset:
-    """Sets with the labels and pictures that the options ask for; labels that become empty stay, as published."""
+    """Word sets with the labels and pictures that a network reads; labels that become empty stay, as published.
+
+    `length`: longest raw label that is kept, None for all.
+    """
     return WordDataset(
-        list(paths), image_size=SIZE, max_length=length, drop_empty=False, pad=options.PAD, augment=augment,
-        augment_at=RESIZED, masks=masks, keep=label_normaliser(options.character, options.sensitive),
+        list(paths), image_size=SIZE, max_length=length, drop_empty=False, pad=network.pad, augment=augment,
+        augment_at=RESIZED, masks=masks, keep=label_normaliser(network.character, network.sensitive),
     )  # fmt: skip
 
 
-def training_data(options: argparse.Namespace, codes: LabelCodes) -> tuple[WordDataset, list[Source]]:
+def training_data(
+    root: str,
+    names: Sequence[str],
+    shares: Sequence[int],
+    network: Network,
+    codes: LabelCodes,
+    *,
+    filtered: bool,
+    boxes: bool,
+    augment,
+) -> tuple[WordDataset, list[Source]]:
     """The training set and its sources in the order of the set.
+
+    Args:
+        root, names: `--train_data` and the sources of `--select_data` below it.
+        shares: samples of each source in a batch.
+        filtered: drop labels longer than the network's.
+        boxes: the LMDBs hold character boxes, from which masks are drawn (`--is_mask_supervision`).
+        augment: applied to the resized picture.
 
     Raises `UserError` for sources that are missing, box labels that are missing or malformed, labels that do not fit.
     """
-    names = source_list(options)
-    groups = discover_groups(options.train_data, names)
-    masks, length = None, None if options.data_filtering_off else options.batch_max_length
-    if options.is_mask_supervision:
-        masks = BoxMasks()
+    groups = discover_groups(root, names)
+    paths = [path for group in groups for path in group]
+    length = network.batch_max_length if filtered else None
+    if boxes:
         # the published filter counts the entries of the box table, which has one more for the word
         length = None if length is None else length - 1
-        refuse_pickles(path for group in groups for path in group)
-    paths = [path for group in groups for path in group]
-    dataset = make_dataset(paths, options, length=length, augment=augmentation(options), masks=masks)
+        refuse_pickles(paths)
+    dataset = make_dataset(paths, network, length=length, augment=augment, masks=BoxMasks() if boxes else None)
     sizes = iter(dataset.sizes)
     sources = [
-        Source(name, {path: next(sizes) for path in group}, share)
-        for name, group, share in zip(names, groups, batch_shares(options))
+        Source(name, {path: next(sizes) for path in group}, share) for name, group, share in zip(names, groups, shares)
     ]
     empty = [source.name for source in sources if not source.samples]
     if empty:
-        raise UserError(f"--select_data: {empty[0]} below {options.train_data} has no usable sample")
-    check_labels(dataset, codes, options)
-    if masks is not None:
+        raise UserError(f"--select_data: {empty[0]} below {root} has no usable sample")
+    if not filtered or not network.character.isascii():
+        refuse_long_labels(dataset, codes, root)
+    if boxes:
         check_box_labels(dataset)
     return dataset, sources
 
 
-def batch_shares(options: argparse.Namespace) -> list[int]:
+def batch_shares(batch_size: int, ratios: Sequence[float]) -> list[int]:
     """Samples of each source in a batch of one process: round(batch_size * ratio), at least 1, as published."""
-    return [max(round(options.batch_size * share), 1) for share in shares(options)]
+    return [max(round(batch_size * ratio), 1) for ratio in ratios]
 
 
-def describe(options: argparse.Namespace, sources: list[Source], dataset: WordDataset) -> str:
-    """What log_dataset.txt says about the training data, as published, and a line about samples that were skipped."""
-    root, ratios = Path(options.train_data), options.batch_ratio.split("-")
+def describe(
+    root: str, ratios: Sequence[str], usage: str, batch_size: int, sources: list[Source], dataset: WordDataset
+) -> str:
+    """What log_dataset.txt says about the training data, as published, and a line about samples that were skipped.
+
+    `ratios`, `usage` and `batch_size` are those of the command line.
+    """
     ratios = ratios if len(ratios) == len(sources) else ["1.0"]
-    names = [
+    folders = [
         (source.name, {str(path.relative_to(root)): n for path, n in source.folders.items()}) for source in sources
     ]
-    first, *blocks = sources_block(options.train_data, names, ratios, "opt.")
-    lines, usage_given = [DASHES, *first], options.total_data_usage_ratio
+    first, *blocks = sources_block(root, folders, ratios, "opt.")
+    lines = [DASHES, *first]
     for block, source, ratio in zip(blocks, sources, ratios):
-        used = usage_lines(source.name, source.samples, usage_given, options.batch_size, float(ratio), source.share)
+        used = usage_lines(source.name, source.samples, usage, batch_size, float(ratio), source.share)
         lines += [DASHES, *block, *used]
-    shares_of_batch = "+".join(str(source.share) for source in sources)
-    lines += [DASHES, f"Total_batch_size: {shares_of_batch} = {sum(source.share for source in sources)}", DASHES]
+    shares = "+".join(str(source.share) for source in sources)
+    lines += [DASHES, f"Total_batch_size: {shares} = {sum(source.share for source in sources)}", DASHES]
     skipped = {why: count for why, count in dataset.counts.items() if why not in ("stored", "kept") and count}
     return "\n".join([*lines, f"skipped samples: {skipped or 'none'}"])
 
@@ -154,14 +157,12 @@ def refuse_pickles(paths: Iterable[Path]) -> None:
             )
 
 
-def check_labels(dataset: WordDataset, codes: LabelCodes, options: argparse.Namespace) -> None:
-    """Refuse labels that the model has not enough positions for (only filters turned off let them through)."""
-    if not options.data_filtering_off and all(character.isascii() for character in options.character):
-        return
+def refuse_long_labels(dataset: WordDataset, codes: LabelCodes, root: str) -> None:
+    """Refuse labels that the network does not have enough positions for (only filters turned off let them through)."""
     bad = [label for label in (dataset.label(i) for i in range(len(dataset))) if not codes.fits(label)]
     if bad:
         raise UserError(
-            f"{options.train_data}: {len(bad)} labels do not fit into {codes.length} positions, {bad[0]!r} first; "
+            f"{root}: {len(bad)} labels do not fit into {codes.length} positions, {bad[0]!r} first; "
             "leave out --data_filtering_off or raise --batch_max_length"
         )
 
@@ -182,18 +183,29 @@ def check_box_labels(dataset: WordDataset, samples: int = 64) -> None:
 
 
 def training_loader(
-    dataset: WordDataset, sources: list[Source], options: argparse.Namespace, dist: Dist, folder: Path
+    dataset: WordDataset,
+    sources: list[Source],
+    ratios: Sequence[float],
+    dist: Dist,
+    *,
+    batch_size: int,
+    usage: float,
+    seed: int,
+    workers: int,
+    bad_share: float,
+    bad_list: Path,
 ) -> WordLoader:
-    """Endless batches of this rank: every batch has the sources in the shares of `--batch_ratio`."""
-    counts = [source.samples for source in sources]
+    """Endless batches of this rank: every batch has the sources in the shares of `--batch_ratio`.
+
+    Unreadable samples are listed in `bad_list` by rank 0; more than `bad_share` of them stop the run.
+    """
     mix = RatioMix(
-        counts, shares(options), options.batch_size, seed=options.manualSeed, rank=dist.rank,
-        world_size=dist.world_size, usage=usage(options),
+        [source.samples for source in sources], list(ratios), batch_size, seed=seed, rank=dist.rank,
+        world_size=dist.world_size, usage=usage,
     )  # fmt: skip
-    listed = folder / FILE_NAME if dist.is_main else None
-    bad = BadSamples(len(dataset) + len(dataset.index_bad), options.bad_share, listed)
+    bad = BadSamples(len(dataset) + len(dataset.index_bad), bad_share, bad_list if dist.is_main else None)
     pin = dist.device.type == "cuda"
-    return word_loader(dataset, mix, options.workers, endless=True, bad=bad, pin_memory=pin)
+    return word_loader(dataset, mix, workers, endless=True, bad=bad, pin_memory=pin, in_step=dist.distributed)
 
 
 def evaluation_loader(dataset: WordDataset, batch_size: int, workers: int) -> WordLoader:
@@ -204,36 +216,35 @@ def evaluation_loader(dataset: WordDataset, batch_size: int, workers: int) -> Wo
     )
 
 
-def benchmark(options: argparse.Namespace) -> tuple[str | tuple[str, ...], ...]:
-    """The paper's list of sets; alternatives of a name in a tuple."""
-    if options.Transformer.startswith("ACDS"):
-        return ACDS_FAST if options.fast_acc else ACDS_BENCHMARK
-    return FAST if options.fast_acc else BENCHMARK
+def benchmark(acds: bool, fast: bool) -> tuple[str | tuple[str, ...], ...]:
+    """The paper's list of sets, or its short one; alternatives of a name in a tuple."""
+    if acds:
+        return ACDS_FAST if fast else ACDS_BENCHMARK
+    return FAST if fast else BENCHMARK
 
 
-def evaluation_sets(options: argparse.Namespace) -> dict[str, list[Path]]:
-    """Name -> folders of what test_final.py reads: the paper's list, or all below `--eval_data` as one.
+def evaluation_sets(root: str | None, wanted: Sequence[str | tuple[str, ...]] | None) -> dict[str, list[Path]]:
+    """Name -> LMDB folders of what test_final.py reads: the `wanted` sets one by one, or (None) all as one.
 
-    A set of the list that is not there is said and left out, where the original stops. Raises `UserError` without any.
+    A set of the list that is not there is reported and skipped, where the published code stops. Raises `UserError`
+    where none is there.
     """
-    if not options.eval_data:
+    if not root:
         raise UserError("--eval_data: not given; name the folder of the evaluation LMDBs")
-    found = discover(options.eval_data)
-    if not options.benchmark_all_eval:
-        return {Path(options.eval_data).name: found}
+    found = discover(root)
+    if wanted is None:
+        return {Path(root).name: found}
     by_name = {path.name: path for path in found}
     sets, missing = {}, []
-    for wanted in benchmark(options):
-        names = (wanted,) if isinstance(wanted, str) else wanted
+    for entry in wanted:
+        names = (entry,) if isinstance(entry, str) else entry
         chosen = next((name for name in names if name in by_name), None)
         if chosen is None:
             missing.append(names[0])
         else:
             sets[chosen] = [by_name[chosen]]
     if missing:
-        print(f"{options.eval_data}: not there and left out: {', '.join(missing)}")
+        print(f"{root}: not there, skipped: {', '.join(missing)}")
     if not sets:
-        raise UserError(
-            f"--eval_data: {options.eval_data} has none of the paper's sets; leave out --benchmark_all_eval"
-        )
+        raise UserError(f"--eval_data: {root} has none of the paper's sets; leave out --benchmark_all_eval")
     return sets

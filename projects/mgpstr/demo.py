@@ -21,11 +21,9 @@ from common.data.decode import BadImage
 from common.errors import UserError, command
 from common.infer.recognizer import Prediction, Recognizer, find_images, pick_device
 from common.train.run import check_writable
-from projects.mgpstr.flags import get_args
-from projects.mgpstr.reader import open_reader
+from projects.mgpstr.flags import read_options
+from projects.mgpstr.reader import adopt_card, open_reader
 from projects.mgpstr.sheets import demo_sheet, published_sheet
-from projects.mgpstr.test_final import adopt_card
-from projects.mgpstr.train_final_dist import build_options
 
 LINE = "=" * 76
 
@@ -60,19 +58,19 @@ def draw(folder: Path, path: Path, image: np.ndarray, prediction: Prediction, ex
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, open, read, draw."""
-    options = get_args(argv, is_train=False, prog="demo.py")
-    if not options.demo_imgs:
+    o = read_options(argv, "demo.py")
+    if not o.demo_imgs:
         raise UserError("--demo_imgs: not given; name an image or a folder of images")
-    checkpoint = Path(options.model_dir)
+    checkpoint = Path(o.model_dir)
     if not checkpoint.is_file():
-        raise UserError(f"--model_dir: {options.model_dir!r} is no file; name a checkpoint")
-    adopt_card(options, checkpoint)
-    names = {"transformer": options.Transformer, "model": options.TransformerModel}
-    reader = open_reader(checkpoint, {**names, **build_options(options)}, pick_device(options.device))
-    recognizer = Recognizer(reader, amp=options.amp)
-    given = Path(options.demo_imgs)
+        raise UserError(f"--model_dir: {o.model_dir!r} is no file; name a checkpoint")
+    network = adopt_card(o.network, o.given, checkpoint)
+    names = {"transformer": network.transformer, "model": network.model}
+    reader = open_reader(checkpoint, {**names, **network.build_options}, pick_device(o.device))
+    recognizer = Recognizer(reader, amp=o.amp)
+    given = Path(o.demo_imgs)
     folder = check_writable((given if given.is_dir() else given.parent) / "attens", "--demo_imgs")
-    for path in find_images([options.demo_imgs]):
+    for path in find_images([o.demo_imgs]):
         if path.parent == folder:
             continue
         try:
@@ -83,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         batch = torch.from_numpy(image.copy())[None]
         prediction = recognizer.read_batch(batch, attention=True)[0]
         print("\n".join(lines(path, prediction)))
-        draw(folder, path, image, prediction, reader.extras(batch.to(reader.device)), options.sheets)
+        draw(folder, path, image, prediction, reader.extras(batch.to(reader.device)), o.sheets)
     return 0
 
 

@@ -1,14 +1,55 @@
-"""The text that the published training writes to log_train.txt and the console."""
+"""What the published scripts write: names and form of checkpoints, texts of the logs and the console."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+from torch import nn
+
+from common.models.weights import add_prefix
 from common.text.normalise import keep_only
-from common.train.log import DASHES, sample_table
+from common.train.checkpoint import save_atomic, write_card
+from common.train.log import DASHES, append, options_block, sample_table
+from common.train.session import command_line
 from projects.mgpstr.evaluate import COLUMNS, Evaluation
+from projects.mgpstr.flags import Network
 
 LOWER_36 = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+def run_folder(saved_path: str, name: str, seed: int) -> Path:
+    """`{saved_path}/{exp_name or model}-Seed{manualSeed}`."""
+    return Path(saved_path) / f"{name}-Seed{seed}"
+
+
+def step_of(checkpoint: str) -> int:
+    """N of `iter_N.pth`, at which schedule and numbering of a run continue; 0 for any other name.
+
+    The published code takes the last number of any name, and so the 128 of `mgp_str_base_patch4_32_128.pth`.
+    """
+    found = re.fullmatch(r"iter_(\d+)\.\w+", Path(checkpoint).name)
+    return int(found[1]) if found else 0
+
+
+def save_weights(path: Path, model: nn.Module, network: Network, card: Mapping[str, Any]) -> None:
+    """Write the bare state dict with `module.` before its names, as published, and its metadata file."""
+    save_atomic(path, add_prefix(model.state_dict()))
+    write_card(path, f"mgpstr/{network.name}", network.build_options, **card)
+
+
+def start_logs(
+    folder: Path, values: Mapping[str, Any], about: Sequence[str], trained: int, warnings: Sequence[str]
+) -> None:
+    """log_dataset.txt and opt.txt, as published; additional lines stand after the published block.
+
+    `values`: all flags; `about`: lines about data and start; `trained`: parameters that opt.txt counts.
+    """
+    append(folder / "log_dataset.txt", "".join(f"{line}\n" for line in about))
+    append(folder / "opt.txt", f"{options_block(values)}Trainable network params num : {trained:,}")
+    append(folder / "log_train.txt", "".join(f"{line}\n" for line in (command_line(), *warnings)))
 
 
 def validation_block(

@@ -1,261 +1,422 @@
-"""The command line of MGP-STR and ACDS-STR: one parser for train, test and demo, as published, and ours beside it.
+"""The command line of MGP-STR and ACDS-STR: one table for train, test and demo, as published, and additional flags.
 
-Both code bases share the flags; ACDS adds three and has another default batch. Flags that the original parses and never
-uses are accepted, listed by `--help` under their own heading, and said when given another value.
+Both code bases share the flags; ACDS-STR adds three and has another default batch. Flags that the published code parses
+and never uses are accepted and listed by `--help` under their own heading.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+import sys
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
+from common.flags import LAUNCH, Flag, Table, device_of, fill, per
 from common.text.charset import CHARSET_36, CHARSET_94
-from common.train.distributed import add_launch_arguments
 from projects.mgpstr.model.names import ACDS, MICRO, MODELS, TRANSFORMERS
 
-# name: (type, default, help)
-VALUES: dict[str, tuple[type, Any, str]] = {
-    "exp_name": (str, None, "name of the run; default: the model; -Seed<manualSeed> is added"),
-    "manualSeed": (int, 1111, "seed of python, numpy, torch and the data (plus rank)"),
-    "workers": (int, 4, "loader processes"),
-    "batch_size": (int, 192, "images a step of each process; ACDS-STR's default is 1"),
-    "num_iter": (int, 300000, "steps; the README trains 2000000"),
-    "valInterval": (int, 2000, "steps between validations; the README uses 5000"),
-    "saved_model": (str, "", "checkpoint whose weights training goes on from"),
-    "saved_path": (str, "./saved_models", "folder of the runs"),
-    "lr": (float, 1, "learning rate; the published ACDS run had 0.38328, the cosine's value at step 575000"),
-    "beta1": (float, 0.9, "of --adam"),
-    "rho": (float, 0.95, "of Adadelta"),
-    "eps": (float, 1e-8, "of Adadelta"),
-    "grad_clip": (float, 5, "largest global norm of the gradient"),
-    "select_data": (str, "MJ-ST", "folders below --train_data joined by -, each a source of the batch; / takes all"),
-    "batch_ratio": (str, "0.5-0.5", "share of each source in a batch"),
-    "total_data_usage_ratio": (str, "1.0", "share of each source that is used, from its beginning"),
-    "batch_max_length": (int, 25, "longest label; the model has two positions more"),
-    "imgH": (int, 32, "height of the input; the models have 32"),
-    "imgW": (int, 128, "width of the input; the models have 128"),
-    "character": (str, CHARSET_36, "characters that are read, in index order"),
-    "TransformerModel": (str, "", f"one of {', '.join((*MODELS, *MICRO))}"),
-    "intact_prob": (float, 0.5, "share of images that no augmentation touches"),
-    "augs_num": (int, 3, "groups that --isrand_aug draws"),
-    "augs_mag": (int, None, "magnitude 0, 1 or 2; drawn for each operation if not given"),
-    "device": (str, "cuda", "auto, cpu, cuda or cuda:N; the published default cuda means auto"),
-    "range": (str, None, "a-b: of a folder given as --model_dir, only iter_N with a <= N <= b"),
-    "model_dir": (str, "", "test, demo: checkpoint, or (test) folder of iter_*.pth"),
-    "demo_imgs": (str, "", "demo: image or folder"),
-}
-SWITCHES = {
-    "benchmark_all_eval": "test over the paper's list of sets, one by one",
-    "calculate_infer_time": "test with batches of one image",
-    "flops": "test: print the multiply-adds of a forward pass",
-    "adam": "Adam(lr, (beta1, beta2)) instead of Adadelta",
-    "sensitive": "94 characters, case kept",
-    "PAD": "keep the aspect ratio, black to the right",
-    "data_filtering_off": "keep labels longer than --batch_max_length",
-    "issel_aug": "augment with the groups that the next eight switches name",
-    "scheduler": "cosine learning rate with restarts each 1,000,000 steps; constant without",
-    "isrand_aug": "random augmentation",
-    "issemantic_aug": "noise, motion blur and geometry only",
-    "isrotation_aug": "rotation only (with --augs_num 1)",
-    "islearning_aug": "distortion, noise, motion blur, rotation and perspective only",
-    "fast_acc": "the short list of sets",
-    "eval_img": "test: the sets are lists <name>.txt of `label path` lines below --eval_data",
-    "freeze": "ACDS: freeze the CNN below layer5",
-    "close_aug": "no augmentation at all",
-    "is_mask_supervision": "ACDS: train the map with the character boxes of the training LMDBs",
-}
-GROUPS = ("pattern", "warp", "geometry", "weather", "noise", "blur", "camera", "process")
-# parsed by the original and never used; rgb because every model needs colour, so images are always decoded so
-DEAD_VALUES: dict[str, tuple[type, Any]] = {
-    "Transformation": (str, ""),
-    "FeatureExtraction": (str, ""),
-    "SequenceModeling": (str, ""),
-    "Prediction": (str, ""),
-    "num_fiducial": (int, 20),
-    "input_channel": (int, 3),
-    "output_channel": (int, 512),
-    "hidden_size": (int, 256),
-    "sel_prob": (float, 1.0),
-    "world_size": (int, 1),
-    "mask_ratio": (float, 0.5),
-    "patch_size": (int, 4),
-}
-DEAD_SWITCHES = ("FT", "sgd", "rgb", "isscatter_aug")
-SILENT = ("rgb",)  # stands in every published command
-OURS: dict[str, tuple[type, Any, str]] = {
-    "resume": (str, "", "auto (newest state of this run, or a fresh start) or a training state: go on exactly"),
-    "pretrained": (
-        str,
-        "auto",
-        "encoder weights to start from: auto looks for the published DeiT or MAE file in the caches of torch.hub, timm "
-        "and Hugging Face and warns where there is none; none starts from random weights; or a file",
+if TYPE_CHECKING:
+    from common.augment.randaugment import RandAugment
+
+ANY, POSITIVE = (0, inf), (1, inf)
+AUGMENTATION_GROUPS = ("pattern", "warp", "geometry", "weather", "noise", "blur", "camera", "process")
+
+
+def table(training: bool) -> Table:
+    """The flags. Training needs the two roots of data; the variants are M (MGP-STR, char-str) and A (ACDS-STR)."""
+    return Table(
+        {
+            "model": MODEL,
+            "data": (
+                Flag("--train_data", help="root of the training LMDBs", required=training),
+                Flag("--valid_data", help="root of the validation LMDBs", required=training, free=True),
+                *DATA,
+            ),
+            "training": TRAINING,
+            "augmentation": AUGMENTATION,
+            "start and resume": START,
+            "test and demo": READING,
+            "device": DEVICE,
+            "unused": UNUSED,
+        },
+        epilog=f"--Transformer is one of {', '.join(TRANSFORMERS)}",
+    )
+
+
+MODEL = (
+    Flag("--Transformer", help="method: " + ", ".join(TRANSFORMERS), required=True),
+    Flag("--TransformerModel", default="", help=f"one of {', '.join((*MODELS, *MICRO))}"),
+    Flag("--character", default=CHARSET_36, help="characters that are read, in index order"),
+    Flag("--sensitive", bool, help="94 characters, case kept"),
+    Flag("--batch_max_length", int, 25, "longest label; the model has two positions more", range=POSITIVE),
+    Flag("--granularities", default="char-bpe-wp", help="heads of mgp-str, char first"),
+    Flag("--imgH", int, 32, "height of the input; the models have 32"),
+    Flag("--imgW", int, 128, "width of the input; the models have 128"),
+    Flag("--PAD", bool, help="keep the aspect ratio, black to the right"),
+)
+DATA = (
+    Flag("--select_data", default="MJ-ST", help="folders below --train_data joined by -, each a source; / takes all"),
+    Flag("--batch_ratio", default="0.5-0.5", help="share of each source in a batch"),
+    Flag("--total_data_usage_ratio", default="1.0", help="share of each source that is used, from its beginning"),
+    Flag("--data_filtering_off", bool, help="keep labels longer than --batch_max_length"),
+    Flag("--is_mask_supervision", bool, help="ACDS: train the map with the character boxes of the training LMDBs"),
+    Flag("--workers", int, 4, "loader processes", range=ANY, free=True),
+    Flag("--bad_share", float, 0.01, "share of unreadable samples that stops the run", range=ANY, free=True),
+)
+TRAINING = (
+    Flag("--manualSeed", int, 1111, "seed of python, numpy, torch and the data (plus rank)", range=ANY),
+    Flag("--batch_size", int, per(M=192, A=1), "images a step of each process; ACDS-STR: 1", range=POSITIVE),
+    Flag("--num_iter", int, 300000, "steps; the README trains 2000000", range=POSITIVE, free=True),
+    Flag("--valInterval", int, 2000, "steps between validations; the README uses 5000", range=POSITIVE, free=True),
+    Flag("--adam", bool, help="Adam(lr, (beta1, beta2)) instead of Adadelta"),
+    Flag("--lr", float, 1, "learning rate; ACDS's run had 0.38328, the cosine's value at step 575000", range=ANY),
+    Flag("--beta1", float, 0.9, "of --adam", range=(0, 1)),
+    Flag("--beta2", float, 0.999, "of --adam", range=(0, 1)),
+    Flag("--rho", float, 0.95, "of Adadelta", range=(0, 1)),
+    Flag("--eps", float, 1e-8, "of Adadelta", range=ANY),
+    Flag("--grad_clip", float, 5, "largest global norm of the gradient", range=ANY),
+    Flag("--scheduler", bool, help="cosine learning rate with restarts each --lr_period steps; constant without"),
+    Flag("--lr_period", int, 1_000_000, "steps of a cycle of --scheduler", range=POSITIVE),
+    Flag("--lr_warmup", int, 0, "steps over which the rate rises from 0, before the cycle counts", range=ANY),
+    Flag("--subword_weight", float, 1.0, "factor of the BPE and WordPiece losses; the paper adds them", range=ANY),
+    Flag("--freeze", bool, help="ACDS: freeze the CNN below layer5"),
+    Flag("--freeze_statistics", bool, help="ACDS with --freeze: keep the frozen batch norms' statistics too"),
+    Flag("--mask_logits", bool, help="ACDS: take the map as logits in the mask loss, not clamped as published"),
+)
+AUGMENTATION = (
+    Flag("--isrand_aug", bool, help="random augmentation"),
+    Flag("--issel_aug", bool, help="augment with the groups that the next eight switches name"),
+    *(Flag(f"--{group}", bool, help="group of --issel_aug") for group in AUGMENTATION_GROUPS),
+    Flag("--issemantic_aug", bool, help="noise, motion blur and geometry only"),
+    Flag("--isrotation_aug", bool, help="rotation only (with --augs_num 1)"),
+    Flag("--islearning_aug", bool, help="distortion, noise, motion blur, rotation and perspective only"),
+    Flag("--intact_prob", float, 0.5, "share of images that no augmentation touches", range=(0, 1)),
+    Flag("--augs_num", int, 3, "groups that --isrand_aug draws"),
+    Flag("--augs_mag", int, None, "magnitude 0, 1 or 2; drawn for each operation if not given"),
+    Flag("--close_aug", bool, help="no augmentation at all"),
+    Flag("--aug_preset", default="original", help="strengths of the augmentation: original or straug"),
+    Flag("--fast_aug", bool, help="compose the geometric operations of the augmentation into one warp"),
+)
+START = (
+    Flag("--saved_path", default="./saved_models", help="folder of the runs", free=True),
+    Flag("--exp_name", help="name of the run; default: the model; -Seed<manualSeed> is added", free=True),
+    Flag("--saved_model", default="", help="checkpoint from whose weights training continues", free=True),
+    Flag(
+        "--resume",
+        default="",
+        help="auto (newest state of this run, or a fresh start) or a training state: continue exactly",
+        free=True,
     ),
-    "granularities": (str, "char-bpe-wp", "heads of mgp-str, char first"),
-    "aug_preset": (str, "original", "strengths of the augmentation: original or straug"),
-    "amp": (str, "no", "no, bf16 or fp16; the paper trains in fp32"),
-    "lr_period": (int, 1_000_000, "steps of a cycle of --scheduler"),
-    "lr_warmup": (int, 0, "steps over which the rate rises from 0, before the cycle counts"),
-    "beta2": (float, 0.999, "of --adam"),
-    "subword_weight": (float, 1.0, "factor of the BPE and WordPiece losses; the paper adds them as they are"),
-    "print_interval": (int, 50, "steps between console lines"),
-    "checkpoint_interval": (int, 5000, "steps between iter_N.pth files"),
-    "save_interval": (int, 0, "steps between training states for --resume; 0: as --valInterval"),
-    "keep_states": (int, 2, "training states that are kept; 0: all"),
-    "disk_full": (str, "stop", "stop or continue when a training state cannot be written"),
-    "result_path": (str, "./result", "test: folder of the results"),
-    "bad_share": (float, 0.01, "share of unreadable samples that stops the run"),
-}
-OUR_SWITCHES = {
-    "sheets": "demo: also draw every head with a line for each token, as <name>_<reading>_heads.png",
-    "download": "fetch the start weights of --pretrained auto into torch.hub's cache if they are not on this machine",
-    "compile": "torch.compile the encoder",
-    "tf32": "TF32 matrix products on CUDA",
-    "fast_aug": "compose the geometric operations of the augmentation into one warp",
-    "mask_logits": "ACDS: take the map as logits in the mask loss, not clamped as published",
-    "freeze_statistics": "ACDS with --freeze: keep the frozen batch norms' statistics too",
-}
+    Flag(
+        "--pretrained",
+        default="auto",
+        help="encoder weights to start from: auto looks for the published DeiT or MAE file in the caches of torch.hub, "
+        "timm and Hugging Face and warns where there is none; none starts from random weights; or a file",
+        free=True,
+    ),
+    Flag(
+        "--download",
+        bool,
+        help="fetch the file of --pretrained auto into torch.hub's cache",
+        free=True,
+    ),
+    Flag("--allow_changes", bool, help="resume with other options than those of the training state", free=True),
+    Flag("--print_interval", int, 50, "steps between console lines", range=POSITIVE, free=True),
+    Flag("--checkpoint_interval", int, 5000, "steps between iter_N.pth files", range=POSITIVE, free=True),
+    Flag(
+        "--save_interval",
+        int,
+        0,
+        "steps between training states; 0: as --valInterval",
+        range=ANY,
+        free=True,
+    ),
+    Flag("--keep_states", int, 2, "training states that are kept; 0: all", range=ANY, free=True),
+    Flag("--disk_full", default="stop", help="stop or continue when a training state cannot be written", free=True),
+)
+READING = (
+    Flag("--eval_data", help="root of the evaluation sets", free=True),
+    Flag("--benchmark_all_eval", bool, help="test over the paper's list of sets, one by one", free=True),
+    Flag("--fast_acc", bool, help="the short list of sets", free=True),
+    Flag("--eval_img", bool, help="the sets are lists <name>.txt of `label path` lines below --eval_data", free=True),
+    Flag("--calculate_infer_time", bool, help="test with batches of one image", free=True),
+    Flag("--flops", bool, help="print the multiply-adds of a forward pass", free=True),
+    Flag("--model_dir", default="", help="checkpoint, or (test) folder of iter_*.pth", free=True),
+    Flag("--range", help="a-b: of a folder given as --model_dir, only iter_N with a <= N <= b", free=True),
+    Flag("--result_path", default="./result", help="test: folder of the results", free=True),
+    Flag("--demo_imgs", default="", help="demo: image or folder", free=True),
+    Flag(
+        "--sheets",
+        bool,
+        help="demo: also draw every head, a line for each token (…_heads.png)",
+        free=True,
+    ),
+)
+DEVICE = (
+    Flag(
+        "--device", default="cuda", help="auto, cpu, cuda or cuda:N; without the flag CUDA if there is any", free=True
+    ),
+    *LAUNCH,
+    Flag("--amp", default="no", help="no, bf16 or fp16; the paper trains in fp32"),
+    Flag("--tf32", bool, help="TF32 matrix products on CUDA"),
+    Flag("--compile", bool, help="torch.compile the encoder"),
+)
+# parsed by the published code and never used; rgb because every model needs colour, so images are always decoded so
+UNUSED = (
+    *(Flag(f"--{name}", default="", dead=True) for name in ("Transformation", "FeatureExtraction")),
+    *(Flag(f"--{name}", default="", dead=True) for name in ("SequenceModeling", "Prediction")),
+    *(Flag(f"--{name}", int, size, dead=True) for name, size in (("num_fiducial", 20), ("input_channel", 3))),
+    *(Flag(f"--{name}", int, size, dead=True) for name, size in (("output_channel", 512), ("hidden_size", 256))),
+    *(Flag(f"--{name}", float, value, dead=True) for name, value in (("sel_prob", 1.0), ("mask_ratio", 0.5))),
+    *(Flag(f"--{name}", int, value, dead=True) for name, value in (("world_size", 1), ("patch_size", 4))),
+    *(Flag(f"--{name}", bool, dead=True) for name in ("FT", "sgd", "isscatter_aug", "rgb")),
+)
+# an additional flag has an effect in one script only
+ONLY = {"compile": ("train_final_dist.py",), "sheets": ("demo.py",), "tf32": ("train_final_dist.py", "test_final.py")}
 
 
-LEAST: dict[str, float] = {
-    **dict.fromkeys(("batch_size", "num_iter", "valInterval", "batch_max_length"), 1),
-    **dict.fromkeys(("lr_period", "print_interval", "checkpoint_interval"), 1),
-    **dict.fromkeys(("workers", "lr_warmup", "save_interval", "keep_states", "bad_share", "subword_weight"), 0),
-    **dict.fromkeys(("lr", "beta1", "rho", "eps", "grad_clip", "manualSeed"), 0),
-}
+@dataclass(frozen=True)
+class Network:
+    """What fixes a network and how its words are read; stands in the metadata file of a checkpoint."""
+
+    transformer: str
+    model: str
+    character: str = CHARSET_36
+    batch_max_length: int = 25
+    granularities: str = "char-bpe-wp"
+    sensitive: bool = False
+    pad: bool = False
+
+    @property
+    def name(self) -> str:
+        """The registry's name without the project: ACDS-STR is named by its method."""
+        return self.model if self.transformer in ("mgp-str", "char-str") else self.transformer
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return tuple(self.granularities.split("-")) if self.transformer == "mgp-str" else ("char",)
+
+    @property
+    def build_options(self) -> dict[str, Any]:
+        """What besides the registry entry's own options builds the network and its reader."""
+        names = ["character", "batch_max_length", "pad", "sensitive"]
+        names += ["granularities"] if self.transformer == "mgp-str" else []
+        return {name: getattr(self, name) for name in names}
 
 
-def build_parser(is_train: bool, prog: str, suppress: bool = False) -> argparse.ArgumentParser:
-    """The parser; with `suppress` no defaults, so that its result holds only what was given."""
-    epilog = f"--Transformer is one of {', '.join(TRANSFORMERS)}"
-    parser = argparse.ArgumentParser(prog=prog, description="STR", allow_abbrev=False, epilog=epilog)
-    parser.add_argument("--Transformer", required=not suppress, help="method: " + ", ".join(TRANSFORMERS))
-    for name in ("train_data", "valid_data"):
-        parser.add_argument(f"--{name}", required=is_train and not suppress, help="root of LMDB folders")
-    parser.add_argument("--eval_data", help="root of the evaluation sets")
-    add_launch_arguments(parser, default_rank=-1)
-    dead = parser.add_argument_group("accepted for compatibility, no effect")
-    for table in (VALUES, OURS):
-        for name, (kind, default, text) in table.items():
-            shown = "" if default in ("", None) else " (default: %(default)s)"
-            parser.add_argument(f"--{name}", type=kind, default=default, help=text.replace("%", "%%") + shown)
-    for name, text in {**SWITCHES, **dict.fromkeys(GROUPS, "group of --issel_aug"), **OUR_SWITCHES}.items():
-        parser.add_argument(f"--{name}", action="store_true", help=text)
-    for name, (kind, default) in DEAD_VALUES.items():
-        dead.add_argument(f"--{name}", type=kind, default=default)
-    for name in DEAD_SWITCHES:
-        dead.add_argument(f"--{name}", action="store_true")
-    if suppress:
-        for action in parser._actions:
-            action.default = argparse.SUPPRESS
-    return parser
+@dataclass(frozen=True)
+class TrainOptions:
+    """What train_final_dist.py reads of its command line, under the flags' names."""
+
+    network: Network
+    sources: tuple[str, ...]
+    ratios: tuple[float, ...]
+    usage: float
+    augment: RandAugment | None
+    train_data: str
+    batch_ratio: str
+    total_data_usage_ratio: str
+    valid_data: str
+    data_filtering_off: bool
+    is_mask_supervision: bool
+    workers: int
+    bad_share: float
+    manualSeed: int
+    batch_size: int
+    num_iter: int
+    valInterval: int
+    adam: bool
+    lr: float
+    beta1: float
+    beta2: float
+    rho: float
+    eps: float
+    grad_clip: float
+    scheduler: bool
+    lr_period: int
+    lr_warmup: int
+    subword_weight: float
+    freeze: bool
+    freeze_statistics: bool
+    mask_logits: bool
+    saved_path: str
+    exp_name: str | None
+    saved_model: str
+    resume: str
+    allow_changes: bool
+    pretrained: str
+    download: bool
+    print_interval: int
+    checkpoint_interval: int
+    save_interval: int
+    keep_states: int
+    disk_full: str
+    device: str
+    dist_url: str
+    local_rank: int
+    dist_timeout: float
+    amp: str
+    tf32: bool
+    compile: bool
 
 
-def get_args(argv: Sequence[str] | None = None, is_train: bool = True, prog: str | None = None) -> argparse.Namespace:
-    """Parse and check a command line.
+@dataclass(frozen=True)
+class ReadOptions:
+    """What test_final.py and demo.py read of their command lines; `given`: names of the flags that stand on it."""
 
-    The result has every flag, and `given`: the names of those on the command line. `--sensitive` sets the charset and
-    ACDS-STR the default batch. Raises `UserError` for values that cannot be.
+    network: Network
+    given: frozenset[str]
+    eval_data: str | None
+    benchmark_all_eval: bool
+    fast_acc: bool
+    eval_img: bool
+    calculate_infer_time: bool
+    flops: bool
+    model_dir: str
+    range: str | None
+    result_path: str
+    demo_imgs: str
+    sheets: bool
+    data_filtering_off: bool
+    batch_size: int
+    workers: int
+    device: str
+    amp: str
+    tf32: bool
+
+
+def train_options(argv: Sequence[str] | None = None) -> tuple[TrainOptions, dict[str, Any]]:
+    """The options of train_final_dist.py, and the value of every flag for opt.txt and the training state.
+
+    Raises `UserError` for values that cannot be.
     """
-    name = prog or ("train_final_dist.py" if is_train else "test_final.py")
-    options = build_parser(is_train, name).parse_args(argv)  # first: it knows the defaults that --help shows
-    options.given = sorted(vars(build_parser(is_train, name, suppress=True).parse_args(argv)))
-    if options.Transformer in ACDS and "batch_size" not in options.given:
-        options.batch_size = 1
-    if options.sensitive and "character" not in options.given:
-        options.character = CHARSET_94
-    if options.device == "cuda" and "device" not in options.given:
-        options.device = "auto"
-    note_dead(options, name)
-    check(options)
-    return options
-
-
-def note_dead(options: argparse.Namespace, script: str) -> None:
-    """Say which given flags have no effect, at all or in this command."""
-    dead = [name for name in (*DEAD_VALUES, *DEAD_SWITCHES) if name in options.given and name not in SILENT]
-    if dead:
-        print(f"no effect (accepted for compatibility): {' '.join(f'--{name}' for name in dead)}")
-    idle = {
-        "compile": f"by {script}" if script != "train_final_dist.py" else "",
-        "tf32": f"by {script}" if script == "demo.py" else "",
-        "sheets": f"by {script}" if script != "demo.py" else "",
-        "pretrained": "beside --saved_model" if options.saved_model else "",
-        "download": "with --saved_model" if options.saved_model else "",
-        "freeze_statistics": "without --freeze" if not options.freeze else "",
-    }
-    for name, why in idle.items():
-        if why and name in options.given:
-            print(f"--{name}: not used {why}")
-
-
-def check(options: argparse.Namespace) -> None:
-    """Refuse what cannot be before anything is built."""
-    if options.Transformer not in TRANSFORMERS:
-        known = ", ".join(TRANSFORMERS)
-        raise UserError(f"--Transformer: no method is called {options.Transformer!r}; there are {known}")
-    if options.TransformerModel and options.TransformerModel not in (*MODELS, *MICRO):
-        known = ", ".join((*MODELS, *MICRO))
-        raise UserError(f"--TransformerModel: no model is called {options.TransformerModel!r}; there are {known}")
-    if (options.imgH, options.imgW) != (32, 128):
-        raise UserError(f"--imgH, --imgW: {options.imgH}x{options.imgW}: the models are made for 32x128")
-    for name, least in LEAST.items():
-        if not (math.isfinite(getattr(options, name)) and getattr(options, name) >= least):
-            raise UserError(f"--{name}: {getattr(options, name)} must be a number of at least {least}")
-    if options.lr <= 0:
-        raise UserError(f"--lr: {options.lr} must be positive")
-    if not 0 <= options.intact_prob <= 1:
-        raise UserError(f"--intact_prob: {options.intact_prob} must be between 0 and 1")
-    if not options.character or len(set(options.character)) != len(options.character):
-        raise UserError("--character: empty, or a character stands in it twice")
-    if options.amp not in ("no", "fp16", "bf16"):
-        raise UserError(f"--amp: {options.amp!r} is none of no, fp16, bf16")
-    if options.disk_full not in ("stop", "continue"):
-        raise UserError(f"--disk_full: {options.disk_full!r} is neither stop nor continue")
-    if options.is_mask_supervision and options.Transformer not in ACDS:
-        raise UserError(f"--is_mask_supervision: {options.Transformer} predicts no map; only {', '.join(ACDS)} do")
-    if options.is_mask_supervision and options.PAD:
-        raise UserError("--PAD: boxes are scaled to pictures that fill the input; not with --is_mask_supervision")
-    if options.freeze and options.Transformer not in ACDS:
-        raise UserError(f"--freeze: {options.Transformer} has no CNN to freeze")
-    if options.train_data:
-        shares(options)
-    usage(options)
-
-
-def source_list(options: argparse.Namespace) -> list[str]:
-    """The sources that `--select_data` names; folders with a hyphen in their name stay whole."""
     from common.data.words import source_names
 
-    return source_names(options.train_data, options.select_data) if options.train_data else ["/"]
+    values, given = parse(argv, training=True, prog="train_final_dist.py")
+    sources = tuple(source_names(values["train_data"], values["select_data"]))
+    ratios = batch_ratios(values, sources, "batch_ratio" in given)
+    more = {"sources": sources, "ratios": ratios, "usage": usage(values), "augment": augmentation(values)}
+    return fill(TrainOptions, values, network=network_of(values), **more), values
 
 
-def shares(options: argparse.Namespace) -> list[float]:
-    """`--batch_ratio` as numbers, one for each source of `--select_data`. Raises `UserError`."""
-    sources = source_list(options)
+def read_options(argv: Sequence[str] | None, prog: str) -> ReadOptions:
+    """The options of test_final.py or demo.py. Raises `UserError` for values that cannot be."""
+    values, given = parse(argv, training=False, prog=prog)
+    return fill(ReadOptions, values, network=network_of(values), given=frozenset(given))
+
+
+def parse(argv: Sequence[str] | None, training: bool, prog: str) -> tuple[dict[str, Any], set[str]]:
+    """Parse and check: (value of every flag, names of those on the command line).
+
+    `--sensitive` sets the charset, and `--device cuda` by default means CUDA if there is any.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--Transformer")
+    method = first.parse_known_args(sys.argv[1:] if argv is None else argv)[0].Transformer
+    values, given = table(training).parse(argv, prog, "STR", "A" if method in ACDS else "M")
+    if values["sensitive"] and "character" not in given:
+        values["character"] = CHARSET_94
+    values["device"] = device_of(values["device"], "device" in given)
+    note_unused(values, given, prog)
+    check(values)
+    return values, given
+
+
+def network_of(values: dict[str, Any]) -> Network:
+    """The part of the options that a checkpoint's metadata keeps."""
+    return fill(Network, values, transformer=values["Transformer"], model=values["TransformerModel"], pad=values["PAD"])
+
+
+def note_unused(values: dict[str, Any], given: set[str], prog: str) -> None:
+    """Report flags that were given and have no effect in this command."""
+    why = {name: f"by {prog}" for name, scripts in ONLY.items() if prog not in scripts}
+    if values["saved_model"]:
+        why |= dict.fromkeys(("pretrained", "download"), "with --saved_model")
+    if not values["freeze"]:
+        why["freeze_statistics"] = "without --freeze"
+    for name in sorted(set(why) & given):
+        print(f"--{name}: not used {why[name]}")
+
+
+def check(values: dict[str, Any]) -> None:
+    """Refuse what cannot be meant, before anything is built. Raises `UserError` with the flag and the fix."""
+    method, model, amp = values["Transformer"], values["TransformerModel"], values["amp"]
+    character, size, boxes = values["character"], (values["imgH"], values["imgW"]), values["is_mask_supervision"]
+    models, methods = (*MODELS, *MICRO), ", ".join(TRANSFORMERS)
+    refusals = (
+        (method not in TRANSFORMERS, f"--Transformer: no method is called {method!r}; there are {methods}"),
+        (
+            model and model not in models,
+            f"--TransformerModel: no model is called {model!r}; there are {', '.join(models)}",
+        ),
+        (size != (32, 128), f"--imgH, --imgW: {size[0]}x{size[1]}: the models are made for 32x128"),
+        (values["lr"] <= 0, f"--lr: {values['lr']} must be positive"),
+        (
+            not character or len(set(character)) != len(character),
+            "--character: empty, or a character stands in it twice",
+        ),
+        (amp not in ("no", "fp16", "bf16"), f"--amp: {amp!r} is none of no, fp16, bf16"),
+        (
+            values["disk_full"] not in ("stop", "continue"),
+            f"--disk_full: {values['disk_full']!r} is neither stop nor continue",
+        ),
+        (
+            boxes and method not in ACDS,
+            f"--is_mask_supervision: {method} predicts no map; only {', '.join(ACDS)} do",
+        ),
+        (
+            boxes and values["PAD"],
+            "--PAD: boxes are scaled to pictures that fill the input; not with --is_mask_supervision",
+        ),
+        (values["freeze"] and method not in ACDS, f"--freeze: {method} has no CNN to freeze"),
+    )
+    for wrong, words in refusals:
+        if wrong:
+            raise UserError(words)
+
+
+def augmentation(values: dict[str, Any]) -> RandAugment | None:
+    """The augmenter of the flags, None for none; with box masks only what moves no pixel is drawn."""
+    from common.augment import recipes
+
+    if values["close_aug"]:
+        return None
+    if values["is_mask_supervision"] and not values["isrand_aug"]:
+        names = ("issel_aug", "issemantic_aug", "isrotation_aug", "islearning_aug")
+        moving = [name for name in names if values[name]]
+        if moving:
+            raise UserError(f"--{moving[0]}: it moves pixels away from their boxes; use --isrand_aug or --close_aug")
+    groups = recipes.STILL_GROUPS if values["is_mask_supervision"] else recipes.ALL_GROUPS
+    return recipes.from_flags(values, preset=values["aug_preset"], groups=groups)
+
+
+def batch_ratios(values: dict[str, Any], sources: Sequence[str], given: bool) -> tuple[float, ...]:
+    """`--batch_ratio` as numbers, one for each source; 1 for a single source where the flag is not given."""
+    text = values["batch_ratio"]
     try:
-        values = [float(value) for value in options.batch_ratio.split("-")]
+        ratios = tuple(float(value) for value in text.split("-"))
     except ValueError:
-        raise UserError(f"--batch_ratio: {options.batch_ratio!r}: give numbers joined by -, as 0.5-0.5") from None
-    if len(sources) == 1 and "batch_ratio" not in options.given:
-        return [1.0]
-    if len(values) != len(sources) or min(values) <= 0:
+        raise UserError(f"--batch_ratio: {text!r}: give numbers joined by -, as 0.5-0.5") from None
+    if len(sources) == 1 and not given:
+        return (1.0,)
+    if len(ratios) != len(sources) or min(ratios) <= 0:
         raise UserError(
-            f"--batch_ratio: {options.batch_ratio} has {len(values)} shares and --select_data {options.select_data} "
+            f"--batch_ratio: {text} has {len(ratios)} shares and --select_data {values['select_data']} "
             f"{len(sources)} sources; give each source a positive share"
         )
-    return values
+    return ratios
 
 
-def usage(options: argparse.Namespace) -> float:
-    """`--total_data_usage_ratio` as a number in (0, 1]. Raises `UserError`."""
+def usage(values: dict[str, Any]) -> float:
+    """`--total_data_usage_ratio` as a number in (0, 1]."""
+    text = values["total_data_usage_ratio"]
     try:
-        value = float(options.total_data_usage_ratio)
+        value = float(text)
     except ValueError:
         value = -1.0
     if not 0 < value <= 1:
-        given = options.total_data_usage_ratio
-        raise UserError(f"--total_data_usage_ratio: {given!r} must be a number above 0, at most 1")
+        raise UserError(f"--total_data_usage_ratio: {text!r} must be a number above 0, at most 1")
     return value

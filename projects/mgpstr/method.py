@@ -1,19 +1,18 @@
-"""One optimisation step of MGP-STR or ACDS-STR on any number of processes."""
+"""MGP-STR and ACDS-STR in the training loop: targets, losses, learning rate (spec section 6)."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from common.data.loader import Batch
 from common.models.images import to_float_nchw
 from common.train import schedule as schedules
-from common.train.optim import build_optimizer
-from common.train.stepper import StepperBase
+from common.train.loop import Clock
+from common.train.optim import Precision, build_optimizer
 from projects.mgpstr.label_codes import LabelCodes
 
 
@@ -27,11 +26,9 @@ class LossModule(nn.Module):
         super().__init__()
         self.model, self.mask_logits = model, mask_logits
 
-    def forward(
-        self, images: torch.Tensor, targets: Mapping[str, torch.Tensor], masks: torch.Tensor | None = None
-    ) -> dict[str, torch.Tensor]:
-        """uint8 images [B, H, W, 3], targets int64 [B, T] by granularity, masks uint8 [B, H, W] -> losses to be
-        summed.
+    def forward(self, images: Tensor, targets: Mapping[str, Tensor], masks: Tensor | None = None) -> dict[str, Tensor]:
+        """uint8 images [B, H, W, 3], targets int64 [B, T] by granularity, masks uint8 [B, H, W] -> the losses whose sum
+        is minimised.
         """
         floats = to_float_nchw(images)
         if masks is None:
@@ -39,55 +36,59 @@ class LossModule(nn.Module):
         return self.model.losses(floats, targets, masks, self.mask_logits)
 
 
-def make_optimizer(model: nn.Module, options: argparse.Namespace) -> torch.optim.Optimizer:
-    """Adadelta or, with `--adam`, Adam, over one group of all parameters that get a gradient, without weight decay."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if options.adam:
-        return build_optimizer("adam", parameters, options.lr, betas=(options.beta1, options.beta2), fused=True)
-    return build_optimizer("adadelta", parameters, options.lr, rho=options.rho, eps=options.eps)
-
-
-def make_schedule(options: argparse.Namespace) -> schedules.Schedule:
-    """`--scheduler`: cosine with a restart each `--lr_period` (a million) steps; constant without.
-
-    `--lr_warmup` steps of a linear rise stand before it.
-    """
-    steady = schedules.constant(options.lr)
-    if options.scheduler:
-        steady = schedules.cosine_restarts(options.lr, options.lr_period)
-    rise = options.lr_warmup
-    return lambda step: options.lr * (step + 1) / rise if step < rise else steady(step - rise)
-
-
 @dataclass
-class Stepper(StepperBase):
-    """Forward, backward, clip, step. `module`: `LossModule`, perhaps under DistributedDataParallel."""
+class MgpMethod:
+    """The sum of the granularities' losses, or ACDS-STR's characters and map.
+
+    Attributes:
+        module: `LossModule`, perhaps under DistributedDataParallel.
+        codes: texts to targets.
+        schedule: step -> learning rate.
+        subword_weight: factor of the BPE and WordPiece losses; 1 as published.
+    """
 
     module: nn.Module
     codes: LabelCodes
+    schedule: schedules.Schedule
+    precision: Precision
+    device: torch.device
+    subword_weight: float = 1.0
 
-    def __call__(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
-        """Step number `step` on one batch; returns `loss` and its parts, detached.
-
-        Raises `NonFinite` (nothing is stepped) on the rank whose loss or gradient is not a number, SystemExit on
-        others.
-        """
-        schedules.set_learning_rate(self.optimizer, self.schedule(step))
-        losses = self.forward(batch)
-        weight = self.options.subword_weight
-        total = sum(loss * weight if name in ("bpe", "wp") else loss for name, loss in losses.items())
-        self.guard(total, step, batch.indices)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.precision.backward(total)
-        norm = self.precision.clip(self.optimizer, self.options.grad_clip)
-        self.guard_gradient(norm, step, batch.indices)
-        self.precision.step(self.optimizer)
-        return {"loss": total.detach(), **{f"loss/{name}": loss.detach() for name, loss in losses.items()}}
-
-    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Losses of one batch."""
-        device = self.dist.device
-        targets = {name: torch.from_numpy(ids).to(device) for name, ids in self.codes.encode(batch.labels).items()}
-        masks = None if batch.masks is None else batch.masks.to(device, non_blocking=True)
+    def losses(self, batch: Batch, clock: Clock, number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch; `loss` and its parts for the meters."""
+        targets = {name: torch.from_numpy(ids).to(self.device) for name, ids in self.codes.encode(batch.labels).items()}
+        masks = None if batch.masks is None else batch.masks.to(self.device, non_blocking=True)
         with self.precision.autocast():
-            return self.module(batch.images.to(device, non_blocking=True), targets, masks)
+            losses = self.module(batch.images.to(self.device, non_blocking=True), targets, masks)
+        weight = self.subword_weight
+        total = sum(loss * weight if name in ("bpe", "wp") else loss for name, loss in losses.items())
+        return total, {"loss": total.detach(), **{f"loss/{name}": loss.detach() for name, loss in losses.items()}}
+
+    def rates(self, step: int) -> tuple[float, None]:
+        """The learning rate; no weight decay."""
+        return self.schedule(step), None
+
+    def stepped(self, clock: Clock) -> None:
+        """Nothing follows a step."""
+
+
+def make_optimizer(
+    model: nn.Module, lr: float, *, adam: bool, betas: tuple[float, float], rho: float, eps: float
+) -> torch.optim.Optimizer:
+    """Adadelta(lr, rho, eps) or, with `adam`, Adam(lr, betas), over one group without weight decay.
+
+    The published code also gives it the parameters that are never used, which get no gradient and so never move.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if adam:
+        return build_optimizer("adam", parameters, lr, betas=betas, fused=True)
+    return build_optimizer("adadelta", parameters, lr, rho=rho, eps=eps)
+
+
+def make_schedule(lr: float, *, cosine: bool, period: int = 1_000_000, warmup: int = 0) -> schedules.Schedule:
+    """`--scheduler`: lr/2 (1 + cos(pi k / period)) with a restart each `period` steps; constant without.
+
+    `warmup` steps of a linear rise come first.
+    """
+    steady = schedules.cosine_restarts(lr, period) if cosine else schedules.constant(lr)
+    return lambda step: lr * (step + 1) / warmup if step < warmup else steady(step - warmup)

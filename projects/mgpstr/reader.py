@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from common.infer.recognizer import Prediction
+from common.infer.recognizer import Prediction, read_card
 from common.models.images import to_float_nchw
 from common.models.weights import load_strict, strip_prefix
 from common.text.charset import CHARSET_36
 from common.train import checkpoint
 from projects.mgpstr.evaluate import read_batch
+from projects.mgpstr.flags import Network
 from projects.mgpstr.label_codes import LabelCodes
 from projects.mgpstr.model.build import build_model
 from projects.mgpstr.model.fusion import Fused, decode_batch
@@ -58,6 +60,23 @@ def explain_charset(model: nn.Module, state: Mapping[str, torch.Tensor], what: s
                 f"{what}: charset: it has {len(value) - 2} characters, this model {len(own[name]) - 2}; give the "
                 "--character (or --sensitive) of its training"
             )
+
+
+def adopt_card(network: Network, given: Iterable[str], checkpoint: Path) -> Network:
+    """The network with charset, case, lengths and heads that the command line leaves open from the metadata file next
+    to a checkpoint; what was taken from there is printed.
+
+    `given`: names of the flags on the command line, of which `sensitive` stands for the charset too.
+    """
+    card, given = read_card(checkpoint).get("options") or {}, {*given}
+    given |= {"pad"} if "PAD" in given else set()
+    given |= {"character"} if "sensitive" in given else set()
+    names = ("character", "batch_max_length", "granularities", "sensitive", "pad")
+    taken = {n: card[n] for n in names if n in card and n not in given and card[n] != getattr(network, n)}
+    if taken:
+        words = " ".join(f"--{'PAD' if name == 'pad' else name}={value}" for name, value in taken.items())
+        print(f"from the metadata of {checkpoint}: {words}")
+    return replace(network, **taken)
 
 
 def open_reader(path: Path, options: Mapping[str, Any], device: torch.device) -> MgpReader:

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -23,33 +22,29 @@ from common.data.decode import BadImage, decode_rgb
 from common.data.loader import Batch
 from common.errors import UserError, command
 from common.files import write_text
-from common.infer.recognizer import pick_device, read_card
+from common.infer.recognizer import pick_device
 from common.train.checkpoint import write_json
 from common.train.log import append, sources_block
 from common.train.run import check_writable, precision_note
 from projects.mgpstr import files
 from projects.mgpstr.data import benchmark, evaluation_loader, evaluation_sets, make_dataset
 from projects.mgpstr.evaluate import COLUMNS, Evaluation, evaluate
-from projects.mgpstr.flags import get_args
+from projects.mgpstr.flags import Network, ReadOptions, read_options
 from projects.mgpstr.label_codes import LabelCodes
 from projects.mgpstr.preprocess import SIZE, fit
-from projects.mgpstr.reader import build_row, load_weights
-from projects.mgpstr.train_final_dist import build_options
-
-# option of a card -> flag
-FROM_CARD = {name: name for name in ("character", "batch_max_length", "granularities", "sensitive")} | {"pad": "PAD"}
+from projects.mgpstr.reader import adopt_card, build_row, load_weights
 
 
-def checkpoints(options: argparse.Namespace) -> list[Path]:
+def checkpoints(model_dir: str, wanted: str | None) -> list[Path]:
     """The files to evaluate. Raises `UserError` for a missing file and a folder without `iter_N.pth` in the range."""
-    if not options.model_dir:
+    if not model_dir:
         raise UserError("--model_dir: not given; name a checkpoint, or a folder with iter_N.pth files")
-    given = Path(options.model_dir)
+    given = Path(model_dir)
     if given.is_file():
         return [given]
     if not given.is_dir():
         raise UserError(f"--model_dir: {given} does not exist")
-    low, high = bounds(options.range)
+    low, high = bounds(wanted)
     steps = {int(found[1]): path for path in given.iterdir() if (found := re.fullmatch(r"iter_(\d+)\.\w+", path.name))}
     chosen = [steps[step] for step in sorted(steps, reverse=True) if low <= step <= high]
     if not chosen:
@@ -67,18 +62,6 @@ def bounds(text: str | None) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
-def adopt_card(options: argparse.Namespace, checkpoint: Path) -> None:
-    """Charset, case, lengths and heads that the command line leaves open, from the card beside our own checkpoints."""
-    card, adopted = read_card(checkpoint).get("options") or {}, []
-    for key, flag in FROM_CARD.items():
-        taken = flag in options.given or (flag == "character" and "sensitive" in options.given)
-        if key in card and not taken and card[key] != getattr(options, flag):
-            setattr(options, flag, card[key])
-            adopted.append(f"--{flag}={card[key]}")
-    if adopted:
-        print(f"from the card of {checkpoint}: {' '.join(adopted)}")
-
-
 class ListedBatches:
     """`--eval_img`: batches of a list, whose lines are `label path`; unreadable files are said and stand in `bad`.
 
@@ -86,9 +69,9 @@ class ListedBatches:
     of another form.
     """
 
-    def __init__(self, path: Path, options: argparse.Namespace, size: int) -> None:
+    def __init__(self, path: Path, network: Network, size: int) -> None:
         lines = enumerate(path.read_text("utf-8").splitlines(), 1)
-        self.path, self.options, self.size = path, options, size
+        self.path, self.network, self.size = path, network, size
         self.rows = [(number, *line.split(" ", 1)) for number, line in lines if line.strip()]
         wrong = next((row[0] for row in self.rows if len(row) != 3), None)
         if wrong:
@@ -101,49 +84,48 @@ class ListedBatches:
             for number, label, file in self.rows[start : start + self.size]:
                 try:
                     data = (self.path.parent / file).read_bytes()
-                    pictures.append(fit(decode_rgb(data), SIZE, self.options.PAD))
+                    pictures.append(fit(decode_rgb(data), SIZE, self.network.pad))
                 except (OSError, BadImage) as error:
                     print(f"{file}: left out ({error})")
                     self.bad.add([BadSample(str(self.path), number, f"{file}: {error}")])
                     continue
-                labels.append(label if self.options.sensitive else label.lower())
+                labels.append(label if self.network.sensitive else label.lower())
             if labels:
                 yield Batch(torch.from_numpy(np.stack(pictures)), labels, torch.arange(len(labels)))
 
 
-def lists(options: argparse.Namespace) -> list[str]:
-    """Names of the lists below `--eval_data` that `--eval_img` reads."""
-    if not options.eval_data:
+def lists(root: str | None, wanted: Sequence[str | tuple[str, ...]] | None) -> list[Path]:
+    """The lists `<name>.txt` below `--eval_data` that `--eval_img` reads: those of the benchmark, or (None) all."""
+    if not root:
         raise UserError("--eval_data: not given; name the folder of the lists <name>.txt for --eval_img")
-    root = Path(options.eval_data)
-    found = sorted(path.stem for path in root.glob("*.txt"))
-    wanted = [name for entry in benchmark(options) for name in ([entry] if isinstance(entry, str) else entry)]
-    chosen = [name for name in wanted if name in found] if options.benchmark_all_eval else found
+    found = {path.stem: path for path in sorted(Path(root).glob("*.txt"))}
+    names = [name for entry in wanted or found for name in ([entry] if isinstance(entry, str) else entry)]
+    chosen = [found[name] for name in names if name in found]
     if not chosen:
         raise UserError(f"--eval_data: {root}: no list <name>.txt for --eval_img; lines are `label path`")
     return chosen
 
 
 def evaluate_all(
-    model: torch.nn.Module, codes: LabelCodes, options: argparse.Namespace, device: torch.device
+    model: torch.nn.Module, codes: LabelCodes, o: ReadOptions, network: Network, device: torch.device
 ) -> dict[str, Evaluation]:
     """Every set of the options by name."""
-    size = 1 if options.calculate_infer_time else options.batch_size
-    results = {}
-    if options.eval_img:
-        for name in lists(options):
-            path = Path(options.eval_data) / f"{name}.txt"
-            results[name] = evaluate(model, codes, ListedBatches(path, options, size), device, options.amp)
-            results[name].source = f"dataset_root:    {path}\t dataset: {name}\n"
+    wanted = benchmark(network.transformer.startswith("ACDS"), o.fast_acc) if o.benchmark_all_eval else None
+    size, results = 1 if o.calculate_infer_time else o.batch_size, {}
+    if o.eval_img:
+        for path in lists(o.eval_data, wanted):
+            result = evaluate(model, codes, ListedBatches(path, network, size), device, o.amp)
+            result.source = f"dataset_root:    {path}\t dataset: {path.stem}\n"
+            results[path.stem] = result
         return results
-    length = None if options.data_filtering_off or options.sensitive else options.batch_max_length
-    for name, paths in evaluation_sets(options).items():
-        dataset = make_dataset(paths, options, length=length)
-        batches = evaluation_loader(dataset, size, options.workers)
-        results[name] = evaluate(model, codes, batches, device, options.amp)
-        root = paths[0] if options.benchmark_all_eval else Path(options.eval_data)
+    length = None if o.data_filtering_off or network.sensitive else network.batch_max_length
+    for name, paths in evaluation_sets(o.eval_data, wanted).items():
+        dataset = make_dataset(paths, network, length=length)
+        batches = evaluation_loader(dataset, size, o.workers)
+        result = results[name] = evaluate(model, codes, batches, device, o.amp)
+        root = paths[0] if o.benchmark_all_eval else Path(o.eval_data)
         folders = {str(path.relative_to(root)): count for path, count in zip(paths, dataset.sizes)}
-        results[name].source = "".join(f"{line}\n" for line in sources_block(root, [("/", folders)], [])[1])
+        result.source = "".join(f"{line}\n" for line in sources_block(root, [("/", folders)], [])[1])
     return results
 
 
@@ -155,19 +137,19 @@ def total(results: dict[str, Evaluation]) -> Evaluation:
     return together
 
 
-def write_results(
-    folder: Path, results: dict[str, Evaluation], model: torch.nn.Module, options: argparse.Namespace
-) -> str:
-    """The published log file, evaluation.json, errors.tsv and, if need be, bad_samples.csv; returns what is printed."""
+def write_results(folder: Path, results: dict[str, Evaluation], checkpoint: Path, millions: float, each: bool) -> str:
+    """The published log file, evaluation.json, errors.tsv and, if need be, bad_samples.csv; returns what is printed.
+
+    `millions` of parameters; `each`: the sets stand for themselves (`--benchmark_all_eval`).
+    """
     together = total(results)
-    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     pace = 1000 * together.seconds / max(together.words, 1)
     cost = f"averaged_infer_time: {pace:.3f}\t# parameters: {millions:.3f}"
-    if options.benchmark_all_eval:
+    if each:
         file, text = files.evaluation_log(results, together, cost)
         append(folder / "log_all_evaluation.txt", file)
     else:
-        [source] = [result.source for result in results.values()] if len(results) == 1 else [""]
+        source = "".join(result.source for result in results.values())
         text = f"{source}{together.accuracy('char'):0.3f}\n"
         append(folder / "log_evaluation.txt", text)
         text += "\n".join([files.set_line(together), cost, *files.additional(results)])
@@ -175,7 +157,7 @@ def write_results(
         name: {"words": one.words, "unreadable": len(one.bad), **one.accuracies, "won": dict(one.won)}
         for name, one in results.items()
     }
-    summary = {"checkpoint": options.model_dir, "sets": heads, "total": together.accuracies}
+    summary = {"checkpoint": str(checkpoint), "sets": heads, "total": together.accuracies}
     write_json(folder / "evaluation.json", summary)
     listed = folder / FILE_NAME
     listed.unlink(missing_ok=True)
@@ -203,27 +185,27 @@ def flops(model: torch.nn.Module, device: torch.device) -> str:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, open, read all sets."""
-    options = get_args(argv, is_train=False, prog="test_final.py")
-    device = pick_device(options.device)
-    files = checkpoints(options)
-    adopt_card(options, files[0])
-    model = build_row(options.Transformer, options.TransformerModel, **build_options(options)).to(device).eval()
-    codes = LabelCodes(options.character, options.batch_max_length, model.granularities)
-    print(precision_note(options.amp, False, options.tf32, device))
+    o = read_options(argv, "test_final.py")
+    device = pick_device(o.device)
+    chosen = checkpoints(o.model_dir, o.range)
+    network = adopt_card(o.network, o.given, chosen[0])
+    model = build_row(network.transformer, network.model, **network.build_options).to(device).eval()
+    codes = LabelCodes(network.character, network.batch_max_length, model.granularities)
+    print(precision_note(o.amp, False, o.tf32, device))
     if codes.collision():
         print(codes.collision())
-    if options.flops:
+    if o.flops:
         print(flops(model, device))
-    rows = []
-    for file in files:
-        load_weights(model, file)
+    rows, millions = [], sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    for path in chosen:
+        load_weights(model, path)
         # the published folder name: the path without its first part, joined by underscores
-        folder = check_writable(Path(options.result_path) / ("_".join(file.parts[1:]) or file.name), "--result_path")
-        shutil.copy(file, folder)
-        results = evaluate_all(model, codes, options, device)
-        print(f"{file}\n{write_results(folder, results, model, options)}", flush=True)
-        rows.append((total(results), file))
-    if len(files) > 1:
+        folder = check_writable(Path(o.result_path) / ("_".join(path.parts[1:]) or path.name), "--result_path")
+        shutil.copy(path, folder)
+        results = evaluate_all(model, codes, o, network, device)
+        print(f"{path}\n{write_results(folder, results, path, millions, o.benchmark_all_eval)}", flush=True)
+        rows.append((total(results), path))
+    if len(chosen) > 1:
         print(table(rows))
     return 0
 

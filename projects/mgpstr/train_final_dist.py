@@ -1,282 +1,235 @@
 """Train MGP-STR, char-str or ACDS-STR with the published flags.
 
-torchrun --nproc_per_node 2 projects/mgpstr/train_final_dist.py --Transformer mgp-str --TransformerModel …
---train_data … python -m torch.distributed.launch --nproc_per_node 2 projects/mgpstr/train_final_dist.py … python
-projects/mgpstr/train_final_dist.py …
+torchrun --nproc_per_node 2 projects/mgpstr/train_final_dist.py --Transformer mgp-str …
+python -m torch.distributed.launch --nproc_per_node 2 projects/mgpstr/train_final_dist.py …
+python projects/mgpstr/train_final_dist.py …
 """
 
 from __future__ import annotations
 
-import argparse
-import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from common.data.bad import BadSamples
-from common.data.loader import Batch, WordLoader
+from common.data.bad import FILE_NAME
 from common.data.words import WordDataset, discover
-from common.errors import command
-from common.models.pretrained import start_from
-from common.train import states, text_log
-from common.train.bad import share_bad
-from common.train.checkpoint import git_commit, load, save_atomic, write_card
+from common.errors import UserError, command
+from common.train.checkpoint import git_commit, load
 from common.train.distributed import Dist, process_group, wrap
-from common.train.engine import numbered
-from common.train.meters import Meters, MetricsLog
+from common.train.jobs import Evaluate, States, every
+from common.train.log import Meters, MetricsLog, append
+from common.train.loop import Clock, Engine, Job, Loop, Step
 from common.train.optim import Precision
-from common.train.run import check_room, check_writable, command_line, precision_note, state_bytes
-from common.train.seed import seed_everything
-from common.train.signals import StopRequest
-from common.train.state import TrainingState
+from common.train.session import check_room, check_writable, folder_lock, precision_note, state_bytes
+from common.train.state import TrainingState, is_state, newest_state, refuse_changes, seed_everything
 from projects.mgpstr import files
-from projects.mgpstr.data import Source, describe, evaluation_loader, make_dataset, training_data, training_loader
+from projects.mgpstr.data import batch_shares, describe, evaluation_loader, make_dataset, training_data, training_loader
 from projects.mgpstr.evaluate import Evaluation, evaluate
-from projects.mgpstr.flags import get_args
+from projects.mgpstr.flags import TrainOptions, table, train_options
 from projects.mgpstr.label_codes import LabelCodes
-from projects.mgpstr.method import LossModule, Stepper, make_optimizer, make_schedule
-from projects.mgpstr.model.build import START_WEIGHTS, load_start_weights
+from projects.mgpstr.method import LossModule, MgpMethod, make_optimizer, make_schedule
+from projects.mgpstr.model.build import compile_parts, start_model
 from projects.mgpstr.reader import build_row, load_weights
-
-FIXED = ("Transformer", "TransformerModel", "character", "batch_max_length", "granularities", "batch_size", "adam")
-
-
-def model_name(options: argparse.Namespace) -> str:
-    """The registry's name of the model without its project: ACDS-STR is named by its method."""
-    return options.TransformerModel if options.Transformer in ("mgp-str", "char-str") else options.Transformer
-
-
-def run_folder(options: argparse.Namespace) -> Path:
-    """`{saved_path}/{exp_name or model}-Seed{manualSeed}`, as published."""
-    return Path(options.saved_path) / f"{options.exp_name or model_name(options)}-Seed{options.manualSeed}"
-
-
-def build_options(options: argparse.Namespace) -> dict[str, Any]:
-    """What beside the row's name fixes the network and its reader; stands in a checkpoint's card."""
-    extra = {"granularities": options.granularities} if options.Transformer == "mgp-str" else {}
-    return {
-        "character": options.character, "batch_max_length": options.batch_max_length, "pad": options.PAD,
-        "sensitive": options.sensitive, **extra,
-    }  # fmt: skip
 
 
 @dataclass
 class Run:
-    """A training run once everything is built; `extra` of the state holds the best accuracy and the sum of losses."""
+    """What is measured, printed and written between the steps of a run."""
 
-    options: argparse.Namespace
+    o: TrainOptions
     dist: Dist
     folder: Path
     model: torch.nn.Module
-    stepper: Stepper
+    method: MgpMethod
     state: TrainingState
     validation: WordDataset
     metrics: MetricsLog
-    bad: BadSamples
     meters: Meters = field(default_factory=Meters)
     started: float = field(default_factory=time.time)
 
-    def go(self, batches: Iterable[Batch]) -> int:
-        """Train to the last step, or to a request to stop. Returns the exit status."""
-        options, state = self.options, self.state
-        with self.stepper.stop:
-            for step, (batch,) in numbered(batches, state.step, options.num_iter, self.meters):
-                self.note(step, self.stepper(batch, step))
-                state.step = step + 1
-                if step == 0 or state.step % options.valInterval == 0 or state.step == options.num_iter:
-                    self.validate()
-                self.keep()
-                if self.stepper.stopping:
-                    self.save_state()
-                    print(f"asked to stop: state saved after step {state.step}; go on with --resume auto")
-                    return 0
-        print(f"end the training; best accuracy {state.extra['best_accuracy']:.3f}; files in {self.folder}")
-        return 0
-
-    def note(self, step: int, losses: dict[str, torch.Tensor]) -> None:
+    def note(self, clock: Clock, done: Step) -> None:
         """Meters and, each `--print_interval` steps, console and metrics.jsonl."""
-        self.meters.add(**losses)
-        self.state.extra["loss_sum"] += float(losses["loss"])
-        self.state.extra["loss_count"] += 1
-        if (step + 1) % self.options.print_interval and step + 1 != self.options.num_iter:
+        means, extra = done.means(), self.state.extra
+        self.meters.add(**means)
+        self.meters.count(done.images, done.waited)
+        extra["loss_sum"] += float(means["loss"])
+        extra["loss_count"] += 1
+        if clock.step % self.o.print_interval and not clock.done:
             return
-        print(self.meters.line(step + 1, self.options.num_iter))
+        print(self.meters.line(clock.step, clock.total))
         rate = self.meters.throughput * self.dist.world_size
         self.metrics.write(
-            step=step + 1, lr=self.stepper.schedule(step), images_per_second=rate, data_wait=self.meters.data_wait,
-            **self.meters.means(),
-        )  # fmt: skip
+            step=clock.step, lr=done.lr, images_per_second=rate, data_wait=self.meters.data_wait, **self.meters.means()
+        )
 
-    def validate(self) -> None:
-        """Rank 0 reads the validation set with the bare module, logs as published and keeps the best weights."""
-        share_bad(self.bad, self.dist)
-        options, extra, step = self.options, self.state.extra, self.state.step
-        lr = self.stepper.schedule(step - 1)
-        print(f"LR {lr}")
+    def measure(self) -> Evaluation | None:
+        """Rank 0 reads the validation set, with the bare module: through DistributedDataParallel, as published, rank 0
+        alone would broadcast ACDS-STR's batch-norm buffers.
+        """
         with self.dist.failing_together():
             if self.dist.is_main:
-                batches = evaluation_loader(self.validation, options.batch_size, options.workers)
-                result = evaluate(self.model, self.stepper.codes, batches, self.dist.device, options.amp)
-                if result.bad:
-                    first = result.bad[0]
-                    where = f"{first.path} {first.number}: {first.reason}"
-                    print(f"validation: {len(result.bad)} samples left out, the first {where}")
-                if result.best > extra["best_accuracy"]:
-                    extra["best_accuracy"] = result.best
-                    self.save_weights("best_accuracy.pth", result)
-                mean = extra["loss_sum"] / max(extra["loss_count"], 1)
-                block = files.validation_block(
-                    step, options.num_iter, lr, mean, time.time() - self.started, extra["best_accuracy"], result,
-                    options.sensitive,
-                )  # fmt: skip
-                print(block)
-                text_log.append(self.folder / "log_train.txt", block + "\n")
-                heads = {f"accuracy/{name}": value for name, value in result.accuracies.items()}
-                self.metrics.write(step=step, event="evaluation", accuracy=result.accuracy("fused"), **heads)
+                batches = evaluation_loader(self.validation, self.o.batch_size, self.o.workers)
+                return evaluate(self.model, self.method.codes, batches, self.dist.device, self.o.amp)
+        return None
+
+    def record(self, clock: Clock, result: Evaluation) -> None:
+        """The published lines of a validation. The rate shown is the one of the step just done."""
+        if result.bad:
+            first = result.bad[0]
+            print(f"validation: {len(result.bad)} samples skipped, first {first.path} {first.number}: {first.reason}")
+        extra, lr = self.state.extra, self.method.schedule(clock.step - 1)
+        mean, spent = extra["loss_sum"] / max(extra["loss_count"], 1), time.time() - self.started
+        best, sensitive = extra["best_accuracy"], self.o.network.sensitive
+        print(f"LR {lr}")
+        block = files.validation_block(clock.step, clock.total, lr, mean, spent, best, result, sensitive)
+        print(block)
+        append(self.folder / "log_train.txt", block + "\n")
+        heads = {f"accuracy/{name}": value for name, value in result.accuracies.items()}
+        self.metrics.write(step=clock.step, event="evaluation", accuracy=result.accuracy("fused"), **heads)
         extra["loss_sum"], extra["loss_count"] = 0.0, 0
-        extra["best_accuracy"] = self.dist.broadcast(extra["best_accuracy"])
+        self.meters.pause()
 
-    def save_weights(self, name: str, result: Evaluation | None = None) -> None:
-        """The bare state dict with `module.` before its names, as published, and its card."""
-        path = self.folder / name
-        save_atomic(path, {f"module.{key}": value for key, value in self.model.state_dict().items()})
-        card = {} if result is None else {"accuracy": result.accuracies, "accuracy_on": self.options.valid_data}
-        start, warnings = self.state.extra.get("start", ""), self.state.extra.get("warnings", [])
-        card |= {"step": self.state.step, "commit": git_commit(), "start": start, "warnings": warnings}
-        write_card(path, f"mgpstr/{model_name(self.options)}", build_options(self.options), **card)
+    def card(self, step: int) -> dict[str, Any]:
+        """Entries of a checkpoint's metadata file."""
+        extra = self.state.extra
+        return {"step": step, "commit": git_commit(), "start": extra["start"], "warnings": extra["warnings"]}
 
-    def keep(self) -> None:
-        """`iter_N.pth` and the training state, where they are due."""
-        options, step = self.options, self.state.step
+    def keep_best(self, clock: Clock, result: Evaluation) -> None:
+        """best_accuracy.pth, on rank 0."""
+        card = {"accuracy": result.accuracies, "accuracy_on": self.o.valid_data, **self.card(clock.step)}
+        files.save_weights(self.folder / "best_accuracy.pth", self.model, self.o.network, card)
+
+    def checkpoint(self, clock: Clock) -> None:
+        """iter_N.pth. Collective."""
         with self.dist.failing_together():
-            if step % options.checkpoint_interval == 0 and self.dist.is_main:
-                self.save_weights(f"iter_{step}.pth")
-        if step % (options.save_interval or options.valInterval) == 0 or step == options.num_iter:
-            self.save_state()
-
-    def save_state(self) -> None:
-        """Write the list of bad samples and the training state. Collective."""
-        options = self.options
-        share_bad(self.bad, self.dist)
-        states.save_state(self.state, self.folder, self.dist, options.keep_states, options.disk_full)
+            if self.dist.is_main:
+                path = self.folder / f"iter_{clock.step}.pth"
+                files.save_weights(path, self.model, self.o.network, self.card(clock.step))
 
 
-def compile_parts(model: torch.nn.Module) -> None:
-    """`--compile`: the encoder; the heads work on as many positions as a batch has targets, which changes each time."""
-    if hasattr(model, "mgp_str"):
-        model.mgp_str.encode = torch.compile(model.mgp_str.encode)
-    else:
-        model.maps_and_logits = torch.compile(model.maps_and_logits)
+def begin(o: TrainOptions, values: dict[str, Any], state: TrainingState, folder: Path, dist: Dist) -> str:
+    """Put the run where `--resume`, `--saved_model` or `--pretrained` say; returns a line for the log.
 
-
-def begin(state: TrainingState, model: torch.nn.Module, folder: Path, options: argparse.Namespace, dist: Dist) -> str:
-    """Put the run where `--resume` and `--saved_model` say; returns a line for the log.
-
-    `--saved_model iter_N.pth` takes weights, and N as the step at which schedule and numbering go on, as published.
+    `--saved_model iter_N.pth` takes weights, and N as the step at which schedule and numbering continue, as published.
     """
-    found = states.newest_state(folder, dist) if options.resume == "auto" else None
-    if options.resume not in ("", "auto"):
-        found = (Path(options.resume), load(options.resume))
+    found = newest_state(folder, dist) if o.resume == "auto" else None
+    if o.resume not in ("", "auto"):
+        found = (Path(o.resume), load(o.resume))
     if found is not None:
         path, content = found
-        if states.is_state(content):
-            # a state brings its optimizer's settings with it, so that others would go unheard
-            settings = ("beta1", "beta2") if options.adam else ("rho", "eps")
-            states.same_options(content, vars(options), FIXED + settings, str(path))
+        if is_state(content):
+            variant = "A" if o.network.transformer.startswith("ACDS") else "M"
+            changed = table(True).changed(content["options"], values, variant)
+            # the moments of another optimizer cannot be used
+            refuse_changes(path, changed, o.allow_changes and content["options"].get("adam") == o.adam)
         state.resume(content, dist)
+        for group in state.optimizer.param_groups:  # a state brings its own settings with it
+            group.update({"betas": (o.beta1, o.beta2)} if o.adam else {"rho": o.rho, "eps": o.eps})
         return f"resumed from {path} at step {state.step}"
-    if not options.saved_model:
-        start = start_from(START_WEIGHTS.get(model_name(options)), options.pretrained, options.download)
-        loaded = f" ({load_start_weights(model, start.path)})" if start.path else ""
-        state.extra |= {"start": start.line + loaded, "warnings": [start.warning] if start.warning else []}
-        return state.extra["start"]
-    load_weights(model, options.saved_model)
-    state.extra["start"] = f"start: {options.saved_model}"
-    number = re.search(r"_(\d+)\.[^._]*$", options.saved_model)
-    state.step = int(number[1]) if number else 0
-    return f"weights from {options.saved_model}; the optimizer starts fresh, at step {state.step}"
+    if not o.saved_model:
+        line, warnings = start_model(state.model, o.network.name, o.pretrained, o.download)
+        state.extra |= {"start": line, "warnings": warnings}
+        return line
+    load_weights(state.model, o.saved_model)
+    state.step = files.step_of(o.saved_model)
+    state.extra["start"] = f"start: {o.saved_model}"
+    return f"weights from {o.saved_model}; the optimizer starts fresh, at step {state.step}"
 
 
-def prepare(options: argparse.Namespace, dist: Dist, folder: Path) -> tuple[LabelCodes, WordDataset, list[Source]]:
-    """What is checked before a model is built: folder, codes, training data."""
-    if dist.is_main:
-        check_writable(folder, "--saved_path")
-    heads = tuple(options.granularities.split("-")) if options.Transformer == "mgp-str" else ("char",)
-    codes = LabelCodes(options.character, options.batch_max_length, heads)
-    return codes, *training_data(options, codes)
+def check_start(step: int, o: TrainOptions) -> None:
+    """Refuse a start after the end, and new training from a checkpoint of the last step."""
+    if step > o.num_iter or (step == o.num_iter and not o.resume):
+        start = o.saved_model or "the training state"
+        raise UserError(
+            f"--num_iter: {o.num_iter}: {start} is at step {step}; raise --num_iter, or start from weights of another "
+            "name than iter_N at step 0"
+        )
+    if step == o.num_iter:
+        print(f"this run has done its {step} steps; raise --num_iter to train on")
 
 
-def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, WordLoader]:
-    """Check everything and build the run: (run, its batches)."""
-    folder = run_folder(options)
+def build(o: TrainOptions, values: dict[str, Any], dist: Dist, folder: Path) -> tuple[Loop, Run]:
+    """Check everything, build the run and put it where it starts."""
+    network = o.network
     with dist.failing_together():
-        seed_everything(options.manualSeed)
-        model = build_row(options.Transformer, options.TransformerModel, **build_options(options))
-        codes, dataset, sources = prepare(options, dist, folder)
-        length = None if options.data_filtering_off else options.batch_max_length
-        validation = make_dataset(discover(options.valid_data), options, length=length)
+        seed_everything(o.manualSeed)
+        model = build_row(network.transformer, network.model, **network.build_options)
+        codes = LabelCodes(network.character, network.batch_max_length, network.heads)
+        shares = batch_shares(o.batch_size, o.ratios)
+        dataset, sources = training_data(
+            o.train_data, o.sources, shares, network, codes,
+            filtered=not o.data_filtering_off, boxes=o.is_mask_supervision, augment=o.augment,
+        )  # fmt: skip
+        length = None if o.data_filtering_off else network.batch_max_length
+        validation = make_dataset(discover(o.valid_data), network, length=length)
         if dist.is_main:
             check_room(folder, 2 * state_bytes(model), "a checkpoint")
-    trained = freeze(model, options)
-    module = wrap(LossModule(model, options.mask_logits), dist)
-    seed_everything(options.manualSeed, dist.rank)
-    precision, optimizer = Precision(options.amp, dist.device), make_optimizer(model, options)
-    loader = training_loader(dataset, sources, options, dist, folder)
-    kept = {key: value for key, value in vars(options).items() if key != "given"}
+    frozen = model.freeze_map_branch(o.freeze_statistics) if o.freeze else 0
+    # parameters that are never used count as well, as published
+    trained = sum(parameter.numel() for parameter in model.parameters()) - frozen
+    module = wrap(LossModule(model, o.mask_logits), dist)
+    seed_everything(o.manualSeed, dist.rank)
+    precision, betas = Precision(o.amp, dist.device), (o.beta1, o.beta2)
+    optimizer = make_optimizer(model, o.lr, adam=o.adam, betas=betas, rho=o.rho, eps=o.eps)
+    loader = training_loader(
+        dataset, sources, o.ratios, dist, batch_size=o.batch_size, usage=o.usage, seed=o.manualSeed,
+        workers=o.workers, bad_share=o.bad_share, bad_list=folder / FILE_NAME,
+    )  # fmt: skip
     extra = {"best_accuracy": -1.0, "loss_sum": 0.0, "loss_count": 0, "start": "", "warnings": []}
-    state = TrainingState(model, optimizer, {"sampler": loader.sampler, "scaler": precision}, kept, extra=extra)
+    state = TrainingState(model, optimizer, {"sampler": loader.sampler, "scaler": precision}, values, extra=extra)
     with dist.failing_together():
-        notes = [begin(state, model, folder, options, dist), *state.extra.get("warnings", [])]
+        notes = [begin(o, values, state, folder, dist), *state.extra["warnings"]]
+        check_start(state.step, o)
         if state.step:
             loader.bad.recall()
-    if options.compile:
+    if o.compile:
         compile_parts(model)
-    notes.append(precision_note(options.amp, options.compile, options.tf32, dist.device))
+    notes.append(precision_note(o.amp, o.compile, o.tf32, dist.device))
     notes.append(f"{dist.world_size} process(es), batches of {loader.sampler.batch_size} each")
     notes += filter(None, [codes.collision()])
-    about = describe(options, sources, dataset)
+    ratios = o.batch_ratio.split("-")
+    about = describe(o.train_data, ratios, o.total_data_usage_ratio, o.batch_size, sources, dataset)
     print("\n".join([about, *notes]))
     if dist.is_main:
-        start_logs(folder, kept, [about, *notes], trained, state.extra.get("warnings", []))
-    stepper = Stepper(
-        optimizer, make_schedule(options), precision, options, dist, folder, StopRequest(), module.train(), codes
-    )
+        files.start_logs(folder, values, [about, *notes], trained, state.extra["warnings"])
+
+    schedule = make_schedule(o.lr, cosine=o.scheduler, period=o.lr_period, warmup=o.lr_warmup)
+    method = MgpMethod(module.train(), codes, schedule, precision, dist.device, o.subword_weight)
     metrics = MetricsLog(folder / "metrics.jsonl" if dist.is_main else None, state.step or None)
-    return Run(options, dist, folder, model, stepper, state, validation, metrics, loader.bad), loader
-
-
-def freeze(model: torch.nn.Module, options: argparse.Namespace) -> int:
-    """Do what `--freeze` asks for; returns how many parameters count as trained, unused ones too, as published."""
-
-    def learnt() -> int:
-        return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-    before = learnt()
-    if options.freeze:
-        model.freeze_map_branch(options.freeze_statistics)
-    return sum(parameter.numel() for parameter in model.parameters()) - before + learnt()
-
-
-def start_logs(
-    folder: Path, options: dict[str, Any], about: Sequence[str], trained: int, warnings: Sequence[str]
-) -> None:
-    """log_dataset.txt and opt.txt, as published; additional lines stand after the published block."""
-    text_log.append(folder / "log_dataset.txt", "".join(f"{line}\n" for line in about))
-    text_log.append(folder / "opt.txt", f"{text_log.options_block(options)}Trainable network params num : {trained:,}")
-    text_log.append(folder / "log_train.txt", "".join(f"{line}\n" for line in (command_line(), *warnings)))
+    run = Run(o, dist, folder, model, method, state, validation, metrics)
+    best = Evaluate(run.measure, lambda result: result.best, state, dist, run.keep_best, run.record, loader.bad)
+    states = States(state, folder, dist, loader.bad, keep=o.keep_states, on_full=o.disk_full)
+    jobs = [
+        Job(every(o.valInterval, first=True), best),
+        Job(every(o.checkpoint_interval, last=False), run.checkpoint),
+        Job(every(o.save_interval or o.valInterval), states),
+    ]
+    clock, engine = Clock(o.num_iter, step=state.step), Engine(module, optimizer, precision, dist)
+    loop = Loop(method, clock, loader, engine, o.grad_clip, note=run.note, jobs=jobs, leave=states, folder=folder)
+    return loop, run
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, build, train."""
-    options = get_args(argv, is_train=True)
-    with process_group(options.device, options.dist_url, options.local_rank) as dist:
-        run, batches = build(options, dist)
-        return run.go(batches)
+    o, values = train_options(argv)
+    folder = files.run_folder(o.saved_path, o.exp_name or o.network.name, o.manualSeed)
+    with process_group(o.device, o.dist_url, o.local_rank, o.dist_timeout) as dist:
+        with dist.failing_together():
+            if dist.is_main:
+                check_writable(folder, "--saved_path")
+        with folder_lock(folder, dist):
+            loop, run = build(o, values, dist, folder)
+            if loop.run():
+                best = run.state.extra["best_accuracy"]
+                print(f"end the training; best accuracy {best:.3f}; files in {folder}")
+            else:
+                print(f"asked to stop: state saved after step {loop.clock.step}; continue with --resume auto")
+    return 0
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +19,10 @@ from projects.mgpstr.convert import export_hf, import_hf
 from projects.mgpstr.evaluate import read_batch
 from projects.mgpstr.label_codes import LabelCodes
 from projects.mgpstr.model.a3 import aggregate
-from projects.mgpstr.model.build import build_model, load_start_weights
+from projects.mgpstr.model.build import build_model, start_model
 from projects.mgpstr.model.mgp_str import decode_top1
 from projects.mgpstr.reader import MgpReader, load_weights, open_reader
 from projects.mgpstr.sheets import demo_sheet
-from projects.mgpstr.train_final_dist import freeze
 
 MICRO = ("mgp-str", "mgp_str_micro_patch16x8_3_32_128")
 CODES = LabelCodes("0123456789abcdefghijklmnopqrstuvwxyz")
@@ -117,7 +115,8 @@ def test_parameters_that_opt_txt_counts(name: str, whole: int, with_freeze: int)
     for wish, count in ((False, whole), (True, with_freeze)):
         with torch.device("meta"):
             model = build_model(name)
-        assert freeze(model, Namespace(freeze=wish, freeze_statistics=False)) == count
+        frozen = model.freeze_map_branch() if wish else 0
+        assert sum(parameter.numel() for parameter in model.parameters()) - frozen == count
 
 
 def test_only_the_forward_is_timed(micro, monkeypatch) -> None:
@@ -141,14 +140,14 @@ def test_start_weights_fill_the_encoder_only(tmp_path: Path) -> None:
     encoder = {k: torch.full_like(v, 0.5) for k, v in own.items() if k.startswith(("cls_token", "blocks.", "norm."))}
     others = {name: torch.zeros(3) for name in ("patch_embed.proj.weight", "pos_embed", "head.weight", "dist_token")}
     torch.save({"model": {**encoder, **others}}, tmp_path / "deit.pth")
-    note = load_start_weights(model, tmp_path / "deit.pth")
-    assert f"{len(encoder)} tensors" in note
+    note, warnings = start_model(model, "x", str(tmp_path / "deit.pth"), download=False)
+    assert f"{len(encoder)} tensors" in note and warnings == []
     assert (model.mgp_str.blocks[0].attn.qkv.weight == 0.5).all() and not (model.mgp_str.pos_embed == 0.5).any()
     torch.save({"model": {k: v for k, v in encoder.items() if "blocks.3" not in k}}, tmp_path / "short.pth")
     with pytest.raises(UserError, match=r"blocks\.3"):
-        load_start_weights(model, tmp_path / "short.pth")
+        start_model(model, "x", str(tmp_path / "short.pth"), download=False)
     with pytest.raises(UserError, match="ACDS-STR has no published start weights"):
-        load_start_weights(build_model("ACDS-STR-Micro"), tmp_path / "deit.pth")
+        start_model(build_model("ACDS-STR-Micro"), "x", str(tmp_path / "deit.pth"), download=False)
 
 
 def test_published_prefix_and_wrong_charset(tmp_path: Path) -> None:

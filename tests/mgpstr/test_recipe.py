@@ -8,7 +8,7 @@ import pytest
 
 from common.reproduce import recipe as recipes
 from common.reproduce.runner import Runner
-from projects.mgpstr.flags import get_args
+from projects.mgpstr.flags import read_options, train_options
 from projects.mgpstr.model.names import MODELS
 
 RECIPE = recipes.load("mgpstr")
@@ -31,11 +31,12 @@ def test_commands_are_accepted(name: str, tmp_path: Path) -> None:
     for _, command, _, _ in Runner(RECIPE, name, PAPER[name], tmp_path, tmp_path, weights).plan():
         script = next((i for i, word in enumerate(command) if word.startswith("projects/mgpstr/")), None)
         if script is not None:
-            training = "train_final_dist" in command[script]
-            options = get_args(command[script + 1 :], is_train=training)
-            trained += [options] if training else []
+            if "train_final_dist" in command[script]:
+                trained.append(train_options(command[script + 1 :])[0])
+            else:
+                read_options(command[script + 1 :], "test_final.py")
     assert [options.pretrained for options in trained] == (["auto", "auto"] if acds else [weights])
-    assert all(options.scheduler and options.isrand_aug for options in trained)
+    assert all(options.scheduler and options.augment for options in trained)
     if acds:
         assert [options.is_mask_supervision for options in trained] == [True, False]
         assert trained[1].saved_model.endswith("boxes-Seed1111/best_accuracy.pth")

@@ -10,7 +10,7 @@ import pytest
 
 from common.data.lmdb import LmdbWriter
 from projects.mgpstr import demo, test_final, train_final_dist
-from projects.mgpstr.flags import get_args
+from projects.mgpstr.flags import parse
 from tests.projects.mgpstr_corpus import ACDS, CHARACTERS, MICRO, command, write_corpus
 from tests.siga.corpus import crop
 
@@ -44,7 +44,7 @@ def refused(status: int, capsys: pytest.CaptureFixture, text: str) -> None:
         (["--isrand_aug", "--augs_num=9"], "--augs_num"),
         (["--amp=fp16"], "fp16 needs a CUDA device"),
         (["--lr=0"], "must be positive"),
-        (["--lr=nan"], "--lr: nan must be a number"),
+        (["--lr=nan"], "--lr: nan is not a finite number"),
         (["--save_interval=-1"], "--save_interval"),
         (["--resume=/nowhere.pth"], "no such checkpoint"),
         (["--granularities=bpe-wp", *MICRO], "char first"),
@@ -121,14 +121,18 @@ def test_lists_without_a_folder(corpus: Path, tmp_path: Path, capsys) -> None:
     [
         (["--compile"], "test_final.py", "--compile: not used by test_final.py"),
         (["--tf32"], "demo.py", "--tf32: not used by demo.py"),
-        (["--pretrained=a.pth", "--saved_model=b.pth"], "train_final_dist.py", "--pretrained: not used beside"),
+        (
+            ["--pretrained=a.pth", "--saved_model=b.pth"],
+            "train_final_dist.py",
+            "--pretrained: not used with --saved_model",
+        ),
         (["--freeze_statistics"], "train_final_dist.py", "--freeze_statistics: not used without --freeze"),
     ],
 )
 def test_flags_without_effect_are_told(words: list[str], script: str, told: str, capsys) -> None:
-    get_args([*CHARACTERS, *words], is_train=False, prog=script)
+    parse([*CHARACTERS, *words], training=False, prog=script)
     assert told in capsys.readouterr().out
-    get_args([*CHARACTERS, "--tf32"], is_train=False, prog="test_final.py")
+    parse([*CHARACTERS, "--tf32", "--device=cpu"], training=False, prog="test_final.py")
     assert not capsys.readouterr().out
 
 

@@ -23,7 +23,7 @@ from common.data.lmdb import LmdbWriter, WordLmdb
 from common.train.checkpoint import load
 from projects.mgpstr import create_lmdb_dataset, demo, test_final, train_final_dist
 from projects.mgpstr.data_convert import Refused, boxes_of, convert_acds, string_table
-from projects.mgpstr.method import LossModule, Stepper
+from projects.mgpstr.method import LossModule, MgpMethod
 from tests.projects import mgpstr_corpus
 from tests.projects.mgpstr_corpus import ACDS, CHARACTERS, MICRO, command, write_corpus
 from tests.siga.corpus import ROOT, crop, environment
@@ -101,25 +101,44 @@ def test_resume_is_exact(whole: Path, corpus: Path, tmp_path: Path) -> None:
     assert stored(listed) == earlier
 
 
-@pytest.mark.parametrize(("more", "told"), [("--adam", "adam"), ("--rho=0.9", "rho"), ("--eps=1e-6", "eps")])
-def test_resume_with_another_optimizer(more: str, told: str, whole: Path, corpus: Path, tmp_path: Path, capsys) -> None:
-    words = command(corpus, tmp_path, f"--resume={whole / STATE.format(2)}", more)
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ("--adam", "--adam: False -> True"),
+        ("--rho=0.9", "--rho: 0.95 -> 0.9"),
+        ("--lr=0.5", "--lr: 1 -> 0.5"),
+        ("--amp=bf16", "--amp: 'no' -> 'bf16'"),
+        ("--grad_clip=1", "--grad_clip: 5 -> 1.0"),
+    ],
+)
+def test_resume_with_other_options(more: str, told: str, whole: Path, corpus: Path, tmp_path: Path, capsys) -> None:
+    """What decides the result is compared with the state's options."""
+    words = command(corpus, tmp_path, f"--resume={whole / STATE.format(2)}", "--isrand_aug", "--scheduler", more)
     assert train_final_dist.main(words) == 2
     line = capsys.readouterr().err.strip()
-    assert f"{STATE.format(2)}: {told}: the state was written with" in line and "\n" not in line
+    assert f"{STATE.format(2)}: written with other options: {told}" in line and "\n" not in line
 
 
-def test_sigterm_saves_and_resume_goes_on(whole: Path, corpus: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    plain = Stepper.__call__
+def test_changes_can_be_allowed(whole: Path, corpus: Path, tmp_path: Path, capsys) -> None:
+    words = ["--isrand_aug", "--scheduler", "--rho=0.9", "--allow_changes", f"--resume={whole / STATE.format(2)}"]
+    assert train_final_dist.main(command(corpus, tmp_path, *words)) == 0
+    assert "--rho: 0.95 -> 0.9" in capsys.readouterr().out
+    state = load(tmp_path / "run-Seed1111" / STATE.format(4))
+    assert [group["rho"] for group in state["optimizer"]["param_groups"]] == [0.9]
+    assert train_final_dist.main(command(corpus, tmp_path / "b", *words, "--adam")) == 2
 
-    def interrupted(self, batch, step):
-        if step == 1:
+
+def test_sigterm_saves_and_resume_continues(whole: Path, corpus: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    plain = MgpMethod.losses
+
+    def interrupted(self, batch, clock, number):
+        if clock.step == 1:
             signal.raise_signal(signal.SIGTERM)
-        return plain(self, batch, step)
+        return plain(self, batch, clock, number)
 
     run, words = tmp_path / "run-Seed1111", command(corpus, tmp_path, "--isrand_aug", "--scheduler", "--resume=auto")
     with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "__call__", interrupted)
+        patch.setattr(MgpMethod, "losses", interrupted)
         assert train_final_dist.main(words) == 0
     assert "asked to stop: state saved after step 2" in capsys.readouterr().out
     assert [path.name for path in run.glob("training_state*")] == [STATE.format(2)]
@@ -147,11 +166,27 @@ def test_killed_and_resumed_equals_uninterrupted(whole: Path, corpus: Path, tmp_
     assert_same_state(whole / STATE.format(4), run / STATE.format(4))
 
 
-def test_saved_model_goes_on_at_its_number(whole: Path, corpus: Path, tmp_path: Path, capsys) -> None:
+def test_saved_model_continues_at_its_number(whole: Path, corpus: Path, tmp_path: Path, capsys) -> None:
     words = command(corpus, tmp_path, f"--saved_model={whole / 'iter_2.pth'}", "--num_iter=3")
     assert train_final_dist.main(words) == 0
     assert "at step 2" in capsys.readouterr().out
     assert load(tmp_path / "run-Seed1111" / STATE.format(3))["step"] == 3
+
+
+def test_other_numbers_in_a_name_are_no_step(whole: Path, corpus: Path, tmp_path: Path, capsys) -> None:
+    """The published files end in `_32_128.pth`; a start at the end is refused instead of training nothing."""
+    published = tmp_path / "char_str_base_patch4_32_128.pth"
+    shutil.copy(whole / "iter_2.pth", published)
+    assert train_final_dist.main(command(corpus, tmp_path, f"--saved_model={published}", "--num_iter=1")) == 0
+    assert "at step 0" in capsys.readouterr().out
+    for number in (1, 2):
+        words = command(corpus, tmp_path / "b", f"--saved_model={whole / 'iter_2.pth'}", f"--num_iter={number}")
+        assert train_final_dist.main(words) == 2
+        assert f"--num_iter: {number}: {whole / 'iter_2.pth'} is at step 2" in capsys.readouterr().err
+    words = command(corpus, tmp_path, "--isrand_aug", "--scheduler", f"--resume={whole / STATE.format(4)}")
+    assert train_final_dist.main(words) == 0
+    assert "this run has done its 4 steps" in capsys.readouterr().out
+    assert train_final_dist.main([*words, "--num_iter=3"]) == 2
 
 
 def test_two_processes(corpus: Path, tmp_path: Path) -> None:
@@ -214,7 +249,7 @@ def test_test_final(whole: Path, corpus: Path, tmp_path: Path, monkeypatch, caps
     best = f"--model_dir={whole / 'best_accuracy.pth'}"
     assert test_final.main([*base, "--benchmark_all_eval", "--fast_acc", best]) == 0
     printed = capsys.readouterr().out
-    assert "not there and left out: IC13_857" in printed and "fused_total_Acc:" in printed
+    assert "not there, skipped: IC13_857" in printed and "fused_total_Acc:" in printed
     [folder] = (tmp_path / "result").iterdir()
     assert folder.name.endswith("run-Seed1111_best_accuracy.pth")
     names = {"best_accuracy.pth", "log_all_evaluation.txt", "evaluation.json", "errors.tsv"}

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from projects.mgpstr.flags import build_parser, get_args
+from projects.mgpstr.flags import table
 from tests.parity import harness
 
 TYPES = {"int": int, "float": float, "str": str, None: str}
@@ -25,24 +25,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("script", rows, ids=[name.split()[0] for name, _ in rows])
 
 
+def actions_of(training: bool, variant: str) -> dict[str, argparse.Action]:
+    parser = table(training).parser("x", "STR", variant)
+    return {string: action for action in parser._actions for string in action.option_strings}
+
+
 def test_flags(script) -> None:
     name, flags = script
-    transformer = "ACDS-STR-Base" if name.startswith("ACDS") else "mgp-str"
-    data = ["--train_data", "a", "--valid_data", "b"]
-    options = get_args(["--Transformer", transformer, *data])
-    actions = {string: action for action in build_parser(True, "x")._actions for string in action.option_strings}
+    variant = "A" if name.startswith("ACDS") else "M"
+    actions, testing = actions_of(True, variant), actions_of(False, variant)
     for flag in flags:
         for spelling in flag["flags"]:
             action = actions[spelling]
             if flag.get("action") == "store_true":
-                assert isinstance(action, argparse._StoreTrueAction), spelling
-                assert getattr(options, action.dest) is False
+                assert action.nargs == 0 and action.const is True and action.default is False, spelling
                 continue
             assert (action.type or str) is TYPES[flag.get("type")], spelling
             if spelling not in DIFFERENT and not flag.get("required"):
-                assert getattr(options, action.dest) == flag.get("default"), spelling
+                assert action.default == flag.get("default"), spelling
             if flag.get("required") is True:
-                assert action.required
+                assert action.required and testing[spelling].required
             if flag.get("required") == {"expr": "is_train"}:
-                testing = {s: a for a in build_parser(False, "x")._actions for s in a.option_strings}
                 assert action.required and not testing[spelling].required

@@ -214,15 +214,17 @@ class AcdsStr(nn.Module):
         """The characters' cross-entropy of what was read; targets int64 [B, T], 0 = ignore."""
         return logits_loss(reading.characters, targets)
 
-    def freeze_map_branch(self, statistics: bool = False) -> None:
+    def freeze_map_branch(self, statistics: bool = False) -> int:
         """`--freeze`: no gradient for conv1, bn1, smooth and layer1-4 of the CNN; conv_fpn and layer5 stay trainable.
 
         As published the running statistics of the frozen batch norms still move in train mode; `statistics` keeps them.
+        Returns the number of parameters that are frozen.
         """
-        for name, child in self.acds_str.cnnBackbone.named_children():
-            if name != "layer5":
-                child.requires_grad_(False)
-                self.still += (child,) if statistics else ()
+        frozen = [child for name, child in self.acds_str.cnnBackbone.named_children() if name != "layer5"]
+        for child in frozen:
+            child.requires_grad_(False)
+        self.still += tuple(frozen) if statistics else ()
+        return sum(parameter.numel() for child in frozen for parameter in child.parameters())
 
     def train(self, mode: bool = True) -> AcdsStr:
         """As in torch; parts frozen with their statistics stay in eval mode."""

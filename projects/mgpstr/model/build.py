@@ -6,12 +6,11 @@ names its model itself.
 
 from __future__ import annotations
 
-from pathlib import Path
-
+import torch
 from torch import nn
 
 from common.errors import UserError
-from common.models.pretrained import DEIT_BASE, DEIT_SMALL, DEIT_TINY, MAE_LARGE, load_encoder
+from common.models.pretrained import DEIT_BASE, DEIT_SMALL, DEIT_TINY, MAE_LARGE, load_encoder, start_from
 from common.train.checkpoint import load
 from projects.mgpstr.model.acds_str import AcdsStr
 from projects.mgpstr.model.mgp_str import MgpStr
@@ -63,14 +62,33 @@ def build_model(
     return MgpStr(heads, num_classes, length, image_size=IMAGE_SIZE, **{**ALL[model], **sizes})
 
 
-def load_start_weights(model: nn.Module, path: Path) -> str:
-    """Put the DeiT or MAE weights of a file into the encoder of an MGP-STR model; returns a line for the log.
+def start_model(model: nn.Module, name: str, pretrained: str, download: bool) -> tuple[str, list[str]]:
+    """Put the published start weights into a fresh model's encoder: (line for the log, warnings).
 
     Class token, blocks and norm are loaded; patch embedding, positions and classes stay random, as published (spec
-    section 5.3). Raises `UserError` for a file that does not have every tensor of the encoder in its shape.
+    section 5.3).
+
+    Args:
+        name: of the model, which decides what its published training starts from.
+        pretrained, download: the flags.
+
+    Raises `UserError` for a file that does not have every tensor of the encoder in its shape.
     """
+    start = start_from(START_WEIGHTS.get(name), pretrained, download)
+    warnings = [start.warning] if start.warning else []
+    if start.path is None:
+        return start.line, warnings
     if not isinstance(model, MgpStr):
         raise UserError(
             "--pretrained: ACDS-STR has no published start weights; use --saved_model for its own checkpoints"
         )
-    return load_encoder(model.mgp_str, load(path), f"--pretrained {path}")
+    done = load_encoder(model.mgp_str, load(start.path), f"--pretrained {start.path}")
+    return f"{start.line} ({done})", warnings
+
+
+def compile_parts(model: nn.Module) -> None:
+    """`--compile`: the encoder; the heads work on as many positions as a batch has targets, which changes each time."""
+    if isinstance(model, MgpStr):
+        model.mgp_str.encode = torch.compile(model.mgp_str.encode)
+    else:
+        model.maps_and_logits = torch.compile(model.maps_and_logits)
