@@ -137,4 +137,4 @@ def test_command(tmp_path, capfd):
 
 def test_cores_where_the_system_does_not_tell_which_are_ours(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert corpus._usable_cores() == os.cpu_count()
+    assert corpus.usable_cores() == os.cpu_count()

@@ -9,12 +9,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from common.data.decode import BadImage
+from common.data.pictures import decode_shown
 from common.data.synth.options import Profile
+from common.errors import UserError
+from common.files import files_below, read_regular
 
 # Pictures inside the scikit-image package, all CC0, public domain or without known copyright restrictions.
 TRAINING_PHOTOS = ("astronaut.png", "brick.png", "camera.png", "chelsea.png", "grass.png", "rocket.jpg",
                    "hubble_deep_field.jpg", "clock_motion.png")  # fmt: skip
 EVALUATION_PHOTOS = ("coffee.png", "gravel.png", "coins.png")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+SMALLEST_GROUND = 64
 _POOL = (192, 832)  # height and width of textures and noise; crops are at most 128 x 512
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -28,9 +34,11 @@ class Backdrop:
     luma: float
 
 
-@functools.lru_cache(maxsize=2)
-def photos(held_out: bool) -> tuple[np.ndarray, ...]:
-    """RGB uint8 photographs of training or of evaluation."""
+@functools.lru_cache(maxsize=4)
+def photos(held_out: bool, grounds: str = "") -> tuple[np.ndarray, ...]:
+    """RGB uint8 photographs of training or of evaluation: the bundled ones, or own ones from the folder `grounds`."""
+    if grounds:
+        return _own_pictures(Path(grounds), held_out)
     import skimage
 
     folder = Path(skimage.__file__).parent / "data"
@@ -44,6 +52,30 @@ def photos(held_out: bool) -> tuple[np.ndarray, ...]:
             picture = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
         pictures.append(np.ascontiguousarray(picture[:, :, ::-1]))
     return tuple(pictures)
+
+
+def _own_pictures(folder: Path, held_out: bool) -> tuple[np.ndarray, ...]:
+    """The pictures of a folder, at most 640 pixels wide or high; every fifth is for evaluation.
+
+    Raises `UserError` where none of them can be used.
+    """
+    pictures = []
+    for path in files_below(folder, lambda name: Path(name).suffix.lower() in SUFFIXES):
+        try:
+            picture = decode_shown(read_regular(path))
+        except (BadImage, OSError) as error:
+            print(f"{path}: no ground: {error}", flush=True)
+            continue
+        shrink = 640 / max(picture.shape[:2])
+        if shrink < 1:
+            picture = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+        if min(picture.shape[:2]) >= SMALLEST_GROUND:
+            pictures.append(np.ascontiguousarray(picture))
+    if not pictures:
+        raise UserError(f"--grounds-dir: {folder}: no picture of at least {SMALLEST_GROUND} pixels in it")
+    if len(pictures) < 5:
+        return tuple(pictures)  # too few to keep some for evaluation
+    return tuple(picture for place, picture in enumerate(pictures) if (place % 5 == 0) == held_out)
 
 
 @functools.lru_cache(maxsize=1)
@@ -106,7 +138,7 @@ def random_backdrop(
     depth = float(low + depth * (high - low))
     colour = random_colour(rng, luma)
     if u < profile.photo_share:
-        return _photo(rng, photos(held_out), height, width, depth, luma)
+        return _photo(rng, photos(held_out, profile.grounds), height, width, depth, luma)
     if u < profile.photo_share + profile.texture_share:
         grain = random_texture(rng, height, width)
         swing = depth * (24 + 0.25 * (random_colour(rng, luma) - colour))

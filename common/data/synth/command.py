@@ -10,11 +10,12 @@ mask and character boxes. The same options always give the same samples.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 from pathlib import Path
 
 from common.data.parts import add_shard_argument, find_shard
-from common.data.synth.corpus import is_rendered, render_corpus
+from common.data.synth.corpus import is_rendered, render_corpus, usable_cores
 from common.data.synth.options import CASES, DIFFICULTIES, SynthOptions
 
 _SIZE_HELP = {
@@ -85,9 +86,17 @@ def add_parser(subparsers) -> None:
         nargs="+",
         default=default.fonts,
         metavar="FONT",
-        help="installed fontpkg-* families, font files or folders with fonts, two families at least; evaluation keeps "
-        "some of them for itself (default: all bundled families)",
+        help="all (every installed fontpkg-* family; more with the extra `fonts`), families, font files or folders "
+        "with fonts, two families at least; evaluation keeps some of them for itself (default: all bundled families)",
     )
+    text.add_argument("--words", default="", metavar="FILE", help="own words, one a line, with case as written")
+    look = parser.add_argument_group("look")
+    look.add_argument("--fonts-dir", nargs="+", default=(), metavar="FOLDER", help="own fonts besides --fonts")
+    look.add_argument("--grounds-dir", default="", metavar="FOLDER", help="own pictures behind the words")
+    look.add_argument(
+        "--vertical-share", type=float, default=0.0, help="share of words with letters one below the other"
+    )
+    look.add_argument("--lines-share", type=float, default=0.0, help="share of words broken over two or three lines")
     parser.set_defaults(run=run)
 
 
@@ -101,8 +110,8 @@ def _numbers(group, helps: dict[str, str], default: SynthOptions) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Render as the parsed arguments say."""
-    values = {field: getattr(args, field) for field in SynthOptions().as_dict()}
-    values["languages"], values["fonts"] = tuple(values["languages"]), tuple(values["fonts"])
+    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(SynthOptions)}
+    values |= {name: tuple(values[name]) for name in ("languages", "fonts", "fonts_dir")}
     options = SynthOptions(**values).check()
     if is_rendered(args.out, options):
         print(f"{args.out}: already rendered with these options")
@@ -114,4 +123,6 @@ def run(args: argparse.Namespace) -> None:
     if shard.count > 1:
         print(f"shard {shard}: {seconds:.1f} s")
         return
-    print(f"{args.out}: {total} crops in {seconds:.1f} s ({total / seconds:.0f} crops/s); look at contact_sheet.png")
+    cores = max(1, args.workers if args.workers is not None else usable_cores())
+    rate = f"{total / seconds:.0f} crops/s, {total / seconds / cores:.0f} on each of {cores} cores"
+    print(f"{args.out}: {total} crops in {seconds:.1f} s ({rate}); look at contact_sheet.png")

@@ -72,12 +72,12 @@ def render_corpus(
     with _only_one(partial):
         if is_rendered(out, options):  # by the process that we waited for
             return out
-        faces = find_faces(options.fonts, options.characters)
+        faces = find_faces(options.font_sources, options.characters)
         for line in coverage_report(faces) if progress else ():
             print(f"font {line}", flush=True)
         _start(partial, options)
         parts = corpus_parts(options)
-        workers = _usable_cores() if workers is None else workers
+        workers = usable_cores() if workers is None else workers
         _render_parts(partial, parts, options, faces, workers, progress)
         _finish(partial, out, options, parts, faces)
     return out
@@ -99,10 +99,10 @@ def _render_shard(
         if is_rendered(out, options):
             return out
         _start(partial, options, shared=True)
-    faces, parts = find_faces(options.fonts, options.characters), corpus_parts(options)
+    faces, parts = find_faces(options.font_sources, options.characters), corpus_parts(options)
     jobs = {part.folder: iter(_jobs(part, options, faces)) for part in parts}
     plan = {"renderer": RENDERER, "options": options.as_dict()}
-    workers = _usable_cores() if workers is None else workers
+    workers = usable_cores() if workers is None else workers
     with tqdm(total=sum(part.size for part in parts) // shard.count, unit=" crops", disable=not progress) as bar:
         missing = render_parts(partial, jobs, _encode_range, plan, workers, shard, bar.update)
     if missing:
@@ -114,7 +114,7 @@ def _render_shard(
     return out
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
     """Cores that this process may use; where the system cannot say (macOS), all of them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -151,7 +151,7 @@ def render_range(
     part: Part, options: SynthOptions, faces: tuple[Face, ...], start: int, texts: list[str]
 ) -> list[RenderedWord]:
     """Samples `start`, `start` + 1, … of a part, which show `texts`: the unit of work of one process."""
-    renderer = renderer_for(faces, part.split == "evaluation", options.difficulty, part.style)
+    renderer = renderer_for(faces, part.split == "evaluation", options, part.style)
     seed = [options.seed, _part_key(part)]
     return [renderer.render(text, np.random.default_rng([*seed, start + i])) for i, text in enumerate(texts)]
 

@@ -6,11 +6,13 @@ import functools
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFont
 
+from common.data.synth.options import BUNDLED
 from common.errors import UserError
 
 # Families of the fontpkg-* packages (SIL OFL 1.1 or Apache-2.0) by kind; a star keeps a family for evaluation.
@@ -24,6 +26,11 @@ _FAMILIES = {
     "display": "black_ops_one bungee fredoka *lilita_one luckiest_guy orbitron press_start_2p *righteous titan_one",
     "mono": "fira_code inconsolata roboto_mono *space_mono",
 }
+# Serif faces among the families that are not bundled and whose names do not say so.
+_SERIFS = (
+    "amiri andada_pro bodoni_moda cardo cormorant cormorant_garamond crimson_pro crimson_text domine frank_ruhl_libre "
+    "fraunces gravitas_one literata lora marcellus newsreader spectral vollkorn"
+)
 _KIND_WEIGHT = {
     "sans": 1.0,
     "serif": 0.8,
@@ -36,6 +43,7 @@ _KIND_WEIGHT = {
 }
 _SMALL = "abdeghnqrt"  # letters whose two cases differ in shape
 _TOO_THIN = ("Thin", "ExtraLight", "Hairline")
+ALL = "all"  # in place of a font: every installed fontpkg-* family
 _SUFFIXES = {".ttf", ".otf", ".ttc"}
 
 
@@ -81,6 +89,7 @@ def find_faces(fonts: tuple[str, ...], characters: str) -> tuple[Face, ...]:
     is no font, a character is in no face of training or of evaluation, or there are fewer than two families.
     """
     files = _bundled() if not fonts else _chosen(fonts)
+    files = list(dict.fromkeys(files))
     held_out = {family for family, _, _, held in files if held}
     families = sorted({family for family, *_ in files})
     if len(families) < 2:
@@ -121,6 +130,30 @@ def _bundled() -> list[tuple[str, str, Path, bool]]:
     return files
 
 
+def _installed() -> list[tuple[str, str, Path, bool]]:
+    """The bundled families and those of every other fontpkg-* package (extra `fonts`); of these every fifth is for
+    evaluation."""
+    files = _bundled()
+    known = {family for family, *_ in files}
+    names = {distribution.metadata["Name"] or "" for distribution in metadata.distributions()}
+    found = sorted(
+        name.lower().removeprefix("fontpkg-").replace("-", "_") for name in names if "fontpkg-" in name.lower()
+    )
+    others = [family for family in found if family not in known]
+    for place, family in enumerate(others):
+        files += [(family, _kind_of(family), path, place % 5 == 0) for path in _package_fonts(family)]
+    return files
+
+
+def _kind_of(family: str) -> str:
+    """The kind of a family that is not bundled, by its name."""
+    if "mono" in family or "code" in family:
+        return "mono"
+    if "slab" in family or family in ("sanchez", "arvo"):
+        return "slab"
+    return "serif" if "serif" in family or family in _SERIFS.split() else "sans"
+
+
 def _package_fonts(name: str) -> list[Path]:
     spec = importlib.util.find_spec(f"fontpkg_{name}")
     if spec is None or not spec.submodule_search_locations:
@@ -133,15 +166,20 @@ def _chosen(fonts: tuple[str, ...]) -> list[tuple[str, str, Path, bool]]:
     files = []
     for font in fonts:
         path, key = Path(font), font.lower().replace(" ", "_").replace("-", "_")
-        if path.is_dir():
+        if font == BUNDLED:
+            files += _bundled()
+        elif font == ALL:
+            files += _installed()
+        elif path.is_dir():
             found = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in _SUFFIXES]
             files += [(p.stem.partition("[")[0].partition("-")[0].lower(), "other", p, False) for p in found]
         elif path.suffix.lower() in _SUFFIXES and path.is_file():
             files.append((path.stem.partition("[")[0].partition("-")[0].lower(), "other", path, False))
-        elif key in kinds and (found := _package_fonts(key)):
-            files += [(key, kinds[key][0], p, kinds[key][1]) for p in found]
+        elif found := _package_fonts(key):
+            kind, held = kinds.get(key, (_kind_of(key), False))
+            files += [(key, kind, p, held) for p in found]
         else:
-            raise UserError(f"--fonts {font}: neither a bundled family, a font file nor a folder with fonts")
+            raise UserError(f"--fonts {font}: neither all, an installed family, a font file nor a folder with fonts")
     return files
 
 

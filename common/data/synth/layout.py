@@ -48,6 +48,27 @@ def _trim(alpha: np.ndarray) -> tuple[np.ndarray, int, int]:
     return np.ascontiguousarray(part), int(columns[0]), int(rows[0])
 
 
+def set_block(
+    lines: list[str], cache: GlyphCache, spacing: float, centred: bool, gap: float = 0.25
+) -> tuple[np.ndarray, np.ndarray]:
+    """Several lines one below the other, as `set_line` draws each; the letters' boxes are in the order of the text.
+
+    centred: or else left-aligned. gap: between lines, as a share of the height of the tallest.
+    """
+    drawn = [set_line(line, cache, spacing) for line in lines]
+    between = max(1, round(gap * max(line.shape[0] for line, _ in drawn))) - 2 * _MARGIN
+    width = max(line.shape[1] for line, _ in drawn)
+    height = sum(line.shape[0] for line, _ in drawn) + between * (len(drawn) - 1)
+    block, placed, top = np.zeros((height, width), np.uint8), [], 0
+    for line, boxes in drawn:
+        left = (width - line.shape[1]) // 2 if centred else 0
+        part = block[top : top + line.shape[0], left : left + line.shape[1]]
+        np.maximum(part, line, out=part)
+        placed.append(boxes + np.array([left, top, left, top], np.float32))
+        top += line.shape[0] + between
+    return block, np.concatenate(placed)
+
+
 def set_line(
     text: str, cache: GlyphCache, spacing: float = 0.0, lifts: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -11,9 +11,11 @@ import re
 import unicodedata
 import zlib
 from bisect import bisect
+from pathlib import Path
 
 import numpy as np
 
+from common.data.lists import read_text
 from common.data.synth.options import SynthOptions
 from common.errors import UserError
 from common.text.charset import UPPER
@@ -70,6 +72,27 @@ def vocabulary(languages: tuple[str, ...], size: int, characters: str) -> tuple[
     return list(weights), np.fromiter(weights.values(), np.float64, len(weights))
 
 
+@functools.lru_cache(maxsize=4)
+def own_words(file: str, characters: str) -> tuple[list[str], np.ndarray]:
+    """The words of a list, one a line, with case as written; a number after a tab is the word's weight.
+
+    Words with characters outside `characters` are not used. Raises `UserError` for a file that is no list of words.
+    """
+    text, _ = read_text(Path(file))
+    weights: dict[str, float] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        word, _, weight = line.strip().partition("\t")
+        if not word or not set(characters).issuperset(word):
+            continue
+        try:
+            weights[word] = weights.get(word, 0.0) + (float(weight) if weight else 1.0)
+        except ValueError:
+            raise UserError(f"--words {file}: line {number}: {weight!r} is no weight") from None
+    if not weights or not min(weights.values()) > 0:
+        raise UserError(f"--words {file}: no word of the charset's characters with a weight above 0 in it")
+    return list(weights), np.fromiter(weights.values(), np.float64, len(weights))
+
+
 def _fit(word: str, allowed: set[str]) -> str | None:
     if not word.isalpha() or _UNFIT.search(word):
         return None
@@ -86,11 +109,20 @@ class TextSource:
         self.options, self.split = options, split
         self.allowed = set(options.characters)
         self.upper = bool(self.allowed & set(UPPER))
-        words, weights = vocabulary(options.languages, options.vocabulary, options.characters)
+        words, weights = (
+            own_words(options.words, options.characters)
+            if options.words
+            else vocabulary(options.languages, options.vocabulary, options.characters)
+        )
         short = max(1, options.min_length - 2)  # a mark may lengthen a word that is too short by itself
         keep = [i for i, w in enumerate(words) if short <= len(w) <= options.max_length and split_of(w) == split]
         self.words = [words[i] for i in keep]
         if not any(options.min_length <= len(w) for w in self.words):
+            if options.words:
+                raise UserError(
+                    f"--words {options.words}: no {split} word of {options.min_length} to {options.max_length} letters "
+                    f"of the charset {options.charset}: give more words, or widen the lengths or the charset"
+                )
             raise UserError(
                 f"--languages {' '.join(options.languages)}: no {split} word of {options.min_length} to "
                 f"{options.max_length} letters in charset {options.charset}: widen the lengths or the charset"
@@ -122,7 +154,7 @@ class TextSource:
 
     def _plain(self, rng: np.random.Generator, case: float, pick: float) -> str:
         word = self.words[int(np.searchsorted(self.cumulative, pick * self.cumulative[-1], side="right"))]
-        return self._cased(word, case)
+        return word if self.options.words else self._cased(word, case)
 
     def _cased(self, word: str, u: float) -> str:
         mode = self.options.case

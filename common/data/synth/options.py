@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
 from common.errors import UserError
 from common.text.charset import CHARSET_36, CHARSET_62, CHARSET_94, UPPER
@@ -20,6 +21,10 @@ EVALUATION_SHARES = {
     "SVTP": 645,
     "CUTE80": 288,
 }
+
+
+BUNDLED = "bundled"  # in place of a font: every bundled family
+LATER = ("fonts_dir", "grounds_dir", "words", "vertical_share", "lines_share")  # options that came later
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,16 @@ class SynthOptions:
     vocabulary: int = 60000
     fonts: tuple[str, ...] = ()
     seed: int = 1
+    fonts_dir: tuple[str, ...] = ()
+    grounds_dir: str = ""
+    words: str = ""
+    vertical_share: float = 0.0
+    lines_share: float = 0.0
+
+    @property
+    def font_sources(self) -> tuple[str, ...]:
+        """What `find_faces` takes: the named families, or the bundled ones, and own folders."""
+        return self.fonts + self.fonts_dir if self.fonts or not self.fonts_dir else (BUNDLED, *self.fonts_dir)
 
     @property
     def characters(self) -> str:
@@ -69,11 +84,19 @@ class SynthOptions:
         shares = (self.digit_share, self.punctuation_share, self.random_share)
         if min(shares) < 0 or sum(shares) > 1:
             raise UserError("--digit-share, --punctuation-share, --random-share: each from 0, together at most 1")
+        if min(self.vertical_share, self.lines_share) < 0 or self.vertical_share + self.lines_share > 1:
+            raise UserError("--vertical-share, --lines-share: each from 0, together at most 1")
+        for field, what in (("grounds_dir", "folder of pictures"), ("words", "text file with one word a line")):
+            path = getattr(self, field)
+            if path and not (Path(path).is_dir() if field == "grounds_dir" else Path(path).is_file()):
+                raise UserError(f"--{field.replace('_', '-')}: {path} is no {what}")
         return self
 
     def as_dict(self) -> dict:
-        """Plain JSON types, for `corpus.json`."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
+        """Plain JSON types, for `corpus.json`; later options appear only where they are used, so that older corpora
+        stay the same."""
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
+        return {key: value for key, value in values.items() if key not in LATER or value}
 
 
 @dataclass(frozen=True)
@@ -133,6 +156,9 @@ class Profile:
     quality: tuple[int, int] = (55, 95)
     script_share: float = 0.5  # weight of script faces against sans faces
     italics: bool = True
+    vertical_share: float = 0.0  # words whose letters stand one below the other
+    lines_share: float = 0.0  # words broken over two or three lines
+    grounds: str = ""  # folder of own pictures in place of the bundled photographs
 
 
 _DIFFICULTY = {

@@ -93,7 +93,7 @@ class ScenePainter:
         self.options, self.part = options, part
         self.held_out = part == "test"
         words = options.words()
-        renderer = renderer_for(find_faces(words.fonts, words.characters), self.held_out, options.difficulty, "ST")
+        renderer = renderer_for(find_faces(words.font_sources, words.characters), self.held_out, words, "ST")
         # words bent into arcs have no four corners
         profile = dataclasses.replace(renderer.profile, arc_share=0.0, wave_share=0.0, photo_share=0.45)
         self.renderer = Renderer(tuple(renderer.faces), self.held_out, profile)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -13,9 +14,11 @@ import simplejpeg
 from common.data.synth.compose import paint, photograph
 from common.data.synth.fonts import Face, face_weights, find_faces
 from common.data.synth.geometry import place, random_warp
-from common.data.synth.layout import SIZES, GlyphCache, set_line
+from common.data.synth.layout import SIZES, GlyphCache, set_block, set_line
 from common.data.synth.options import Profile, SynthOptions, profile_for
 from common.errors import UserError
+
+LONGEST_COLUMN = 12  # letters of a vertical word
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,17 @@ class Renderer:
                 return index
         raise UserError(f"--fonts: no font can draw {text!r}: add a font with these characters")
 
+    def _lines(self, text: str, rng: np.random.Generator) -> list[str]:
+        """The lines of a word: its letters one below the other, two or three parts, or itself."""
+        draw, profile = rng.random(), self.profile
+        if draw < profile.vertical_share and 1 < len(text) <= LONGEST_COLUMN:
+            return list(text)
+        if profile.vertical_share <= draw < profile.vertical_share + profile.lines_share and len(text) >= 4:
+            count = 3 if len(text) >= 9 and rng.random() < 0.3 else 2
+            ends = [round(len(text) * part / count) for part in range(count + 1)]
+            return [text[start:stop] for start, stop in pairwise(ends)]
+        return [text]
+
     def _cache(self, index: int, size: int) -> GlyphCache:
         if (index, size) not in self._caches:
             self._caches[index, size] = GlyphCache(self.faces[index], size)
@@ -95,10 +109,19 @@ class Renderer:
         # Letters of a script join; others may stand wide apart but should not run into each other.
         spacing = 0.0 if self.faces[index].kind == "script" else max(spacing * 1.5, -0.02 * size)
         lifts = rng.standard_normal(len(text)) * profile.jitter * size if profile.jitter else None
-        line, boxes = set_line(text, cache, spacing, lifts)
-        warp = random_warp(rng, profile, line.shape[1], line.shape[0], len(text))
+        lines = self._lines(text, rng) if profile.vertical_share or profile.lines_share else [text]
+        if len(lines) == 1:
+            line, boxes = set_line(text, cache, spacing, lifts)
+            warp = random_warp(rng, profile, line.shape[1], line.shape[0], len(text))
+            limit = (128, 512)
+        else:
+            line, boxes = set_block(
+                lines, cache, max(spacing, 0.0), centred=len(lines) == len(text) or rng.random() < 0.6
+            )
+            warp = random_warp(rng, profile, line.shape[1], line.shape[0], 1)  # a block is not bent
+            limit = (188, 512)  # of the backgrounds
         padding = rng.uniform(*profile.padding, 4)
-        placed, width, height = place(warp, boxes, text_height, padding)
+        placed, width, height = place(warp, boxes, text_height * len(lines), padding / len(lines), limit)
         alpha = warp.apply(line, width, height)
         image, background = paint(rng, profile, alpha, text_height, self.held_out)
         image = photograph(rng, profile, image, text_height)
@@ -117,9 +140,11 @@ def _whole(boxes: np.ndarray, width: int, height: int) -> list[tuple[int, int, i
 
 
 @functools.lru_cache(maxsize=16)
-def renderer_for(faces: tuple[Face, ...], held_out: bool, difficulty: str, style: str) -> Renderer:
+def renderer_for(faces: tuple[Face, ...], held_out: bool, options: SynthOptions, style: str) -> Renderer:
     """A cached `Renderer` of this process."""
-    return Renderer(faces, held_out, profile_for(difficulty, style))
+    profile = profile_for(options.difficulty, style)
+    own = {"vertical_share": options.vertical_share, "lines_share": options.lines_share, "grounds": options.grounds_dir}
+    return Renderer(faces, held_out, replace(profile, **own))
 
 
 def render_word(text: str, options: SynthOptions | None = None, seed: int = 0, style: str = "MJ") -> RenderedWord:
@@ -133,6 +158,6 @@ def render_word(text: str, options: SynthOptions | None = None, seed: int = 0, s
     if not text:
         raise UserError("text: empty: give at least one character")
     characters = "".join(dict.fromkeys(options.characters + text))
-    faces = find_faces(options.fonts, characters)
-    renderer = renderer_for(faces, style not in training_styles, options.difficulty, style)
+    faces = find_faces(options.font_sources, characters)
+    renderer = renderer_for(faces, style not in training_styles, options, style)
     return renderer.render(text, np.random.default_rng(seed))
