@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from common import __version__
 from common.errors import UserError, command
+from common.help_format import use_everywhere
 
 
 class Command(NamedTuple):
@@ -54,6 +55,15 @@ COMMANDS: dict[str, Command] = {
     "gpu-check": Command("checks and throughput of a GPU, as JSON", "common.bench.gpu_check"),
     "convert": Command("translate checkpoints between published forms", "", "convert"),
 }
+ABOUT = """Scene text recognition: five papers on one library.
+
+Where to start:
+
+    strlab read crop.png       the text in a picture
+    strlab serve               a web page and an HTTP API
+    strlab reproduce siga      a paper, from data to report
+    strlab doctor FOLDER       is my data sound?
+    strlab COMMAND --help      what a command takes"""
 GROUPS = {"data": "make, convert and look at data"}
 
 
@@ -78,7 +88,7 @@ def _main(argv: list[str]) -> int | None:
 def build_parser(wanted: str = "") -> argparse.ArgumentParser:
     """The parser with the full arguments of the subcommand `wanted` ("read", "data synth") and one line for the
     others."""
-    parser = argparse.ArgumentParser(prog="strlab", description="Scene text recognition: five papers on one library.")
+    parser = argparse.ArgumentParser(prog="strlab", description=ABOUT)
     parser.add_argument("--version", action="version", version=f"strlab {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", title="commands")
     groups = {}
@@ -93,6 +103,7 @@ def build_parser(wanted: str = "") -> argparse.ArgumentParser:
             _add_full(place, leaf, entry)
         else:
             place.add_parser(leaf, help=entry.help, add_help=False)
+    use_everywhere(parser)
     return parser
 
 

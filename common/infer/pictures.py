@@ -113,3 +113,28 @@ def png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def captioned(
+    words: Sequence[tuple[np.ndarray, str]], columns: int = 6, cell: tuple[int, int] = (64, 200)
+) -> np.ndarray:
+    """Crops uint8 [h, w, 3] of any size in rows of `columns`, each fitted into `cell` = (height, width) with its text
+    below: uint8 [H, W, 3] on white."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font, gap, caption = ImageFont.load_default(size=20), 12, 30
+    height, width = cell
+    columns = max(1, min(columns, len(words)))
+    rows = -(-len(words) // columns)
+    sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + caption + gap) + gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, (crop, text) in enumerate(words):
+        top, left = (
+            step * index + gap for step, index in zip((height + caption + gap, width + gap), divmod(number, columns))
+        )
+        scale = min(height / crop.shape[0], width / crop.shape[1])
+        size = (max(1, round(crop.shape[1] * scale)), max(1, round(crop.shape[0] * scale)))
+        fitted = Image.fromarray(crop).resize(size, Image.Resampling.BICUBIC)
+        sheet.paste(fitted, (left + (width - size[0]) // 2, top + (height - size[1]) // 2))
+        draw.text((left + width / 2, top + height + 4), text or "(nothing)", "black", font=font, anchor="ma")
+    return np.asarray(sheet)

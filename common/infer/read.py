@@ -21,7 +21,7 @@ import numpy as np
 from common.errors import UserError, printable
 from common.files import write_bytes
 from common.infer import shipped
-from common.infer.images import find_images, unlike_a_word
+from common.infer.images import as_array, find_images, unlike_a_word
 from common.infer.recognizer import Prediction, Recognizer, open_recognizer
 
 
@@ -84,6 +84,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--attention", type=Path, metavar="FOLDER", help="draw where each character was seen, one sheet an image"
     )
     parser.add_argument(
+        "--sheet", type=Path, metavar="FILE.png", help="also draw all images with what was read below each"
+    )
+    parser.add_argument(
         "--exif", action="store_true", help="turn photographs as their EXIF orientation says (default: as stored)"
     )
     parser.set_defaults(run=_run)
@@ -93,7 +96,7 @@ def _run(args: argparse.Namespace) -> int:
     paths = find_images(args.images)
     recognizer = open_from(args, upright=args.exif)
     predictions = recognizer.stream(_checked(paths, args.exif), attention=args.attention is not None)
-    failed, mapped = 0, True
+    failed, mapped, read = 0, True, []
     sheets = paths if args.attention is None else sheet_names(paths)
     for path, sheet, prediction in zip(paths, sheets, predictions):
         if prediction.error:
@@ -101,11 +104,16 @@ def _run(args: argparse.Namespace) -> int:
             print(f"{printable(path)}: skipped: {printable(prediction.error)}", file=sys.stderr)
             continue
         print(line(path, prediction, args.json), flush=True)
+        read.append((path, prediction.text))
         if args.attention is not None and prediction.attention is not None:
             _draw(recognizer, path, prediction, args.attention / sheet)
         elif args.attention is not None and prediction.text and mapped:
             mapped = False
             print(f"warning: --attention: no maps from {type(recognizer.reader).__name__} here", file=sys.stderr)
+    if args.sheet is not None and read:
+        from common.infer.pictures import captioned, png
+
+        write_bytes(args.sheet, png(captioned([(as_array(path, args.exif), text) for path, text in read])))
     if failed:
         print(f"{failed} of {len(paths)} images could not be read", file=sys.stderr)
     return 1 if failed else 0

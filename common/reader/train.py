@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ from common.train.jobs import Evaluate, States, every, save_published
 from common.train.log import Meters, MetricsLog
 from common.train.loop import Clock, Engine, Job, Loop, Step
 from common.train.optim import Precision, build_optimizer, parameter_groups
-from common.train.session import epoch_session
+from common.train.session import session
 from common.train.state import TrainingState, newest_state
 
 MODEL = "strlab/compact"
@@ -215,10 +216,11 @@ def measure(model: CompactReader, sets: Mapping[str, tuple[Tensor, list[str]]], 
 
 def train(options: Options) -> Path:
     """Run or resume; returns the checkpoint of the best validation."""
-    with epoch_session(
-        options.out, "", device=options.device, dist_url="env://", local_rank=-1, world_size=1, seed=options.seed,
-        amp=options.amp, compiled=False, tf32=False, echo=options,
-    ) as dist:  # fmt: skip
+    settings = SimpleNamespace(
+        output_dir=options.out, log_dir="", device=options.device, dist_url="env://", local_rank=-1, dist_timeout=10.0,
+        world_size=1, dist_on_itp=False, seed=options.seed, amp=options.amp, compile=False, tf32=False,
+    )  # fmt: skip
+    with session(settings, options) as dist:
         plain = build().to(dist.device)
         if options.init:
             start = load(options.init)

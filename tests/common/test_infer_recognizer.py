@@ -123,7 +123,9 @@ def test_read_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert [line.split("\t")[:2] for line in out.splitlines()] == [[str(good), "a"], [str(wide), "b"]]
     assert "very wide" in err and "bad.png: skipped" in err and "1 of 3" in err
     assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == ["good.png_attention.png", "wide.png_attention.png"]
-    assert cli.main([*files[:2], *files[4:], "--json"]) == 0
+    sheet = tmp_path / "sheet.png"
+    assert cli.main([*files[:2], *files[4:], "--json", "--sheet", str(sheet)]) == 0
+    assert np.asarray(Image.open(sheet)).shape == (118, 224, 3)
     assert json.loads(capsys.readouterr().out)["text"] == "a"
 
 

@@ -145,7 +145,7 @@ def test_a_documented_command_exists_with_its_flags(page: str, line: str) -> Non
     if words[0] == "strlab":
         check_strlab(words[1:])
     elif words[0] == "make":
-        check_make(words[1:])
+        check_make(words[1 : words.index("&&") if "&&" in words else None])
     elif words[0].startswith("./"):  # in the script's own folder
         (script,) = (path for path in (ROOT / page).parent.rglob(words[0]) if os.access(path, os.X_OK))
         check_script([str(script.relative_to(ROOT)), *words[1:]])

@@ -1,0 +1,40 @@
+"""Every command's help fits 80 columns, and `strlab` alone says where to start."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from common import cli
+
+
+def parsers(parser: argparse.ArgumentParser, name: str = "strlab") -> list[tuple[str, argparse.ArgumentParser]]:
+    found = [(name, parser)]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for key, inner in action.choices.items():
+                found += parsers(inner, f"{name} {key}")
+    return found
+
+
+@pytest.mark.parametrize("name", ["", *cli.COMMANDS])
+def test_help_fits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # a wide terminal does not make it wider
+    for command, parser in parsers(cli.build_parser(name)):
+        wide = [line for line in parser.format_help().splitlines() if len(line) > 80]
+        assert not wide, f"{command}: {wide}"
+
+
+def test_where_to_start(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 0
+    text = capsys.readouterr().out
+    assert "strlab read crop.png       the text in a picture" in text and "strlab serve" in text
+
+
+def test_long_choices_are_explained() -> None:
+    parser = argparse.ArgumentParser(prog="x")
+    parser.add_argument("--kind", choices=["a" * 12, "b" * 12, "c" * 12], help="which")
+    cli.use_everywhere(parser)
+    text = parser.format_help()
+    assert "--kind NAME" in text and "one of aaaaaaaaaaaa, bbbbbbbbbbbb," in text
