@@ -172,6 +172,46 @@ def what_it_is(path: Path) -> str | None:
     return None
 
 
+def load_hub_folder(folder: str | Path, stems: Sequence[str] = ("model", "pytorch_model")) -> dict[str, Any]:
+    """The weights of a folder in Hugging Face's layout: one file or shards with their index, in full or half precision.
+
+    Files are looked for in this order: `<stem>.safetensors`, `<stem>.bin`, the shards of `….index.json`, and then
+    variants such as `<stem>.fp16.safetensors`. Tensors keep their type.
+
+    Raises `UserError` where there is none, or where a shard or one of its tensors is missing.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the folder that holds config.json and the weights")
+    whole = ("{}.safetensors", "{}.bin", "{}.safetensors.index.json", "{}.bin.index.json")
+    for pattern in (*whole, "{}.*.safetensors", "{}.*.bin", "{}.*.index.*.json"):
+        for stem in stems:
+            for path in sorted(folder.glob(pattern.format(stem))):
+                if path.suffix == ".json":
+                    return _load_shards(path)
+                if "-of-" not in path.name:
+                    return dict(load(path))
+    found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+    raise UserError(f"{folder}: no weights in it ({stems[0]}.safetensors, its shards or a variant); it holds {found}")
+
+
+def _load_shards(index: Path) -> dict[str, Any]:
+    """All tensors that an index names, from its shards."""
+    try:
+        places = dict(json.loads(index.read_text("utf-8"))["weight_map"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{index}: no readable index of shards ({error}); copy it again") from None
+    tensors: dict[str, Any] = {}
+    for shard in sorted(set(places.values())):
+        tensors |= load(index.parent / Path(shard).name)
+    missing = sorted(set(places) - set(tensors))
+    if missing:
+        raise UserError(
+            f"{index}: its shards do not hold {missing[0]} ({len(missing)} of {len(places)} tensors missing)"
+        )
+    return {name: tensors[name] for name in places}
+
+
 def _refusal(path: Path, reason: str) -> str:
     """Words for a file that weights-only loading refused."""
     found = re.search(r"Unsupported (?:class|global):? (?:GLOBAL )?`?([\w.]+)`?", reason)

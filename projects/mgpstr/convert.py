@@ -17,6 +17,7 @@ from torch import nn
 
 from common import files
 from common.errors import UserError
+from common.infer.recognizer import read_card
 from common.models.weights import strip_prefix
 from common.text.charset import CHARSET_36
 from common.train import checkpoint
@@ -54,8 +55,12 @@ def hf_name(name: str) -> str | None:
 def to_hf(state: Mapping[str, torch.Tensor]) -> State:
     """A published state dict of MGP-STR (with or without `module.`) in transformers' names."""
     state = strip_prefix(state)
-    if "mgp_str.bpe_head.weight" not in state:
-        raise UserError("checkpoint: no BPE head: only MGP-STR models exist in transformers, not char-str or ACDS-STR")
+    missing = [name for name in ("char", "bpe", "wp") if f"mgp_str.{name}_head.weight" not in state]
+    if missing:
+        raise UserError(
+            f"checkpoint: no head for {' and '.join(missing)}: MgpstrForSceneTextRecognition has heads for characters, "
+            "BPE and WordPiece; char-str, ACDS-STR and models of fewer --granularities do not exist there"
+        )
     return {hf_name(name): tensor for name, tensor in state.items() if hf_name(name)}
 
 
@@ -99,20 +104,23 @@ def exact_eps(model: nn.Module) -> nn.Module:
     return model
 
 
-def export_hf(source: Path, folder: Path, charset: str = CHARSET_36) -> None:
+def export_hf(source: Path, folder: Path, character: str | None = None) -> None:
     """Write a published checkpoint as a folder that `MgpstrForSceneTextRecognition.from_pretrained` opens.
 
-    Beside config and weights the folder holds the character tokenizer and the image preprocessing for
-    `MgpstrProcessor`.
+    Besides config and weights the folder holds the character tokenizer and the image preprocessing for
+    `MgpstrProcessor`. Charset and case come from `character`, else from the metadata file next to the checkpoint, else
+    they are the 36 characters. Raises `UserError` where the charset does not fit the character head.
     """
     state = strip_prefix(checkpoint.load(source))
     if "mgp_str.cls_token" not in state:
         raise UserError(f"{source}: no mgp_str.cls_token in it: not a checkpoint of MGP-STR")
     converted, config = to_hf(state), hf_config(state)
-    if len(charset) + 2 != config["num_character_labels"]:
-        raise UserError(
-            f"--character: {len(charset)} characters, the checkpoint has {config['num_character_labels'] - 2}"
-        )
+    kept = read_card(source).get("options") or {}
+    charset = character or kept.get("character", CHARSET_36)
+    classes = config["num_character_labels"]
+    if len(charset) + 2 != classes:
+        where = "--character" if character else "the metadata file" if "character" in kept else "the default charset"
+        raise UserError(f"{source}: {where} has {len(charset)} characters, its head {classes - 2}; give --character")
     checkpoint.save_atomic(folder / "model.safetensors", converted)
     config |= {"architectures": ["MgpstrForSceneTextRecognition"], "model_type": "mgp-str"}
     vocabulary = {token: index for index, token in enumerate(["[GO]", "[s]", *charset])}
@@ -129,6 +137,7 @@ def export_hf(source: Path, folder: Path, charset: str = CHARSET_36) -> None:
         "tokenizer_class": "MgpstrTokenizer",
         "processor_class": "MgpstrProcessor",
         "model_max_length": config["max_token_length"],
+        "sensitive": bool(kept.get("sensitive", cased(charset))),
     }
     for name, thing in (
         ("config", config),
@@ -137,28 +146,79 @@ def export_hf(source: Path, folder: Path, charset: str = CHARSET_36) -> None:
         ("tokenizer_config", tokenizer),
     ):
         files.write_text(folder / f"{name}.json", json.dumps(thing, indent=1, ensure_ascii=False))
+    print(f"{len(charset)} characters, labels of at most {config['max_token_length'] - 2}: {charset}")
+
+
+def cased(charset: str) -> bool:
+    """Whether labels must keep their case to be written in a charset."""
+    return charset.lower() != charset
 
 
 def import_hf(source: Path, target: Path) -> None:
-    """Write a transformers folder or weight file as a published checkpoint with its card."""
-    if source.is_dir():
-        candidates = [source / "model.safetensors", source / "pytorch_model.bin"]
-        found = [path for path in candidates if path.is_file()]
-        if not found:
-            raise UserError(f"{source}: neither model.safetensors nor pytorch_model.bin in it")
-        source = found[0]
-    state = from_hf(checkpoint.load(source))
+    """Write a transformers folder (one file, shards, or a half-precision variant) or weight file as a published
+    checkpoint in float32, with a metadata file that has the folder's charset, case and longest label.
+
+    Raises `UserError` for sizes that no model of this repository has, and for a vocab.json that does not fit the head.
+    """
+    folder = source if source.is_dir() else source.parent
+    weights = checkpoint.load_hub_folder(source) if source.is_dir() else checkpoint.load(source)
+    state = from_hf({name: tensor.float() for name, tensor in weights.items()})
+    bare = strip_prefix(state)
+    model, charset = model_of(bare, folder), charset_of(bare, folder)
+    told = json_file(folder / "tokenizer_config.json").get("sensitive")
+    options = {
+        "character": charset,
+        "sensitive": cased(charset) if told is None else bool(told),
+        "batch_max_length": bare["mgp_str.char_tokenLearner.tokenLearner.1.weight"].shape[0] - 2,
+    }
     checkpoint.save_atomic(target, state)
-    size = next(
-        (
-            name
-            for name, sizes in {**MODELS, **MICRO}.items()
-            if sizes["dim"] == state["module.mgp_str.cls_token"].shape[-1]
-        ),
-        None,
+    checkpoint.write_card(target, f"mgpstr/{model}", options, origin=str(source))
+    print(f"{model}: {len(charset)} characters, labels of at most {options['batch_max_length']}: {charset}")
+
+
+def json_file(path: Path) -> dict:
+    """The object in a JSON file, {} where there is no file. Raises `UserError` for another content."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); copy it again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: no JSON object; copy it again")
+    return content
+
+
+def model_of(state: Mapping[str, torch.Tensor], folder: Path) -> str:
+    """The name of the model with the sizes of a state dict and the attention heads of config.json next to it."""
+    config = hf_config(state)
+    heads = json_file(folder / "config.json").get("num_attention_heads", config["num_attention_heads"])
+    height, width = state["mgp_str.patch_embed.proj.weight"].shape[-2:]
+    found = (config["hidden_size"], config["num_hidden_layers"], heads, (height, width))
+    models = {name: sizes for name, sizes in {**MODELS, **MICRO}.items() if name.startswith("mgp")}
+    for name, sizes in models.items():
+        if found == (sizes["dim"], sizes["depth"], sizes["heads"], sizes.get("patch", (4, 4))):
+            return name
+    raise UserError(
+        f"{folder}: width {found[0]}, {found[1]} blocks, {heads} heads, patches of {height}x{width}: no model here has "
+        f"these sizes; there are {', '.join(models)}"
     )
-    if size:
-        checkpoint.write_card(target, f"mgpstr/{size}", {}, origin=str(source))
+
+
+def charset_of(state: Mapping[str, torch.Tensor], folder: Path) -> str:
+    """The characters of vocab.json in the order of their ids, or the 36 where there is no such file."""
+    vocabulary = json_file(folder / "vocab.json")
+    classes = len(state["mgp_str.char_head.bias"])
+    tokens = sorted(vocabulary, key=vocabulary.get) if vocabulary else ["[GO]", "[s]", *CHARSET_36]
+    characters = tokens[2:]
+    fits = len(tokens) == classes and tokens[:2] == ["[GO]", "[s]"] and all(len(token) == 1 for token in characters)
+    if not fits:
+        what = folder / "vocab.json" if vocabulary else f"{folder}: without vocab.json the 36 characters are meant; it"
+        raise UserError(
+            f"{what}: {len(tokens)} tokens, the character head has {classes}; [GO], [s] and one token "
+            "for each character are needed"
+        )
+    return "".join(characters)
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -167,7 +227,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("source", type=Path, help="published .pth file, or a transformers folder or weight file")
     parser.add_argument("target", type=Path, help="folder to write for --to hf, file for --to original")
     parser.add_argument("--to", choices=("hf", "original"), required=True)
-    parser.add_argument("--character", default=CHARSET_36, help="the charset of the checkpoint (for --to hf)")
+    parser.add_argument(
+        "--character", help="the charset of the checkpoint, for --to hf; default: what its metadata file says"
+    )
     parser.set_defaults(run=run)
 
 

@@ -1,28 +1,30 @@
-"""Training and evaluation sets of MGP-STR and ACDS-STR, from the options."""
+"""Training and evaluation sets of MGP-STR and ACDS-STR, and what the networks see of a picture (spec section 3)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from common.data.bad import BadSamples
-from common.data.decode import BadImage, picture_size
+from common.data.bad import BadSample, BadSamples
+from common.data.decode import BadImage, decode_rgb, pad_right, picture_size, resize_bicubic, resize_keeping_ratio
 from common.data.lmdb import WordLmdb
-from common.data.loader import RatioMix, SeededSampler, WordLoader, word_loader
+from common.data.loader import Batch, RatioMix, SeededSampler, WordLoader, word_loader
 from common.data.masks import MaskSource
 from common.data.sources import open_words
 from common.data.words import RESIZED, WordDataset, discover, discover_groups
 from common.errors import UserError
+from common.text.normalise import Normaliser, kept_by_regex_class
 from common.train.distributed import Dist
 from common.train.log import DASHES, sources_block, usage_lines
 from projects.mgpstr.box_masks import check_boxes, mask_from_boxes, parse_boxes
 from projects.mgpstr.flags import Network
 from projects.mgpstr.label_codes import LabelCodes
-from projects.mgpstr.preprocess import SIZE, label_normaliser
 
+SIZE = (32, 128)
 # the two code bases spell two folders differently; either is taken
 BENCHMARK = (
     "IIIT5k_3000", "SVT", "IC03_860", "IC03_867", "IC13_857", ("IC13_1015", "IC131095"), "IC15_1811",
@@ -32,6 +34,20 @@ FAST = ("IC13_857", "SVT", "IIIT5k_3000", "IC15_1811", "SVTP", "CUTE80")
 ACDS_FAST = (("IC131095", "IC13_1015"), "SVT", "IIIT5k_3000", ("IC152077", "IC15_2077"), "SVTP", "CUTE80")
 ACDS_BENCHMARK = ("IIIT5k_3000", "SVT", *ACDS_FAST[:1], *ACDS_FAST[3:])
 PICKLE = b"\x80"
+
+
+def fit(image: np.ndarray, size: tuple[int, int] = SIZE, pad: bool = False) -> np.ndarray:
+    """uint8 [h, w, 3] -> [H, W, 3]: bicubic regardless of the aspect, or with `pad` keeping it, black to the right."""
+    return pad_right(resize_keeping_ratio(image, size), size[1]) if pad else resize_bicubic(image, size)
+
+
+def label_normaliser(charset: str, sensitive: bool = False, published: bool = False) -> Normaliser:
+    """Lower-case unless `sensitive`, then keep the characters of the charset only.
+
+    The published code puts the charset unescaped into a regular expression and so deletes the backslash from
+    case-sensitive labels; `published=True` does as well (no case-sensitive weights were published).
+    """
+    return Normaliser(kept_by_regex_class(charset) if published else charset, lower=not sensitive)
 
 
 @dataclass(frozen=True)
@@ -248,3 +264,47 @@ def evaluation_sets(root: str | None, wanted: Sequence[str | tuple[str, ...]] | 
     if not sets:
         raise UserError(f"--eval_data: {root} has none of the paper's sets; leave out --benchmark_all_eval")
     return sets
+
+
+class ListedBatches:
+    """`--eval_img`: batches of a list, whose lines are `label path`; unreadable files are reported and stand in `bad`.
+
+    Labels are lower-cased unless sensitive and not reduced to the charset, as published. Raises `UserError` for a line
+    of another form.
+    """
+
+    def __init__(self, path: Path, network: Network, size: int) -> None:
+        lines = enumerate(path.read_text("utf-8").splitlines(), 1)
+        self.path, self.network, self.size = path, network, size
+        self.rows = [(number, *line.split(" ", 1)) for number, line in lines if line.strip()]
+        wrong = next((row[0] for row in self.rows if len(row) != 3), None)
+        if wrong:
+            raise UserError(f"{path}: line {wrong}: give a label, a blank and the path of its image")
+        self.bad = BadSamples(len(self.rows), 1.0)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, len(self.rows), self.size):
+            pictures, labels = [], []
+            for number, label, file in self.rows[start : start + self.size]:
+                try:
+                    data = (self.path.parent / file).read_bytes()
+                    pictures.append(fit(decode_rgb(data), SIZE, self.network.pad))
+                except (OSError, BadImage) as error:
+                    print(f"{file}: skipped ({error})")
+                    self.bad.add([BadSample(str(self.path), number, f"{file}: {error}")])
+                    continue
+                labels.append(label if self.network.sensitive else label.lower())
+            if labels:
+                yield Batch(torch.from_numpy(np.stack(pictures)), labels, torch.arange(len(labels)))
+
+
+def lists(root: str | None, wanted: Sequence[str | tuple[str, ...]] | None) -> list[Path]:
+    """The lists `<name>.txt` below `--eval_data` that `--eval_img` reads: those of the benchmark, or (None) all."""
+    if not root:
+        raise UserError("--eval_data: not given; name the folder of the lists <name>.txt for --eval_img")
+    found = {path.stem: path for path in sorted(Path(root).glob("*.txt"))}
+    names = [name for entry in wanted or found for name in ([entry] if isinstance(entry, str) else entry)]
+    chosen = [found[name] for name in names if name in found]
+    if not chosen:
+        raise UserError(f"--eval_data: {root}: no list <name>.txt for --eval_img; lines are `label path`")
+    return chosen

@@ -20,7 +20,7 @@ from PIL import Image
 from common.data.decode import BadImage
 from common.errors import UserError, command
 from common.infer.recognizer import Prediction, Recognizer, find_images, pick_device
-from common.train.run import check_writable
+from common.train.session import check_writable
 from projects.mgpstr.flags import read_options
 from projects.mgpstr.reader import adopt_card, open_reader
 from projects.mgpstr.sheets import demo_sheet, published_sheet
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             image = recognizer.prepare(path)
         except BadImage as error:
-            print(f"imgs: {path}\nleft out: {error}\n{LINE}")
+            print(f"imgs: {path}\nskipped: {error}\n{LINE}")
             continue
         batch = torch.from_numpy(image.copy())[None]
         prediction = recognizer.read_batch(batch, attention=True)[0]

@@ -12,8 +12,8 @@ import torch
 from common.data.bad import BadSample
 from common.data.loader import Batch
 from common.errors import UserError
-from common.infer.recognizer import autocast
 from common.models.images import to_float_nchw
+from common.train.optim import Precision
 from projects.mgpstr.label_codes import GRANULARITIES, LabelCodes
 from projects.mgpstr.model.fusion import Fused, decode_batch
 from projects.mgpstr.model.mgp_str import Reading
@@ -124,7 +124,7 @@ def evaluate(
     for batch in batches:
         images = to_float_nchw(batch.images.to(device, non_blocking=True))
         targets = character_targets(codes, batch.labels, device)
-        with autocast(device, amp):
+        with Precision(amp, device).autocast():
             began = clock(device)
             reading = model.read(images)
             result.seconds += clock(device) - began
@@ -141,3 +141,11 @@ def evaluate(
     if not result.words:
         raise UserError("evaluation: none of its pictures can be read; `strlab doctor FOLDER` says why")
     return result
+
+
+def total(results: dict[str, Evaluation]) -> Evaluation:
+    """All sets together (each word counts once: the published average)."""
+    together = Evaluation()
+    for result in results.values():
+        together.add(result)
+    return together

@@ -9,12 +9,15 @@ from typing import Any
 
 from torch import nn
 
+from common.data.bad import FILE_NAME, BadSamples
+from common.errors import UserError
+from common.files import write_text
 from common.models.weights import add_prefix
 from common.text.normalise import keep_only
-from common.train.checkpoint import save_atomic, write_card
+from common.train.checkpoint import save_atomic, write_card, write_json
 from common.train.log import DASHES, append, options_block, sample_table
 from common.train.session import command_line
-from projects.mgpstr.evaluate import COLUMNS, Evaluation
+from projects.mgpstr.evaluate import COLUMNS, Evaluation, total
 from projects.mgpstr.flags import Network
 
 LOWER_36 = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -104,3 +107,68 @@ def additional(results: Mapping[str, Evaluation]) -> list[str]:
     mean = sum(result.accuracy("fused") for result in results.values()) / len(results)
     unreadable = ", ".join(f"{name} {len(result.bad)}" for name, result in results.items() if result.bad)
     return [f"mean of the sets, fused: {mean:.3f}", *([f"unreadable, not counted: {unreadable}"] if unreadable else [])]
+
+
+def checkpoints(model_dir: str, wanted: str | None) -> list[Path]:
+    """The files to evaluate. Raises `UserError` for a missing file and a folder without `iter_N.pth` in the range."""
+    if not model_dir:
+        raise UserError("--model_dir: not given; name a checkpoint, or a folder with iter_N.pth files")
+    given = Path(model_dir)
+    if given.is_file():
+        return [given]
+    if not given.is_dir():
+        raise UserError(f"--model_dir: {given} does not exist")
+    low, high = bounds(wanted)
+    steps = {int(found[1]): path for path in given.iterdir() if (found := re.fullmatch(r"iter_(\d+)\.\w+", path.name))}
+    chosen = [steps[step] for step in sorted(steps, reverse=True) if low <= step <= high]
+    if not chosen:
+        raise UserError(f"--model_dir: {given}: no iter_N.pth file with {low} <= N <= {high}; name a checkpoint file")
+    return chosen
+
+
+def bounds(text: str | None) -> tuple[int, int]:
+    """`--range a-b` as numbers. Raises `UserError`."""
+    if text is None:
+        return 0, 10**12
+    parts = text.split("-")
+    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+        raise UserError(f"--range: {text!r}: give the first and the last step as 100000-300000")
+    return int(parts[0]), int(parts[1])
+
+
+def write_results(folder: Path, results: dict[str, Evaluation], checkpoint: Path, millions: float, each: bool) -> str:
+    """The published log file, evaluation.json, errors.tsv and, if need be, bad_samples.csv; returns what is printed.
+
+    `millions` of parameters; `each`: the sets stand for themselves (`--benchmark_all_eval`).
+    """
+    together = total(results)
+    pace = 1000 * together.seconds / max(together.words, 1)
+    cost = f"averaged_infer_time: {pace:.3f}\t# parameters: {millions:.3f}"
+    if each:
+        file, text = evaluation_log(results, together, cost)
+        append(folder / "log_all_evaluation.txt", file)
+    else:
+        source = "".join(result.source for result in results.values())
+        text = f"{source}{together.accuracy('char'):0.3f}\n"
+        append(folder / "log_evaluation.txt", text)
+        text += "\n".join([set_line(together), cost, *additional(results)])
+    heads = {
+        name: {"words": one.words, "unreadable": len(one.bad), **one.accuracies, "won": dict(one.won)}
+        for name, one in results.items()
+    }
+    summary = {"checkpoint": str(checkpoint), "sets": heads, "total": together.accuracies}
+    write_json(folder / "evaluation.json", summary)
+    listed = folder / FILE_NAME
+    listed.unlink(missing_ok=True)
+    BadSamples(len(together.bad), 1.0, listed).add(together.bad)
+    header = "\t".join(["label", *COLUMNS, "confidence"])
+    write_text(folder / "errors.tsv", "\n".join([header, *("\t".join(row) for row in together.errors)]) + "\n")
+    return text
+
+
+def table(rows: list[tuple[Evaluation, Path]]) -> str:
+    """Accuracies of several checkpoints, the best fused first."""
+    ordered = sorted(rows, key=lambda row: -row[0].accuracy("fused"))
+    head = "  ".join(f"{column + '_acc':>10s}" for column in COLUMNS)
+    lines = ["  ".join(f"{one.accuracy(column):10.3f}" for column in COLUMNS) + f"  {path}" for one, path in ordered]
+    return "\n".join([f"{head}  model", *lines])

@@ -25,7 +25,7 @@ def _row(transformer: str, model: str) -> ModelRow:
     where = "a file share, linked from github.com/xuefanfu/ACDS-STR" if acds else RELEASE
     return ModelRow(
         name=f"mgpstr/{name}", kind="recogniser", image_size=(32, 128), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),
-        charset=CHARSET_36, build="projects.mgpstr.reader:build_row", open="projects.mgpstr.reader:open_reader",
+        charset=CHARSET_36, build="projects.mgpstr.model.build:build_row", open="projects.mgpstr.reader:open_reader",
         options={"transformer": transformer, "model": model}, meta=not micro,
         weights=tuple(Weights(file, TERMS, where) for file in PUBLISHED.get(name, ())),
         paper=ACDS_PAPER if acds else MGP_PAPER, status="small form, ours, not published" if micro else "parity tested",

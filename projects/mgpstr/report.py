@@ -17,8 +17,8 @@ from common.infer.recognizer import open_recognizer
 from common.report.page import Cell, Report
 from common.report.standard import open_for, read_predictions, set_folders, standard_report
 from projects.mgpstr.box_masks import mask_from_boxes, parse_boxes
+from projects.mgpstr.data import SIZE
 from projects.mgpstr.evaluate import COLUMNS
-from projects.mgpstr.preprocess import SIZE
 from projects.mgpstr.sheets import demo_sheet
 
 if TYPE_CHECKING:

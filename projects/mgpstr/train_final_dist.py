@@ -32,8 +32,7 @@ from projects.mgpstr.evaluate import Evaluation, evaluate
 from projects.mgpstr.flags import TrainOptions, table, train_options
 from projects.mgpstr.label_codes import LabelCodes
 from projects.mgpstr.method import LossModule, MgpMethod, make_optimizer, make_schedule
-from projects.mgpstr.model.build import compile_parts, start_model
-from projects.mgpstr.reader import build_row, load_weights
+from projects.mgpstr.model.build import build_row, compile_parts, load_weights, start_model
 
 
 @dataclass

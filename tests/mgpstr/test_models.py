@@ -19,9 +19,9 @@ from projects.mgpstr.convert import export_hf, import_hf
 from projects.mgpstr.evaluate import read_batch
 from projects.mgpstr.label_codes import LabelCodes
 from projects.mgpstr.model.a3 import aggregate
-from projects.mgpstr.model.build import build_model, start_model
+from projects.mgpstr.model.build import build_model, load_weights, start_model
 from projects.mgpstr.model.mgp_str import decode_top1
-from projects.mgpstr.reader import MgpReader, load_weights, open_reader
+from projects.mgpstr.reader import MgpReader, open_reader
 from projects.mgpstr.sheets import demo_sheet
 
 MICRO = ("mgp-str", "mgp_str_micro_patch16x8_3_32_128")

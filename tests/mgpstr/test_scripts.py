@@ -278,7 +278,7 @@ def test_lists_of_images(whole: Path, tmp_path: Path, monkeypatch, capsys) -> No
     (tmp_path / "words.txt").write_text("cat a.png\nDog missing.png\n")
     words = [*CHARACTERS, "--eval_img", "--eval_data=.", "--device=cpu", f"--model_dir={whole / 'iter_2.pth'}"]
     assert test_final.main(words) == 0
-    assert "missing.png: left out" in capsys.readouterr().out
+    assert "missing.png: skipped" in capsys.readouterr().out
     [listed] = tmp_path.rglob("bad_samples.csv")
     assert listed.read_text().splitlines()[1].startswith("words.txt,2,missing.png")
 
@@ -330,7 +330,7 @@ def test_demo(method: str, corpus: Path, tmp_path: Path, capsys) -> None:
     assert demo.main(words) == 0
     printed = capsys.readouterr().out
     heads = ("char: ", "bpe: ", "wp: ", "fused: ") if method == "heads" else ("char: ", "fused: ")
-    assert all(printed.count(f"\n{head}") == 2 for head in heads) and "left out" in printed
+    assert all(printed.count(f"\n{head}") == 2 for head in heads) and "skipped: " in printed
     sheets = sorted((pictures / "attens").iterdir())
     read = re.findall(r"\nchar: (\S*) ", printed)
     kind, texts = ("char.jpg", read) if method == "heads" else ("map.png", re.findall(r"\nfused: (\S*) ", printed))

@@ -13,10 +13,10 @@ import torch
 from common.text.codecs import Decoded
 from common.train.schedule import cosine_restarts
 from projects.mgpstr.box_masks import mask_from_boxes
+from projects.mgpstr.data import fit, label_normaliser
 from projects.mgpstr.label_codes import LabelCodes
 from projects.mgpstr.model.fusion import decode_batch, fuse
 from projects.mgpstr.model.losses import logits_loss, mask_loss
-from projects.mgpstr.preprocess import fit, label_normaliser
 from tests.parity import harness
 
 KINDS = {

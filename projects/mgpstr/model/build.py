@@ -6,11 +6,17 @@ names its model itself.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import nn
 
 from common.errors import UserError
 from common.models.pretrained import DEIT_BASE, DEIT_SMALL, DEIT_TINY, MAE_LARGE, load_encoder, start_from
+from common.models.weights import load_strict, strip_prefix
+from common.text.charset import CHARSET_36
 from common.train.checkpoint import load
 from projects.mgpstr.model.acds_str import AcdsStr
 from projects.mgpstr.model.mgp_str import MgpStr
@@ -92,3 +98,40 @@ def compile_parts(model: nn.Module) -> None:
         model.mgp_str.encode = torch.compile(model.mgp_str.encode)
     else:
         model.maps_and_logits = torch.compile(model.maps_and_logits)
+
+
+def build_row(
+    transformer: str,
+    model: str = "",
+    character: str = CHARSET_36,
+    batch_max_length: int = 25,
+    granularities: str = "char-bpe-wp",
+    **sizes: Any,
+) -> nn.Module:
+    """The registry's `build`: the network for a charset; `pad` and `sensitive` say how words are read and are passed
+    over.
+    """
+    for name in ("pad", "sensitive"):
+        sizes.pop(name, None)
+    return build_model(transformer, model, len(character) + 2, batch_max_length + 2, granularities, **sizes)
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load a published checkpoint, or the weights of a training state, strictly. Raises `UserError`."""
+    content = load(path)
+    state = content.get("model", content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"{path}: no state dict of MGP-STR or ACDS-STR; give a best_accuracy.pth or iter_N.pth")
+    explain_charset(model, strip_prefix(state), str(path))
+    load_strict(model, state, what=str(path))
+
+
+def explain_charset(model: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
+    """A clear word for the commonest mismatch: another number of characters."""
+    own = model.state_dict()
+    for name, value in state.items():
+        if name.endswith("_str.char_head.weight") and name in own and len(value) != len(own[name]):
+            raise UserError(
+                f"{what}: charset: it has {len(value) - 2} characters, this model {len(own[name]) - 2}; give the "
+                "--character (or --sensitive) of its training"
+            )
