@@ -9,7 +9,7 @@ DATA ?=
 PRETRAINED ?=
 RECIPES := $(patsubst projects/%/recipe.toml,%,$(wildcard projects/*/recipe.toml))
 
-.PHONY: help setup test test-all lint data bench gpu-check compare docs wheel serve report clean $(addprefix reproduce-,$(RECIPES)) $(addprefix sanity-,$(RECIPES))
+.PHONY: help setup test test-all test-processors lint data bench gpu-check compare docs wheel serve report clean $(addprefix reproduce-,$(RECIPES)) $(addprefix sanity-,$(RECIPES))
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -34,6 +34,12 @@ test: $(VENV)/.ready  ## the test suite (no GPU, two cores)
 
 test-all: $(VENV)/.ready  ## the suite with the slow tests
 	$(BIN)/python -m pytest --slow -n 2 --dist loadfile
+
+# test_runner injects errors into models: once, in `test`, is enough.
+PARITY := -m pytest tests/parity --ignore tests/parity/test_runner.py -n 2 --dist loadfile -q
+test-processors: $(VENV)/.ready  ## parity again as an AVX2 laptop and as a processor without vector units compute
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python $(PARITY)
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=1 $(BIN)/python $(PARITY)
 
 lint: $(VENV)/.ready  ## ruff: rules and format
 	$(BIN)/python -m ruff check .

@@ -146,6 +146,7 @@ def words(
         image_size=image_size,
         max_length=None if all_lengths and not legacy_items else longest,
         keep=str.lower if lower else None,
+        charset=codec.charset,  # what it does not have is counted and becomes UNKNOWN, as published
         augment=augment,
         decode_truncated=True,
         **rules,

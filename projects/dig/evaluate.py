@@ -17,6 +17,7 @@ from common.data.loader import Batch, SeededSampler, word_loader
 from common.files import write_text
 from common.metrics.accuracy import Row, Scores
 from common.metrics.papers import dig_f_measure, dig_normalise, dig_scores
+from common.text.coverage import empty_line
 from common.train.checkpoint import write_json
 from common.train.distributed import Dist
 from common.train.progress import EpochLog
@@ -174,9 +175,11 @@ class Evaluator:
 
     def _summary(self, name: str, path: Path, words: Words) -> SetResult:
         pairs = [(dig_normalise(p), dig_normalise(g)) for p, g in zip(words.predictions, words.labels)]
+        labels = [label for label, (_, truth) in zip(words.labels, pairs) if truth]
+        empty, pairs = len(pairs) - len(labels), [(found, truth) for found, truth in pairs if truth]
         count, right = max(len(pairs), 1), [p == g for p, g in pairs]
         longest = data.longest_word(self.codec.max_length)
-        fitting = [hit for hit, label in zip(right, words.labels) if len(label) <= longest]
+        fitting = [hit for hit, label in zip(right, labels) if len(label) <= longest]
         result = SetResult(
             name,
             str(path),
@@ -196,6 +199,8 @@ class Evaluator:
             print(
                 f"{len(pairs) - len(fitting)} words are longer than the decoder; without them: {result.fitting[1]:.2%}"
             )
+        if empty:
+            print(empty_line(str(path), empty))
         if words.bad:
             print(f"{words.bad} images could not be read and are in no figure")
         return result

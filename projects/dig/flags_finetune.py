@@ -86,6 +86,10 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--data_set", default="IMNET", choices=["CIFAR", "IMNET", "image_folder", "image_lmdb"],
                        help="must be image_lmdb")  # fmt: skip
     group.add_argument("--num_samples", type=float, default=math.inf, help="of each LMDB: a number, or a share <= 1")
+    group.add_argument(
+        "--unsupported_share", type=float, default=0.05,
+        help="share of labels that lose more than marks to --voc_type that stops the run",
+    )  # fmt: skip
     group.add_argument("--num_view", type=int, default=1, help="above 1: augment")
     group.add_argument("--use_abi_aug", action="store_true", help="ABINet's augmentation instead of SeqCLR's")
     group.add_argument("--input_h", type=int, default=32, help="height of the input")

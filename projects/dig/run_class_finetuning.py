@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from common.errors import UserError, command
 from common.models.weights import load_strict
+from common.text.coverage import check_coverage
 from common.train.checkpoint import load
 from common.train.distributed import Dist
 from common.train.epoch_resume import numbered_checkpoints, resume
@@ -51,6 +52,8 @@ def prepare(options, dist: Dist) -> FineTuning:
         number=options.num_samples,
         legacy_items=options.legacy_items,
     )
+    for line in check_coverage(dataset.coverage(), options.unsupported_share, "--voc_type"):
+        print(line)
     model = start_model(options).to(dist.device)
     count = parameter_count(model)
     frozen = freeze_encoder(model, options.fixed_encoder_layers)

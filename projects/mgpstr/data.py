@@ -17,6 +17,7 @@ from common.data.masks import MaskSource
 from common.data.sources import open_words
 from common.data.words import RESIZED, WordDataset, discover, discover_groups
 from common.errors import UserError
+from common.text.coverage import DEFAULT_SHARE, check_coverage
 from common.text.normalise import Normaliser, kept_by_regex_class
 from common.train.distributed import Dist
 from common.train.log import DASHES, sources_block, usage_lines
@@ -77,14 +78,21 @@ class BoxMasks(MaskSource):
 
 
 def make_dataset(
-    paths: Iterable[Path], network: Network, *, length: int | None, augment=None, masks: MaskSource | None = None
+    paths: Iterable[Path],
+    network: Network,
+    *,
+    length: int | None,
+    augment=None,
+    masks: MaskSource | None = None,
+    keep_empty: bool = False,
 ) -> WordDataset:
-    """Word sets with the labels and pictures that a network reads; labels that become empty stay, as published.
+    """Word sets with the labels and pictures that a network reads.
 
-    `length`: longest raw label that is kept, None for all.
+    `length`: longest raw label that is kept, None for all. Words whose label becomes empty are left out; the published
+    loader keeps them (`keep_empty`).
     """
     return WordDataset(
-        list(paths), image_size=SIZE, max_length=length, drop_empty=False, pad=network.pad, augment=augment,
+        list(paths), image_size=SIZE, max_length=length, drop_empty=not keep_empty, pad=network.pad, augment=augment,
         augment_at=RESIZED, masks=masks, keep=label_normaliser(network.character, network.sensitive),
     )  # fmt: skip
 
@@ -99,6 +107,8 @@ def training_data(
     filtered: bool,
     boxes: bool,
     augment,
+    unsupported_share: float = DEFAULT_SHARE,
+    keep_empty: bool = False,
 ) -> tuple[WordDataset, list[Source]]:
     """The training set and its sources in the order of the set.
 
@@ -108,8 +118,10 @@ def training_data(
         filtered: drop labels longer than the network's.
         boxes: the LMDBs hold character boxes, from which masks are drawn (`--is_mask_supervision`).
         augment: applied to the resized picture.
+        unsupported_share: share of labels that may lose letters to the character set.
+        keep_empty: train on labels of which it leaves nothing.
 
-    Raises `UserError` for sources that are missing, box labels that are missing or malformed, labels that do not fit.
+    Raises `UserError` for a character set that is not that of the labels, for sources that are missing, box labels that are missing or malformed, labels that do not fit.
     """
     groups = discover_groups(root, names)
     paths = [path for group in groups for path in group]
@@ -118,7 +130,9 @@ def training_data(
         # the published filter counts the entries of the box table, which has one more for the word
         length = None if length is None else length - 1
         refuse_pickles(paths)
-    dataset = make_dataset(paths, network, length=length, augment=augment, masks=BoxMasks() if boxes else None)
+    masks = BoxMasks() if boxes else None
+    dataset = make_dataset(paths, network, length=length, augment=augment, masks=masks, keep_empty=keep_empty)
+    check_coverage(dataset.coverage(), unsupported_share, "--character, or --sensitive for capitals")
     sizes = iter(dataset.sizes)
     sources = [
         Source(name, {path: next(sizes) for path in group}, share) for name, group, share in zip(names, groups, shares)
@@ -157,7 +171,8 @@ def describe(
     shares = "+".join(str(source.share) for source in sources)
     lines += [DASHES, f"Total_batch_size: {shares} = {sum(source.share for source in sources)}", DASHES]
     skipped = {why: count for why, count in dataset.counts.items() if why not in ("stored", "kept") and count}
-    return "\n".join([*lines, f"skipped samples: {skipped or 'none'}"])
+    charset = [coverage.line(name) for name, coverage in dataset.coverage().items()]
+    return "\n".join([*lines, *charset, f"skipped samples: {skipped or 'none'}"])
 
 
 def refuse_pickles(paths: Iterable[Path]) -> None:

@@ -65,6 +65,8 @@ DATA = (
     Flag("--is_mask_supervision", bool, help="ACDS: train the map with the character boxes of the training LMDBs"),
     Flag("--workers", int, 4, "loader processes", range=ANY, free=True),
     Flag("--bad_share", float, 0.01, "share of unreadable samples that stops the run", range=ANY, free=True),
+    Flag("--unsupported_share", float, 0.05, "share of labels that lose letters to --character that stops", range=ANY),
+    Flag("--keep_empty_labels", bool, help="train on labels of which --character leaves nothing, as published"),
 )
 TRAINING = (
     Flag("--manualSeed", int, 1111, "seed of python, numpy, torch and the data (plus rank)", range=ANY),
@@ -224,6 +226,8 @@ class TrainOptions:
     is_mask_supervision: bool
     workers: int
     bad_share: float
+    unsupported_share: float
+    keep_empty_labels: bool
     manualSeed: int
     batch_size: int
     num_iter: int

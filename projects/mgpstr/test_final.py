@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common.errors import command
 from common.infer.recognizer import pick_device
+from common.text.coverage import empty_line
 from common.train.log import sources_block
 from common.train.session import check_writable, precision_note
 from projects.mgpstr import files
@@ -51,6 +52,8 @@ def evaluate_all(
     length = None if o.data_filtering_off or network.sensitive else network.batch_max_length
     for name, paths in evaluation_sets(o.eval_data, wanted).items():
         dataset = make_dataset(paths, network, length=length)
+        if empty := dataset.counts["empty"]:
+            print(empty_line(name, empty))
         batches = evaluation_loader(dataset, size, o.workers)
         result = results[name] = evaluate(model, codes, batches, device, o.amp)
         root = paths[0] if o.benchmark_all_eval else Path(o.eval_data)

@@ -18,6 +18,7 @@ import torch
 from common.data.bad import FILE_NAME
 from common.data.words import WordDataset, discover
 from common.errors import UserError, command
+from common.text.coverage import empty_line
 from common.train.checkpoint import git_commit, load
 from common.train.distributed import Dist, process_group, wrap
 from common.train.jobs import Evaluate, States, every
@@ -162,9 +163,12 @@ def build(o: TrainOptions, values: dict[str, Any], dist: Dist, folder: Path) -> 
         dataset, sources = training_data(
             o.train_data, o.sources, shares, network, codes,
             filtered=not o.data_filtering_off, boxes=o.is_mask_supervision, augment=o.augment,
+            unsupported_share=o.unsupported_share, keep_empty=o.keep_empty_labels,
         )  # fmt: skip
         length = None if o.data_filtering_off else network.batch_max_length
         validation = make_dataset(discover(o.valid_data), network, length=length)
+        if dist.is_main and (empty := validation.counts["empty"]):
+            print(empty_line(o.valid_data, empty))
         if dist.is_main:
             check_room(folder, 2 * state_bytes(model), "a checkpoint")
     frozen = model.freeze_map_branch(o.freeze_statistics) if o.freeze else 0

@@ -18,6 +18,7 @@ from common.data.masks import MaskSource, Mirrored, Replaced, StoredMasks
 from common.data.words import NATIVE, RESIZED, WordDataset, discover, discover_groups
 from common.errors import UserError
 from common.text.charset import unsupported
+from common.text.coverage import check_coverage, empty_line
 from common.text.normalise import Normaliser
 from common.train.distributed import Dist
 from common.train.log import DASHES, sources_block, usage_lines
@@ -128,6 +129,7 @@ def training_data(options: argparse.Namespace) -> tuple[WordDataset, list[tuple[
         keep=judged,
         charset=options.character,
         on_unsupported="keep" if options.foreign == "delete" else options.foreign,
+        drop_empty=not options.keep_empty_labels,
         augment=augment,
         augment_at=place,
         masks=masks,
@@ -141,6 +143,8 @@ def training_data(options: argparse.Namespace) -> tuple[WordDataset, list[tuple[
     if isinstance(masks, StoredMasks):
         masks.check(dataset.lmdbs)
     _refuse_empty(dataset, options)
+    if options.foreign == "delete":
+        check_coverage(dataset.coverage(), options.unsupported_share, "--character, or --sensitive for capitals")
     return dataset, chosen, describe(dataset, chosen, options, about_masks)
 
 
@@ -180,6 +184,7 @@ def describe(
     lines.append(DASHES)
     counts = dataset.counts
     left_out = ", ".join(f"{counts[why]:,} {why}" for why in ("too_long", "empty", "unsupported", "bad") if counts[why])
+    lines += [coverage.line(name) for name, coverage in dataset.coverage().items()]
     lines.append(
         f"samples: {len(dataset):,} of {counts['stored']:,}" + (f" (left out: {left_out})" if left_out else "")
     )
@@ -286,7 +291,10 @@ def evaluation_sets(
         image_size=(options.imgH, options.imgW),
         max_length=None if free else options.batch_max_length,
         keep=normaliser(options.character, options.sensitive),
-        drop_empty=False,
         pad=options.family == "T" and options.PAD,
     )
-    return {name: make([path]) for name, path in found.items()}
+    sets = {name: make([path]) for name, path in found.items()}
+    for name, words in sets.items():
+        if empty := words.counts["empty"]:
+            print(empty_line(name, empty))
+    return sets

@@ -215,6 +215,13 @@ OURS = (
         help="labels with characters outside the charset: delete these characters (published), skip the label, stop",
     ),
     Flag("--bad_share", float, 0.01, "share of unreadable samples that stops the run"),
+    Flag(
+        "--unsupported_share",
+        float,
+        0.05,
+        "share of labels that lose more than marks to --character that stops the run",
+    ),
+    Flag("--keep_empty_labels", bool, help="train on labels of which --character leaves nothing, as published"),
     Flag("--print_interval", int, 20, "steps between console lines"),
 )
 TRAIN = MODEL + DATA + STEPS + FILES + LAUNCH + OURS

@@ -219,7 +219,7 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("batch_size", "num_iter", "val_interval", "log_interval", "print_interval"), (1, inf)),
     **dict.fromkeys(("accumulate", "data_ratio", "batch_max_length"), (1, inf)),
     **dict.fromkeys(("workers", "test_batch_size", "save_interval", "keep_states", "check_data"), (0, inf)),
-    **dict.fromkeys(("bad_share", "intact_prob", "lr_drop_rate"), (0, 1)),
+    **dict.fromkeys(("bad_share", "unsupported_share", "intact_prob", "lr_drop_rate"), (0, 1)),
     "manual_seed": (0, 2**32 - 1),
     "augs_mag": (0, 2),
     "augs_num": (1, inf),

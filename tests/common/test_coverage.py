@@ -52,6 +52,16 @@ def test_a_run_stops_above_the_limit() -> None:
     assert summed(sources.values()).labels == 20
 
 
+def test_marks_that_the_papers_delete_do_not_stop_a_run() -> None:
+    """With 36 characters every published loader drops punctuation; with some marks in the charset the others count."""
+    labels = ["don't", "2,000", "ab"]
+    plain, marked = counted(labels, Normaliser(CHARSET_36)), counted(labels, Normaliser(CHARSET_36 + "'"))
+    assert (plain.foreign, plain.damaged, marked.damaged) == (2, 0, 1)
+    assert "2 of 3 labels" in check_coverage({"a": plain})[0]
+    with pytest.raises(UserError, match="1 of 3"):
+        check_coverage({"a": marked})
+
+
 def test_nothing_but_empty_labels_is_refused_whatever_the_limit() -> None:
     with pytest.raises(UserError, match="all 2 are empty"):
         check_coverage({"a": counted(["中", "文"], Normaliser("abc"))}, 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -25,11 +26,19 @@ def case(path, request):
     golden, fill = json.loads(path.read_text()), harness.fill(request.config.getoption("--goldens"))
     codec = make_codec("T", golden.get("character", "0123456789abcdefghijklmnopqrstuvwxyz"), 25)
     targets = torch.from_numpy(codec.encode(golden["labels"])[0])[:, 1:]
-    logits, n, stem = {}, len(golden["labels"]), golden["recipe"].split("'")[1].rpartition("/")[0]
+    logits, n, recipe = {}, len(golden["labels"]), golden["recipe"]
+    # images('…/HEAD',(n,26,38),-1,1)*2.0; then … += 3*images('…/HEAD/boost',(n,26),0.2,3.0)[b,t]
+    (stem, _, *limits), (boost_stem, _, *boost_limits) = (
+        (name, shape, *map(float, bounds.split(",")))
+        for name, shape, bounds in re.findall(r"images\('([^']+)',\(([^)]+)\),([-\d.,]+)\)", recipe)
+    )
+    scale = float(re.search(r"\)\*([\d.]+)", recipe).group(1))
+    gain = float(re.search(r"([\d.]+)\*images", recipe).group(1))
     for head in golden["heads_order"]:
-        values = torch.as_tensor(fill.images(f"{stem}/{head}", (n, 26, codec.num_classes), -1, 1)).clone() * 2.0
-        boost = torch.as_tensor(fill.images(f"{stem}/{head}/boost", (n, 26), 0.2, 3.0))
-        logits[head] = values.scatter_add(2, targets[..., None], 3 * boost[..., None].to(values.dtype))
+        shape = (n, targets.shape[1], codec.num_classes)
+        values = torch.as_tensor(fill.images(stem.replace("HEAD", head), shape, *limits)).clone() * scale
+        boost = torch.as_tensor(fill.images(boost_stem.replace("HEAD", head), shape[:2], *boost_limits))
+        logits[head] = values.scatter_add(2, targets[..., None], gain * boost[..., None].to(values.dtype))
     return golden, codec, logits
 
 

@@ -6,6 +6,7 @@ Files are told apart by the keys they hold, so that further files and rows of th
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -84,13 +85,18 @@ def _noise_lmdbs(golden: dict, case: str, fill, folder: Path) -> tuple[Path, Pat
     from common.data.lmdb import LmdbWriter
 
     place = Path("label", "Synth", "MJ", "MJ_x")
+    # image i = uint8(floor(images('siga/CASE/i',(16,40,3),0,256))) …; mask i = PNG of (channel 0 > 128) …
+    name, shape, *limits = re.search(r"images\('([^']+)',\(([\d,]+)\),(\d+),(\d+)\)", golden["images"]).groups()
+    shape, limits = tuple(map(int, shape.split(","))), tuple(map(int, limits))
+    channel, threshold = map(int, re.search(r"channel (\d+) > (\d+)", golden["images"]).groups())
     unmasked = {row["index"] for row in golden["train"]["rows"] if row["mask_sum"] == 0}
     with LmdbWriter(folder / "training" / place) as words, LmdbWriter(folder / "masks" / place) as masks:
         for number, label in enumerate(golden["labels_in_order"], 1):
-            pixels = np.floor(np.asarray(fill.images(f"siga/{case}/{number}", (16, 40, 3), 0, 256))).astype(np.uint8)
+            own = name.replace("CASE", case).removesuffix("/i") + f"/{number}"
+            pixels = np.floor(np.asarray(fill.images(own, shape, *limits))).astype(np.uint8)
             broken = number == golden["undecodable_image_at"]
             words.add(b"not an image" if broken else encoded(pixels), label)
-            png = encoded((pixels[..., 0] > 128).astype(np.uint8))
+            png = encoded((pixels[..., channel] > threshold).astype(np.uint8))
             if number not in unmasked:
                 masks.add_value("mask", number - 1, png)
         masks.count = words.count
@@ -117,7 +123,7 @@ def test_dataset(dataset, tmp_path, request):
             max_length=longest,
             keep=keep,
             drop_empty=False,
-            image_size=(16, 40),
+            image_size=tuple(golden["train"]["rows"][0]["image_size"][::-1]),
             masks=StoredMasks(Mirrored(masks)),
         )
         assert len(words) == golden[mode]["length"]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
 from projects.ssm.pixel.model import UniPixelViT, iou, psnr, ssim
 from tests.parity import harness
-from tests.parity.test_ssm_models import check_gradients, check_names, compare, filler, images  # noqa: F401
+from tests.parity.noise import Outcome, gradient_norms, measure, without_dropout
+from tests.parity.test_ssm_models import check_names, compare, filler, images  # noqa: F401
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -28,15 +31,19 @@ def test_pixel_model(path, filler) -> None:  # noqa: F811
         model.decoder_pos_embed.copy_(tables)
     first, second = meta["inputs"].split(";")
     x, truth = images(filler, first), images(filler, second)
-    if "> 0.5" in second:
-        truth = (truth > 0.5).float()
-    predicted = model(x)
-    compare(case, "pred", predicted, absolute=1e-4)
-    loss = model.loss(predicted, truth, meta["norm_pix_loss"])
-    assert float(loss.detach()) == pytest.approx(meta["loss"], rel=1e-4)
-    loss.backward()
-    check_gradients(model, meta["grad_norm"], 2e-3)
-    check_figures(model.pictures(predicted.detach()), truth, meta)
+    if threshold := re.search(r"> ([\d.]+)", second):
+        truth = (truth > float(threshold.group(1))).float()
+
+    def compute(model: UniPixelViT, x: torch.Tensor) -> Outcome:
+        predicted = model(x)
+        loss = model.loss(predicted, truth.to(x.dtype), meta["norm_pix_loss"])
+        return Outcome({"pred": predicted}, {"loss": loss}, {"loss": gradient_norms(model, loss)})
+
+    measured = measure(compute, without_dropout(model), {"x": x})
+    compare(case, measured, "pred")
+    measured.check_scalar("loss", meta["loss"])
+    measured.check_gradients("loss", meta["grad_norm"])
+    check_figures(model.pictures(torch.from_numpy(measured.exact.tensors["pred"]).float()), truth, meta)
 
 
 def check_figures(pictures: torch.Tensor, truth: torch.Tensor, meta: dict) -> None:

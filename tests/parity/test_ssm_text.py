@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -81,10 +83,16 @@ def test_decoding(tokenizer_decode, pytestconfig) -> None:
 
 def probabilities(filler, row: dict, number: int, argmax: list[int]):
     """The largest probability of every position by the stored recipe."""
-    rng = filler.rng(f"{row['prefix']}/decode/{row['charset']}/{row['ctc']}/{number}")
-    values = rng.uniform(0, 0.1, (len(argmax), row["charset"] + 1))
+    recipe = row["recipe"]
+    # row i: uniform(0,0.1) from rng('<prefix>/decode/<cs>/<ctc>/<k>') …, then entry argmax[i] := 1 + 0.01 i, …
+    name = re.search(r"rng\('([^']+)'\)", recipe).group(1)
+    known = {"prefix": row["prefix"], "cs": row["charset"], "ctc": row["ctc"], "k": number}
+    low, high = map(float, re.search(r"uniform\(([\d.]+),\s*([\d.]+)\)", recipe).groups())
+    base, slope = map(float, re.search(r":= ([\d.]+) \+ ([\d.]+) i", recipe).groups())
+    rng = filler.rng(re.sub(r"<(\w+)>", lambda found: str(known[found.group(1)]), name))
+    values = rng.uniform(low, high, (len(argmax), row["charset"] + 1))
     for place, index in enumerate(argmax):
-        values[place, index] = 1 + 0.01 * place
+        values[place, index] = base + slope * place
     return (values / values.sum(-1, keepdims=True)).max(-1)[None]
 
 

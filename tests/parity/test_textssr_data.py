@@ -175,13 +175,14 @@ def test_lmdb_samples(datasets, filler, tmp_path) -> None:
     (tmp_path / "db").mkdir()
     environment = lmdb.open(str(tmp_path / "db" / "one"), map_size=1 << 26)
     with environment.begin(write=True) as transaction:
-        for identity in re.findall(r"'(\w+)'", case["recipe"].split("ids written:")[1]):
+        identities = re.findall(r"'(\w+)'", case["recipe"].split("ids written:")[1])
+        for identity in identities:
             picture = filler.images(prefix + identity, shape, 0, 255).astype(np.uint8)
             transaction.put(f"image-{identity}".encode(), cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
             if identity in case["annotations"]:
                 entries = json.dumps(case["annotations"][identity])
                 transaction.put(f"annotations-{identity}".encode(), entries.encode())
-        transaction.put(b"num-samples", b"4")
+        transaction.put(b"num-samples", str(len(identities)).encode())
     environment.close()
     maker = RegionMaker(case["resolution"], GlyphRenderer(recipes.FONT))
     regions = LmdbRegions(tmp_path / "db", maker, case["seed"], published_order=True)
@@ -223,6 +224,8 @@ def test_configs(published_config) -> None:
 
 def test_flags(pytestconfig) -> None:
     path = pytestconfig.getoption("--goldens") / "textssr" / "cli.json"
+    if not path.is_file():
+        pytest.skip("this folder of goldens has no cli.json")
     published = json.loads(path.read_text())
     parsers = {"train_vae.py": train_vae.parse, "train_diff.py": train_diff.parse}
     for script, parse in parsers.items():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from projects.textssr.training import build_optimizer
 from projects.textssr.unet import TextUNet
 from tests.parity import harness
 from tests.parity import textssr_recipes as recipes
+from tests.parity.noise import Measured, Outcome, gradient_norms, measure, without_dropout
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -47,30 +51,50 @@ def check_names(module: torch.nn.Module, case: harness.Case) -> None:
 
 
 def close(actual: torch.Tensor, case: harness.Case, name: str, absolute: float = 1e-4) -> None:
-    """With a stored array, whole or strided in its last two axes (or, for tokens, the last two), and its statistics."""
-    expected = case.arrays[name]
-    actual = actual.detach()
-    for axis in range(actual.ndim):
-        step = -(-actual.shape[axis] // expected.shape[axis])
-        actual = actual.index_select(axis, torch.arange(0, actual.shape[axis], step))
-    harness.assert_close(actual, expected, absolute=absolute, what=name)
+    """With a stored array, whole or strided, where no network stands between."""
+    harness.assert_close(
+        actual.detach()[strides(actual.shape, case.arrays[name])], case.arrays[name], absolute=absolute
+    )
+
+
+def strides(shape: tuple[int, ...], stored: np.ndarray) -> tuple[slice, ...]:
+    """The index by which a tensor of `shape` was thinned to the stored one."""
+    return tuple(slice(None, None, -(-side // kept)) for side, kept in zip(shape, stored.shape))
+
+
+def check(measured: Measured, case: harness.Case, *names: str) -> None:
+    for name in names:
+        measured.check(name, case.arrays[name], part=strides(measured.exact.tensors[name].shape, case.arrays[name]))
 
 
 def test_unet(unet_case, filler) -> None:
-    meta = unet_case.meta
+    meta, timesteps = unet_case.meta, torch.tensor(unet_case.meta["inputs"]["timestep"])
     unet = TextUNet(**meta["constructor"])
     check_names(unet, unet_case)
     filler.fill_module(unet)
     assert unet.config.in_channels == meta["config_in_channels"]
     sample = recipes.batch(filler, meta["inputs"]["sample"])
     planes = recipes.planes(filler, meta["inputs"]["ttf"], len(sample))
-    close(unet.ttf_net(planes), unet_case, "tokens")
-    output = unet(sample, torch.tensor(meta["inputs"]["timestep"]), planes).sample
-    close(output, unet_case, "output")
-    loss = F.mse_loss(output, recipes.batch(filler, meta["inputs"]["target"]))
-    assert float(loss.detach()) == pytest.approx(meta["mse_loss"], abs=1e-4)
-    loss.backward()
-    recipes.check_gradients(unet, meta["grad_l2"])
+
+    def compute(unet: TextUNet, sample: torch.Tensor, planes: torch.Tensor) -> Outcome:
+        output = unet(sample, timesteps, planes).sample
+        made = Outcome({"tokens": unet.ttf_net(planes), "output": output})
+        if "target" in meta["inputs"]:
+            loss = F.mse_loss(output, recipes.batch(filler, meta["inputs"]["target"]).to(output.dtype))
+            made.scalars["mse_loss"], made.gradients["loss"] = loss, gradient_norms(unet, loss)
+        return made
+
+    measured = measure(compute, without_dropout(unet), {"sample": sample, "planes": planes})
+    check(measured, unet_case, "tokens", "output")
+    for name in measured.exact.scalars:
+        measured.check_scalar(name, meta[name])
+    check_gradients(measured, meta)
+
+
+def check_gradients(measured: Measured, meta: dict) -> None:
+    if "grad_l2" in meta:
+        spared = dict.fromkeys(meta.get("no_grad", []))
+        measured.check_gradients("loss", meta["grad_l2"] | spared)
 
 
 def test_vae(vae_case, filler) -> None:
@@ -79,21 +103,23 @@ def test_vae(vae_case, filler) -> None:
     check_names(vae, vae_case)
     filler.fill_module(vae)
     assert vae.config.scaling_factor == meta["scaling_factor"]
-    pixels = recipes.batch(filler, meta["inputs"]["pixels"])
-    posterior = encode(vae, pixels)
-    close(posterior.mean, vae_case, "mean")
-    close(posterior.logvar, vae_case, "logvar")
-    close(torch.exp(posterior.logvar / 2), vae_case, "std")
-    close(encode(vae, recipes.batch(filler, meta["inputs"]["glyph"])).mean, vae_case, "glyph_mean")
-    with torch.no_grad():
-        latents = recipes.batch(filler, meta["inputs"]["z"]) / meta["scaling_factor"]
-        close(vae.decode(latents).sample, vae_case, "decoded_z")
-    reconstruction = vae(pixels).sample
-    close(reconstruction, vae_case, "reconstruction")
-    loss = F.mse_loss(reconstruction, pixels)
-    assert float(loss.detach()) == pytest.approx(meta["vae_loss"], abs=1e-4)
-    loss.backward()
-    recipes.check_gradients(vae, meta["grad_l2"])
+    inputs = {name: recipes.batch(filler, meta["inputs"][name]) for name in ("pixels", "glyph", "z")}
+
+    def compute(vae: AutoencoderKL, pixels: torch.Tensor, glyph: torch.Tensor, z: torch.Tensor) -> Outcome:
+        posterior, reconstruction = encode(vae, pixels), vae(pixels).sample
+        loss = F.mse_loss(reconstruction, pixels)
+        with torch.no_grad():
+            decoded = vae.decode(z / meta["scaling_factor"]).sample
+        tensors = {
+            "mean": posterior.mean, "logvar": posterior.logvar, "std": torch.exp(posterior.logvar / 2),
+            "glyph_mean": encode(vae, glyph).mean, "decoded_z": decoded, "reconstruction": reconstruction,
+        }  # fmt: skip
+        return Outcome(tensors, {"vae_loss": loss}, {"loss": gradient_norms(vae, loss)})
+
+    measured = measure(compute, vae, inputs)
+    check(measured, vae_case, *measured.exact.tensors)
+    measured.check_scalar("vae_loss", meta["vae_loss"])
+    check_gradients(measured, meta)
 
 
 def test_scheduler(scheduler_case, filler) -> None:
@@ -113,18 +139,23 @@ def test_scheduler(scheduler_case, filler) -> None:
     close(scheduler.add_noise(start, noise, steps), scheduler_case, "noisy")
     if scheduler.config.prediction_type == "v_prediction":
         close(target_of(scheduler, start, noise, steps), scheduler_case, "velocity")
-    scheduler.set_timesteps(20)
+    scheduler.set_timesteps(int(re.search(r"(\d+) inference steps", meta["inputs"]["step"]).group(1)))
     for name in [name for name in scheduler_case.arrays if name.startswith("prev_") and not name.endswith("_x0")]:
         step = name.removeprefix("prev_")
         own = recipes.batch(filler, meta["inputs"]["step"].replace("<t>", step))
         after = ancestral_step(scheduler, noise, torch.tensor(int(step)), start, lambda *_, own=own: own)
         close(after, scheduler_case, name)
+        if f"{name}_x0" in scheduler_case.arrays:
+            close(predicted_original(scheduler, noise, torch.tensor(int(step)), start), scheduler_case, f"{name}_x0")
+
+
+def predicted_original(scheduler: DDPMScheduler, output, timestep, sample) -> torch.Tensor:
+    """The scheduler's x_0 of a step: what `ancestral_step` mixes with the sample."""
+    return scheduler.step(output, timestep, sample, generator=torch.Generator()).pred_original_sample
 
 
 def configured(settings: dict, model: torch.nn.Module) -> torch.optim.Optimizer:
     """The optimizer of a run whose published settings are `settings`."""
-    from types import SimpleNamespace
-
     config = SimpleNamespace(
         learning_rate=settings["lr"], adam_beta1=settings["betas"][0], adam_beta2=settings["betas"][1],
         adam_weight_decay=settings["weight_decay"], adam_epsilon=settings["eps"], scale_lr=False, use_8bit_adam=False,
@@ -134,86 +165,116 @@ def configured(settings: dict, model: torch.nn.Module) -> torch.optim.Optimizer:
 
 
 def test_step(step_case, goldens, filler) -> None:
-    meta, inputs = step_case.meta, step_case.meta["inputs"]
-    image, vae = recipes.batch(filler, inputs["image"]), recipes.tiny_vae(goldens)
+    meta = step_case.meta
+    image, vae = recipes.batch(filler, meta["inputs"]["image"]), recipes.tiny_vae(goldens)
     if "unet_sample" in step_case.arrays:
-        model, loss = diffusion_step(step_case, goldens, filler, image, vae)
+        model, loss_of = recipes.tiny_unet(goldens), diffusion_step(step_case, goldens, filler, vae)
     else:
-        model = vae.train()
-        prediction = vae(image).sample
-        close(prediction, step_case, "pred")
-        loss = F.mse_loss(prediction, image)
-    assert float(loss.detach()) == pytest.approx(meta["loss"], abs=1e-4)
-    loss.backward()
-    recipes.check_gradients(model, meta["grad_l2"])
-    optimizer = configured(meta["optimizer"], model)
-    assert len(optimizer.param_groups) == 1
-    assert float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)) == pytest.approx(
-        meta["grad_norm_before_clip"], rel=1e-3
-    )
-    optimizer.step()
-    state = model.state_dict()
-    for name, (total, norm) in meta["after_step_sum_and_l2"].items():
-        values = state[name].double()
-        assert float(values.norm()) == pytest.approx(norm, rel=1e-4), name
-        assert float(values.sum()) == pytest.approx(total, abs=1e-4 * max(values.numel() ** 0.5, abs(total))), name
+        model, loss_of = vae.train(), reconstruction_step
+
+    def compute(model: torch.nn.Module, image: torch.Tensor) -> Outcome:
+        tensors, loss = loss_of(model, image)
+        made = Outcome(tensors, {"loss": loss}, {"loss": gradient_norms(model, loss)})
+        optimizer = configured(meta["optimizer"], model)
+        assert len(optimizer.param_groups) == 1
+        clip = meta.get("max_grad_norm", meta.get("clip_grad", 1.0))
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip or float("inf"))
+        made.scalars["grad_norm_before_clip"] = norm
+        optimizer.step()
+        state = model.state_dict()
+        made.tensors["after"] = torch.tensor(
+            [[state[name].double().sum(), state[name].double().norm()] for name in meta["after_step_sum_and_l2"]]
+        )
+        return made
+
+    measured = measure(compute, without_dropout(model), {"image": image})
+    check(measured, step_case, *[name for name in step_case.arrays if name in measured.exact.tensors])
+    for name in ("loss", "grad_norm_before_clip"):
+        measured.check_scalar(name, meta[name])
+    check_gradients(measured, meta)
+    check_parameters(measured.exact.tensors["after"], meta["after_step_sum_and_l2"], model)
 
 
-def diffusion_step(case, goldens, filler, image, vae):
-    """Model and loss of one step, its intermediate values compared on the way."""
-    inputs, drawn = case.meta["inputs"], []
-    mask = recipes.masks(inputs["mask"], image.shape[-1], len(image))
-    glyph = recipes.batch(filler, inputs["glyph"])
-    condition = Condition(image * mask, glyph, recipes.planes(filler, inputs["ttf"], len(image)), mask)
+def check_parameters(after: np.ndarray, golden: dict[str, list[float]], model: torch.nn.Module) -> None:
+    """Sums and norms of parameters after the step; those of matrices by the median."""
+    state, stored = model.state_dict(), np.array(list(golden.values()))
+    sizes = np.array([state[name].numel() for name in golden])
+    assert (np.abs(after[:, 1] / stored[:, 1] - 1) <= 1e-4).all()
+    assert (np.abs(after - stored)[:, 0] <= 1e-4 * np.maximum(sizes**0.5, np.abs(stored[:, 0]))).all()
+    matrix = np.array([state[name].ndim >= 2 for name in golden])
+    assert np.median(np.abs(after[matrix, 1] / stored[matrix, 1] - 1)) <= 1e-5
+
+
+def reconstruction_step(vae: AutoencoderKL, image: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    prediction = vae(image).sample
+    return {"pred": prediction}, F.mse_loss(prediction, image)
+
+
+def diffusion_step(case, goldens, filler, vae):
+    """A function (unet, image) -> intermediate values and loss, with the case's noise."""
+    inputs, single = case.meta["inputs"], vae
+    double = copy.deepcopy(vae).double()
     scheduler = DDPMScheduler(**recipes.shared(goldens, "ddpm_sd21").meta["scheduler"])
-    unet = recipes.tiny_unet(goldens)
 
-    def draw(name: str, like: torch.Tensor) -> torch.Tensor:
-        drawn.append(name)
-        return recipes.normals(inputs["eps"], name)
+    def loss_of(unet: TextUNet, image: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        drawn, vae = [], double if image.dtype == torch.float64 else single
+        mask = recipes.masks(inputs["mask"], image.shape[-1], len(image)).to(image.dtype)
+        glyph = recipes.batch(filler, inputs["glyph"]).to(image.dtype)
+        planes = recipes.planes(filler, inputs["ttf"], len(image)).to(image.dtype)
+        condition = Condition(image * mask, glyph, planes, mask)
 
-    posteriors = encode(vae, torch.cat([image, condition.masked, glyph])).split(len(image))
-    output = diffusion_loss(
-        unet, scheduler, *posteriors, condition, vae.config.scaling_factor, draw, torch.tensor(inputs["timesteps"])
-    )
-    assert drawn == case.meta["calls"]
-    for name, value in (("unet_sample", output.sample), ("pred", output.prediction), ("target", output.target)):
-        close(value, case, name)
-    return unet, output.loss
+        def draw(name: str, like: torch.Tensor) -> torch.Tensor:
+            drawn.append(name)
+            return recipes.normals(inputs["eps"], name).to(like.dtype)
+
+        posteriors = encode(vae, torch.cat([image, condition.masked, glyph])).split(len(image))
+        timesteps = torch.tensor(inputs["timesteps"])
+        output = diffusion_loss(unet, scheduler, *posteriors, condition, vae.config.scaling_factor, draw, timesteps)
+        assert drawn == case.meta["calls"]
+        return {"unet_sample": output.sample, "pred": output.prediction, "target": output.target}, output.loss
+
+    return loss_of
 
 
 def test_inference(inference_case, goldens, filler) -> None:
     meta, arrays, inputs = inference_case.meta, inference_case.arrays, inference_case.meta["inputs"]
-    image = recipes.batch(filler, inputs["image"])
-    mask = recipes.masks(inputs["mask"], image.shape[-1], len(image))
-    planes = recipes.planes(filler, inputs["ttf"], len(image))
-    condition = Condition(image * mask, recipes.batch(filler, inputs["glyph"]), planes, mask)
+    image, vae = recipes.batch(filler, inputs["image"]), recipes.tiny_vae(goldens)
+    vaes = {torch.float32: vae, torch.float64: copy.deepcopy(vae).double()}
     scheduler = DDPMScheduler(**recipes.shared(goldens, "ddpm_sd21").meta["scheduler"])
-    unet, vae, calls = recipes.tiny_unet(goldens).eval(), recipes.tiny_vae(goldens), []
-    noises = iter(arrays["step_noise"])
-    torch.manual_seed(int(meta["rng"].split("manual_seed(")[1].split(")")[0]))
+    seed = int(re.search(r"manual_seed\((\d+)\)", meta["rng"]).group(1))
+    posteriors = recipes.posterior_draws(seed, arrays["init"].shape)
 
-    def draw(name: str, like: torch.Tensor) -> torch.Tensor:
-        calls.append({"glyph": "posterior", "masked": "posterior"}.get(name, name))
-        if name == "init":
-            return torch.from_numpy(arrays["init"])
-        return torch.from_numpy(next(noises)) if name == "step" else torch.randn(like.shape)
+    def compute(unet: TextUNet, image: torch.Tensor) -> Outcome:
+        calls, noises, drawn = [], iter(arrays["step_noise"]), iter(posteriors)
+        mask = recipes.masks(inputs["mask"], image.shape[-1], len(image)).to(image.dtype)
+        planes = recipes.planes(filler, inputs["ttf"], len(image)).to(image.dtype)
+        glyph = recipes.batch(filler, inputs["glyph"]).to(image.dtype)
+        condition = Condition(image * mask, glyph, planes, mask)
 
-    seen = []
-    handle = unet.register_forward_hook(lambda _, args, output: seen.append((args[0], output.sample)))
-    made = paint(unet, vae, scheduler, condition, meta["steps"], draw)
-    handle.remove()
-    assert calls == meta["draws"]
-    assert scheduler.timesteps.tolist() == meta["timesteps"]
-    close(seen[0][0], inference_case, "first_sample")
-    close(seen[0][1], inference_case, "first_pred", 1e-3)
-    close(seen[-1][1], inference_case, "last_pred", 1e-3)
-    harness.assert_close(to_pixels(made, clamp=False)[:, :, ::2, ::2], arrays["image"], absolute=1e-2, what="image")
-    pixels = to_pixels(made, clamp=False)
-    assert (int((pixels < 0).sum()), int((pixels > 255).sum())) == pytest.approx(
-        (meta["below_zero"], meta["above_255"]), abs=2
-    )
-    assert np.abs(made[0, 0].numpy() - arrays["image_vae_00"]).max() < 1e-3
+        def draw(name: str, like: torch.Tensor) -> torch.Tensor:
+            calls.append({"glyph": "posterior", "masked": "posterior"}.get(name, name))
+            if name == "init":
+                return torch.from_numpy(arrays["init"]).to(like.dtype)
+            return (torch.from_numpy(next(noises)) if name == "step" else next(drawn)).to(like.dtype)
+
+        seen = []
+        handle = unet.register_forward_hook(lambda _, args, output: seen.append((args[0], output.sample)))
+        made = paint(unet, vaes[image.dtype], scheduler, condition, meta["steps"], draw)
+        handle.remove()
+        assert calls == meta["draws"]
+        assert scheduler.timesteps.tolist() == meta["timesteps"]
+        pixels = to_pixels(made, clamp=False)
+        overflow = {"below_zero": (pixels < 0).sum(), "above_255": (pixels > 255).sum()}
+        tensors = {
+            "first_sample": seen[0][0], "first_pred": seen[0][1], "last_pred": seen[-1][1],
+            "image": pixels, "image_vae_00": made[0, 0], "last_sample_latent": seen[-1][0][:, :4],
+        }  # fmt: skip
+        return Outcome(tensors, overflow)
+
+    measured = measure(compute, recipes.tiny_unet(goldens).eval(), {"image": image})
+    check(measured, inference_case, *[name for name in measured.exact.tensors if name in arrays])
+    for name in ("below_zero", "above_255"):
+        measured.check_scalar(name, meta[name], floor=2)
 
 
 def test_full_size(full_size_case) -> None:

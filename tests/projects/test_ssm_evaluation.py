@@ -76,6 +76,9 @@ def test_no_character_is_asked_for(name: str, more: dict) -> None:
 
 
 def test_validates_batches_without_a_known_word(corpus: Path, tmp_path: Path) -> None:
-    run(configuration(corpus, "model.charset_train='0123456789'", "trainer.max_epochs=1"), tmp_path)
+    run(
+        configuration(corpus, "model.charset_train='0123456789'", "trainer.max_epochs=1", "data.unsupported_share=1"),
+        tmp_path,
+    )
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "val_loss" in row]

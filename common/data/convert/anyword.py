@@ -126,7 +126,9 @@ def picture_folder(source: Path, root: Path, names: Sequence[str] = ()) -> Path:
     near = [source.parent / root, *(above / root for above in source.absolute().parents[1:6])]
     tails = [source.parent.joinpath(*root.parts[start:]) for start in range(1, len(root.parts))]
     places = [place for place in (root, *near, *tails) if place.is_dir()]
-    return max(places, key=lambda place: sum((place / name).is_file() for name in names), default=root)
+    best = max(places, key=lambda place: sum((place / name).is_file() for name in names), default=root)
+    # a folder of the same name by chance, such as /root, holds none of them
+    return best if not names or any((best / name).is_file() for name in names) else root
 
 
 def _kept(item: dict, filters: Filters, counts: Counter) -> list[dict]:

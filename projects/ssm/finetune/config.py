@@ -61,7 +61,10 @@ def read_charset(config: DictConfig) -> None:
     file = config.model.get("charset_file")
     if not file:
         return
-    charset = read_charset_file(file)
+    try:
+        charset = read_charset_file(file)
+    except UserError as error:
+        raise UserError(f"model.charset_file: {error}") from None
     print(f"model.charset_file: {described(charset)}")
     config.model.charset_train = charset
 

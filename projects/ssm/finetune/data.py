@@ -14,6 +14,7 @@ from common.data.bad import FILE_NAME, BadSamples
 from common.data.loader import Batch, SeededSampler, word_loader
 from common.data.words import WordDataset, discover
 from common.errors import UserError
+from common.text.coverage import DEFAULT_SHARE, check_coverage
 from common.text.normalise import Normaliser
 from projects.ssm.finetune.augment import SceneTextRandAugment
 
@@ -95,6 +96,8 @@ class SceneTextDataModule:
         """Training batches that begin at `place()` (epoch, batch), and validation batches."""
         o = self.options
         train, validation = self.train_dataset(), self.validation_dataset()
+        for line in check_coverage(train.coverage(), o.get("unsupported_share", DEFAULT_SHARE), "charset="):
+            print(line)
         print(f"training: {len(train)} words of {self.train_root()}; validation: {len(validation)} words")
         sampler = SeededSampler(len(train), o["batch_size"], self.seed, rank, world)
         bad = BadSamples(len(train) + len(train.index_bad), file=out / FILE_NAME if rank == 0 else None)

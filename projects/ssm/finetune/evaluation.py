@@ -14,6 +14,7 @@ from common.data.loader import SeededSampler, word_loader
 from common.errors import UserError
 from common.files import write_text
 from common.metrics.papers import SetMetrics, ssm_metrics
+from common.text.coverage import empty_line
 from projects.ssm.finetune.data import label_rules, open_words, rotation
 from projects.ssm.finetune.reader import SSMReader
 
@@ -55,6 +56,8 @@ def read_set(
     """
     rules = label_rules(charset, max_length, ascii_fold=(charset + reader.charset).isascii())
     dataset = open_words(folder, reader.image_size, rules, rotation(degrees))
+    if empty := dataset.counts["empty"]:
+        print(empty_line(str(folder), empty))
     sampler = SeededSampler(len(dataset), batch_size, shuffle=False)
     bad = BadSamples(len(dataset) + len(dataset.index_bad), limit=1.0)
     words = []

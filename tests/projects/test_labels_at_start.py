@@ -1,0 +1,110 @@
+"""Every project counts at its start what the character set does to the labels, and stops where it would lose them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from projects.dig import data as dig_data
+from projects.dig import flags_finetune, text
+from projects.mgpstr import data as mgpstr_data
+from projects.mgpstr.flags import read_options, train_options
+from projects.mgpstr.label_codes import LabelCodes
+from projects.siga import data as siga_data
+from projects.siga.options import parse
+from projects.ssm.finetune.data import SceneTextDataModule
+from tests.common.lmdbs import write_words
+
+CAPITALS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def words(root: Path, labels: list[str]) -> Path:
+    write_words(root / "training" / "MJ", labels)
+    write_words(root / "validation" / "v", ["one", "two"])
+    return root
+
+
+def mgpstr(root: Path, *argv: str):
+    """The training set of MGP-STR and its description."""
+    o, _ = train_options(
+        ["--Transformer", "mgp-str", "--TransformerModel", "mgp_str_tiny_patch4_3_32_128",
+         "--train_data", str(root / "training"), "--valid_data", str(root / "validation"),
+         "--select_data", "MJ", "--batch_ratio", "1", *argv]
+    )  # fmt: skip
+    codes = LabelCodes(o.network.character, o.network.batch_max_length, o.network.heads)
+    dataset, sources = mgpstr_data.training_data(
+        o.train_data, o.sources, [o.batch_size], o.network, codes, filtered=True, boxes=False, augment=None,
+        unsupported_share=o.unsupported_share, keep_empty=o.keep_empty_labels,
+    )  # fmt: skip
+    return dataset, mgpstr_data.describe(o.train_data, ["1"], "1.0", o.batch_size, sources, dataset)
+
+
+def siga(root: Path, *argv: str):
+    options = parse(
+        ["--model_name", "TRBA", "--train_data", str(root / "training"), "--select_data", "MJ", *argv],
+        prog="train.py", description="",
+    )  # fmt: skip
+    dataset, _, about = siga_data.training_data(options)
+    return dataset, about
+
+
+@pytest.mark.parametrize("start", [mgpstr, siga], ids=["mgpstr", "siga"])
+def test_foreign_labels_stop_a_run(start, tmp_path) -> None:
+    root = words(tmp_path, ["中文", "ab", "日本", "cd", "e中"])
+    with pytest.raises(UserError, match="中"):
+        start(root)
+
+
+@pytest.mark.parametrize("start", [mgpstr, siga], ids=["mgpstr", "siga"])
+def test_capitals_fold_up_and_empty_labels_leave(start, tmp_path) -> None:
+    root = words(tmp_path, ["AB00CD", "x1", "京A1", "京"] + ["AB"] * 36)
+    dataset, about = start(root, "--character", CAPITALS, "--unsupported_share", "0.1")
+    labels = [dataset.label(index) for index in range(len(dataset))]
+    assert labels[:3] == ["AB00CD", "X1", "A1"] and len(labels) == 39
+    assert "2 of 40 labels have characters outside the charset ('京' x 2); 1 become empty; 1 change in case" in about
+
+
+@pytest.mark.parametrize("start", [mgpstr, siga], ids=["mgpstr", "siga"])
+def test_empty_labels_stay_if_asked_for(start, tmp_path) -> None:
+    root = words(tmp_path, ["京", "ab", "cd", "ef"])
+    dataset, _ = start(root, "--unsupported_share", "1", "--keep_empty_labels")
+    assert [dataset.label(index) for index in range(len(dataset))] == ["", "ab", "cd", "ef"]
+
+
+def test_dig_counts_what_becomes_unknown(tmp_path) -> None:
+    folder = write_words(tmp_path / "w", ["中文", "ab", "c-d"])
+    options = flags_finetune.parser().parse_args([])
+    dataset = dig_data.words([folder], text.codec("ALLCASES_SYMBOLS", 25), (32, 128))
+    [coverage] = dataset.coverage().values()
+    assert (coverage.labels, coverage.foreign, coverage.empty) == (3, 1, 0) and len(dataset) == 3
+    assert options.unsupported_share == 0.05
+
+
+def test_ssm_stops(tmp_path) -> None:
+    write_words(tmp_path / "train" / "real", ["中文", "ab"])
+    write_words(tmp_path / "val" / "v", ["ab"])
+    options = {
+        "root_dir": str(tmp_path), "train_dir": "real", "img_size": [32, 128], "charset_train": "abc",
+        "charset_test": "abc", "max_label_length": 25, "remove_whitespace": True, "normalize_unicode": False,
+        "augment": False, "batch_size": 1, "num_workers": 0, "unsupported_share": 0.05,
+    }  # fmt: skip
+    module = SceneTextDataModule(options)
+    with pytest.raises(UserError, match=r"1 of 2 \(50\.0%, limit 5\.0%\).*charset="):
+        module.loaders(lambda: (0, 0), 0, 1, tmp_path)
+    module.options["unsupported_share"] = 1.0
+    module.loaders(lambda: (0, 0), 0, 1, tmp_path)
+
+
+@pytest.mark.parametrize("start", [mgpstr_data, siga_data], ids=["mgpstr", "siga"])
+def test_words_without_a_label_are_in_no_accuracy(start, tmp_path, capsys) -> None:
+    write_words(tmp_path / "evaluation" / "zh", ["中文", "ab"])
+    if start is siga_data:
+        options = parse(["--model_name", "TRBA", "--train_data", "x"], prog="train.py", description="")
+        [dataset] = siga_data.evaluation_sets(tmp_path / "evaluation", None, options).values()
+        assert "zh: 1 words have an empty label" in capsys.readouterr().out
+    else:
+        network = read_options(["--Transformer", "mgp-str", "--eval_data", "x"], "test_final.py").network
+        dataset = mgpstr_data.make_dataset([tmp_path / "evaluation" / "zh"], network, length=None)
+    assert len(dataset) == 1 and dataset.counts["empty"] == 1
