@@ -121,7 +121,8 @@ def training_data(
         unsupported_share: share of labels that may lose letters to the character set.
         keep_empty: train on labels of which it leaves nothing.
 
-    Raises `UserError` for a character set that is not that of the labels, for sources that are missing, box labels that are missing or malformed, labels that do not fit.
+    Raises `UserError` for a character set that is not that of the labels, for sources that are missing, for box labels
+    that are missing or malformed, and for labels that do not fit.
     """
     groups = discover_groups(root, names)
     paths = [path for group in groups for path in group]
