@@ -69,14 +69,20 @@ def _inside(name: str) -> str:
     return rest if first in WRAPPERS and rest else name
 
 
-def strip_prefix(state: Mapping[str, torch.Tensor], prefix: str = "module.") -> dict[str, torch.Tensor]:
-    """Names without `prefix` (repeated as often as it stands in front), as (Distributed)DataParallel adds it."""
-    renamed = {}
-    for name, tensor in state.items():
-        while name.startswith(prefix):
-            name = name[len(prefix) :]
-        renamed[name] = tensor
-    return renamed
+def strip_prefix(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Names without wrappers where the model's own names are not at hand (`unwrapped` is surer where they are).
+
+    `_orig_mod.` goes everywhere, a leading `module.` as often as it stands there, and a leading `model.` where every
+    name has it, as Lightning writes them.
+    """
+    names = {name: ".".join(part for part in name.split(".") if part != COMPILED) for name in state}
+    while True:
+        if any(name.startswith("module.") for name in names.values()):
+            names = {old: name.removeprefix("module.") for old, name in names.items()}
+        elif names and all(name.startswith("model.") for name in names.values()):
+            names = {old: name.removeprefix("model.") for old, name in names.items()}
+        else:
+            return {name: state[old] for old, name in names.items()}
 
 
 def add_prefix(state: Mapping[str, torch.Tensor], prefix: str = "module.") -> dict[str, torch.Tensor]:

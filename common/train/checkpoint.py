@@ -293,11 +293,6 @@ def clear_unfinished(folder: str | Path) -> None:
                 path.unlink()
 
 
-def strip_module(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A state dict without the `module.` that parallel wrappers put before every name."""
-    return {name.removeprefix("module."): value for name, value in state.items()}
-
-
 @functools.cache
 def git_commit(folder: str | Path | None = None) -> str:
     """Commit of the source tree ("-dirty" if tracked files differ), or "unknown" outside a repository.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.models.weights import LoadReport, strip_prefix
+from common.models.weights import LoadReport, load_partial, strip_prefix
 from common.train.checkpoint import load
 
 NOT_IN_PRETRAINING = ("encoder.norm.", "decoder.", "linear_norm.", "patch_embed.")
@@ -38,23 +38,16 @@ def load_pretrained(
     projectors and the pixel head of a pre-training checkpoint are left aside.
 
     Raises:
-        UserError: nothing of the encoder's blocks fits: a checkpoint of another method or size. Names are listed.
+        UserError: a block of the encoder or its patch embedding does not fit: a checkpoint of another method or size.
     """
-    given = {prefix + name.removeprefix("backbone."): tensor for name, tensor in state.items()}
-    own = model.state_dict()
-    kept = [name for name in own if name in given and given[name].shape == own[name].shape]
-    missing = [name for name in own if name not in kept]
-    unused = [name for name in given if name not in kept]
-    report = LoadReport(kept, missing, unused)
-    needed = [name for name in own if name.startswith("encoder.blocks.")]
-    if not set(needed) <= set(kept):
-        found = len(set(needed) & set(kept))
-        raise UserError(
-            f"{what}: encoder: {found} of {len(needed)} tensors of its blocks fit this --model "
-            f"({summary(report)}); give a DiG checkpoint of the same size, or see --model_prefix"
-        )
-    model.load_state_dict({name: given[name] for name in kept}, strict=False)
-    return report
+    return load_partial(
+        model,
+        state,
+        lambda name: prefix + name.removeprefix("backbone."),
+        required=lambda name: name.startswith(("encoder.blocks.", "encoder.patch_embed.")),
+        what=what,
+        say=lambda table: None,  # the script prints `summary`
+    )
 
 
 def summary(report: LoadReport) -> str:

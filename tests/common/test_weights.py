@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from common.models.weights import ClassAxis, load_by_character, load_partial, load_strict, unwrapped
+from common.models.weights import ClassAxis, load_by_character, load_partial, load_strict, strip_prefix, unwrapped
 
 
 class Reader(nn.Module):
@@ -45,6 +45,13 @@ def test_wrappers_in_any_nesting(prefix: str, kind: type) -> None:
     assert unwrapped(state, target.state_dict().keys()).keys() == target.state_dict().keys()
     load_strict(target, state)
     assert all(torch.equal(a, b) for a, b in zip(source.state_dict().values(), target.state_dict().values()))
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.model.", "model.module."])
+def test_wrappers_where_the_names_are_not_known(prefix: str) -> None:
+    state = {prefix + name: tensor for name, tensor in Reader().state_dict().items()}
+    assert strip_prefix(state).keys() == Reader().state_dict().keys()
+    assert "model.head.weight" in strip_prefix({"model.head.weight": 0, "other": 0})  # a part of the model itself
 
 
 def test_a_compiled_part_and_a_rename() -> None:

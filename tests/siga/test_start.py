@@ -10,7 +10,8 @@ import torch
 from common.data.decode import decode_rgb
 from common.data.lmdb import LmdbWriter, WordLmdb
 from common.errors import UserError
-from common.train.checkpoint import load, save_atomic, strip_module
+from common.models.weights import strip_prefix
+from common.train.checkpoint import load, save_atomic
 from projects.siga import train
 from projects.siga.data import mask_source
 from projects.siga.mask_create import merge
@@ -97,7 +98,7 @@ def test_frozen_rectification_stays_frozen(corpus: Path, tmp_path: Path, capsys)
     tps = tmp_path / "trained" / run / "0.pth"
     assert train.main(command(corpus, tmp_path / "frozen", "TRBA_small", "--num_iter", 2, "--tps", tps)) == 0
     published = tmp_path / "frozen" / run / "1.pth"
-    net, weights = strip_module(load(published)["net"]), tmp_path / "weights.pth"
+    net, weights = strip_prefix(load(published)["net"]), tmp_path / "weights.pth"
     save_atomic(weights, {"net": net})
     for path, told in ((published, "weights, optimizer and step 2"), (weights, "the optimizer starts fresh")):
         out = tmp_path / path.stem
