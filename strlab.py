@@ -46,8 +46,8 @@ def load(name_or_file: str | Path | None = None, device: str = "auto", **options
             (`strlab models` lists them); without it the default reader.
         device: `auto` (CUDA where there is a GPU), `cpu`, `cuda`, `cuda:1`.
         options: `model` (registry entry, where a checkpoint has no metadata file), `batch_size`, `amp` (`no`, `fp16` or
-            `bf16`), `workers` (decoding threads), `upright` (follow EXIF orientation), `engine` (`auto`, `torch` or
-            `onnx`); any other is a build option of the model.
+            `bf16`), `workers` (decoding threads), `upright` (follow EXIF orientation), `engine` (`auto`, `torch`,
+            `onnx` or `int8`); any other is a build option of the model.
 
     Returns:
         A `Recognizer`: call it with one picture or with many. For a shipped reader, one line on stderr reports which

@@ -46,9 +46,8 @@ class OnnxReader:
         return self._decode(self.session.run(None, {"images": images.cpu().numpy()}))
 
 
-def faster_reader(reader: Reader, checkpoint: Path) -> Reader:
-    """Wrap a reader on a CPU by the ONNX file next to its checkpoint, where both it and ONNX Runtime are installed."""
-    path = checkpoint.with_suffix(".onnx")
+def faster_reader(reader: Reader, path: Path) -> Reader:
+    """Wrap a reader on a CPU by its ONNX file `path`, where both it and ONNX Runtime are there."""
     if reader.device.type != "cpu" or not path.is_file() or not hasattr(reader, "export_module"):
         return reader
     try:

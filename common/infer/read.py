@@ -22,7 +22,7 @@ from common.errors import UserError, printable
 from common.files import write_bytes
 from common.infer import shipped
 from common.infer.images import as_array, find_images, unlike_a_word
-from common.infer.recognizer import Prediction, Recognizer, open_recognizer
+from common.infer.recognizer import ENGINES, Prediction, Recognizer, open_recognizer
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser, batches: bool = True) -> None:
@@ -40,7 +40,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, batches: bool = Tr
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default auto)")
     parser.add_argument(
-        "--engine", default="auto", choices=["auto", "torch", "onnx"], help="auto: ONNX Runtime where it is faster"
+        "--engine", default="auto", choices=ENGINES, help="auto: ONNX Runtime where it is faster; int8: quantised"
     )
     if not batches:
         return

@@ -34,6 +34,9 @@ from common.infer.options import open_with_options
 __all__ = ["LONGEST_ASPECT", "ImageLike", "Prediction", "Reader", "Recognizer", "as_array", "find_images"]
 
 
+ENGINES = ("auto", "torch", "onnx", "int8")
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What was read in one image.
@@ -351,7 +354,7 @@ def open_recognizer(
         device: auto, cpu, cuda, cuda:1.
         options: build options that override those of the metadata.
         engine: auto (ONNX Runtime where it is installed, the checkpoint has an ONNX file next to it, and the device is
-            a CPU), torch, or onnx (refused where it is not possible).
+            a CPU), torch, onnx, or int8 (the quantised ONNX file); the last two are refused where impossible.
         how: batch_size, amp, workers, upright, published of `Recognizer`.
 
     Raises:
@@ -361,8 +364,8 @@ def open_recognizer(
     checkpoint = Path(checkpoint).expanduser()
     if not checkpoint.exists():
         raise UserError(f"--checkpoint: {checkpoint} does not exist")
-    if engine not in ("auto", "torch", "onnx"):
-        raise UserError(f"--engine: {engine!r} is not one of auto, torch, onnx")
+    if engine not in ENGINES:
+        raise UserError(f"--engine: {engine!r} is not one of {', '.join(ENGINES)}")
     card = read_card(checkpoint)
     name = model or card.get("model") or (registry.recognise(checkpoint) if checkpoint.is_file() else None)
     if not name:
@@ -387,10 +390,12 @@ def open_recognizer(
     if engine != "torch" and not options and how.get("amp", "no") == "no":
         from common.infer.onnx_reader import faster_reader
 
-        reader = faster_reader(reader, checkpoint)
-    if engine == "onnx" and not hasattr(reader, "session"):
+        suffix = ".int8.onnx" if engine == "int8" else ".onnx"
+        reader = faster_reader(reader, checkpoint.with_suffix(suffix))
+    if engine in ("onnx", "int8") and not hasattr(reader, "session"):
+        file = checkpoint.with_suffix(".int8.onnx" if engine == "int8" else ".onnx").name
         raise UserError(
-            f"--engine onnx: it needs onnxruntime (`pip install 'strlab[export]'`), a CPU, and "
-            f"{checkpoint.with_suffix('.onnx').name} next to the checkpoint"
+            f"--engine {engine}: it needs onnxruntime (`pip install 'strlab[export]'`), a CPU, and {file} next to the "
+            "checkpoint"
         )
     return Recognizer(reader, name=row.name, source=checkpoint, metadata=card, **how)

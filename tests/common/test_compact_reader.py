@@ -114,3 +114,31 @@ def test_wrong_options_are_refused_in_one_line(tmp_path, capsys) -> None:
         assert main([*command(tmp_path / "out"), *more]) == 2
         error = capsys.readouterr().err
         assert word in error and len(error.splitlines()) == 1
+
+
+def test_a_released_reader_has_four_files_that_read_alike(tmp_path, monkeypatch) -> None:
+    import pytest
+
+    pytest.importorskip("onnxruntime")
+    from common.infer import shipped
+    from common.infer.recognizer import open_recognizer
+    from common.reader import release
+    from tests.common.lmdbs import noise, write_words
+
+    torch.manual_seed(0)
+    torch.save(CompactReader(95).state_dict(), tmp_path / "trained.pth")
+    data, out = write_words(tmp_path / "set", ["cat", "Dog", "x7"]), tmp_path / "weights"
+    words = [str(tmp_path / "trained.pth"), "--name", "small", "--data", str(data), "--images", "5"]
+    monkeypatch.setattr(release, "CALIBRATION", 8)
+    monkeypatch.setattr(release, "WORDS", SynthOptions(max_length=6, fonts=("roboto", "arvo")))
+    assert release.main([*words, "--trained-on", "nothing", "--terms", "none", "--out", str(out)]) in (0, None)
+    names = {path.name for path in out.iterdir()}
+    assert names == {"small.safetensors", "small.json", "small.onnx", "small.int8.onnx"}
+    monkeypatch.setattr(shipped, "ROOTS", (out,))
+    one = shipped.find("small")
+    one.check()
+    assert one.metadata["accuracy"][0]["words"] == 3 and "accuracy_int8" in one.metadata
+    picture = noise(5, 32, 128)
+    texts = {e: open_recognizer(one.path, device="cpu", engine=e)(picture).text for e in ("torch", "onnx")}
+    assert texts["torch"] == texts["onnx"]
+    assert open_recognizer(one.path, device="cpu", engine="int8")(picture).confidence >= 0
