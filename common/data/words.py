@@ -28,7 +28,7 @@ from common.data.lmdb import WordLmdb
 from common.data.masks import MaskSource, fit_mask
 from common.data.sources import KINDS, WordSource, find_sources, open_words
 from common.errors import UserError
-from common.text.coverage import Coverage
+from common.text.coverage import Coverage, shown_characters, summed
 
 Augment = Callable[..., object]  # (image uint8 [H, W, 3], rng, mask) -> image or (image, mask)
 NATIVE, RESIZED = "native", "resized"
@@ -159,7 +159,9 @@ class WordDataset:
             told = (
                 ", ".join(f"{count} {what}" for what, count in self.index.counts.items() if count) or "they are empty"
             )
-            raise UserError(f"{', '.join(str(path) for path in paths)}: no usable sample ({told})")
+            lost = summed(self.index.coverage).characters
+            cure = f"; the charset has none of {shown_characters(lost)}: give that of the labels" if lost else ""
+            raise UserError(f"{', '.join(str(path) for path in paths)}: no usable sample ({told}){cure}")
 
     def __len__(self) -> int:
         return len(self.index)

@@ -18,7 +18,7 @@ from common.data.sources import open_words
 from common.data.words import RESIZED, WordDataset, discover, discover_groups
 from common.errors import UserError
 from common.text.coverage import DEFAULT_SHARE, check_coverage
-from common.text.normalise import Normaliser, kept_by_regex_class
+from common.text.normalise import Normaliser, fold_case, kept_by_regex_class
 from common.train.distributed import Dist
 from common.train.log import DASHES, sources_block, usage_lines
 from projects.mgpstr.box_masks import check_boxes, mask_from_boxes, parse_boxes
@@ -309,7 +309,7 @@ class ListedBatches:
                     print(f"{file}: skipped ({error})")
                     self.bad.add([BadSample(str(self.path), number, f"{file}: {error}")])
                     continue
-                labels.append(label if self.network.sensitive else label.lower())
+                labels.append(label if self.network.sensitive else fold_case(label, self.network.character))
             if labels:
                 yield Batch(torch.from_numpy(np.stack(pictures)), labels, torch.arange(len(labels)))
 

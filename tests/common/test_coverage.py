@@ -82,5 +82,7 @@ def test_data_sets_count_their_labels(tmp_path) -> None:
     assert name == str(folder)
     assert (coverage.labels, coverage.foreign, coverage.empty, coverage.case_only) == (3, 1, 1, 1)
     assert WordDataset([folder]).coverage() == {}
+    with pytest.raises(UserError, match=r"no usable sample \(3 stored, 3 empty\); the charset has none of 'b' x 2"):
+        WordDataset([folder], keep=Normaliser("x"))
     known = WordDataset([folder], charset=CHARSET_36 + "A", on_unsupported="skip")
     assert known.counts["unsupported"] == 1 and next(iter(known.coverage().values())).empty == 0
