@@ -64,8 +64,7 @@ def compress(graph: bytes, least: int = 4096) -> bytes:
         graph: a serialised model.
         least: matrices with fewer values stay as they are.
 
-    Where the exporter merged a norm into a convolution the product is rounded to fp16 as well; what overflows fp16
-    stays in fp32. `strlab export --check` compares the result with PyTorch.
+    What overflows fp16 stays in fp32. Weights that come from an fp16 file keep their values exactly.
     """
     import onnx
     from onnx import numpy_helper
