@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -41,11 +42,22 @@ def machine() -> dict[str, str]:
         "system": f"{platform.system()} {platform.machine()}",
         "cores": str(usable),
         "threads": str(torch.get_num_threads()),
+        "processor": processor(),
     }
     if torch.cuda.is_available():
         facts["gpu"] = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         facts["cuda"] = str(torch.version.cuda)
     return facts
+
+
+def processor() -> str:
+    """The processor's model as the system names it, "" where it does not."""
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+    except OSError:
+        return platform.processor()
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.processor()
 
 
 def describe() -> dict[str, str]:

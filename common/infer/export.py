@@ -143,7 +143,7 @@ def export(recognizer: Recognizer, opset: int = OPSET) -> bytes:
                 dynamic_axes={name: {0: "batch"} for name in ["images", *names]},
                 opset_version=opset,
                 dynamo=False,
-                # Norms stay apart from convolutions: ONNX Runtime merges them itself, and the weights keep their values.
+                # Norms stay apart from convolutions: ONNX Runtime merges them, and the weights keep their values.
                 training=torch.onnx.TrainingMode.PRESERVE,
             )
     except Exception as error:  # the exporter has many types of its own

@@ -8,7 +8,9 @@ Report('SIGA', 4 blocks)
 from __future__ import annotations
 
 import base64
+import csv
 import functools
+import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -104,12 +106,39 @@ class Report:
         return f"# {self.title}\n\n{self.subtitle}\n\n{body}\n"
 
     def write(self, folder: Path, name: str = "report") -> tuple[Path, Path]:
-        """Write `<name>.html`, `<name>.md` and `<name>_files/` for the latter; returns the paths of the two."""
+        """Write `<name>.html`, `<name>.md`, and `<name>_files/` with the latter's pictures and every table as CSV and
+        LaTeX; return the paths of the two."""
         pictures: dict[str, bytes] = {}
         text = self.markdown(pictures, f"{name}_files")
+        tables = [content for kind, content in self.blocks if kind == "table"]
+        for index, (header, rows, _, _) in enumerate(tables, 1):
+            pictures[f"table-{index:02d}.csv"] = csv_bytes([header, *rows])
+            pictures[f"table-{index:02d}.tex"] = latex(header, rows).encode()
         for file, data in pictures.items():
             write_bytes(folder / f"{name}_files" / file, data)
         return write_text(folder / f"{name}.html", self.html()), write_text(folder / f"{name}.md", text)
+
+
+def csv_bytes(rows: Sequence[Sequence[Any]]) -> bytes:
+    """Rows as CSV with full precision; None is an empty field."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(["" if value is None else value for value in row] for row in rows)
+    return buffer.getvalue().encode()
+
+
+def latex(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
+    """A table for a paper, with booktabs; numbers as the page shows them."""
+    signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    signs |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
+
+    def line(values: Sequence[Any]) -> str:
+        cells = ("--" if value is None else number(value).strip("`") for value in values)
+        return " & ".join("".join(signs.get(c, c) for c in cell) for cell in cells) + r" \\"
+
+    columns = "".join("r" if numeric([list(row) for row in rows], i) else "l" for i in range(len(header)))
+    body = "\n".join(map(line, rows))
+    head = f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(header)}\n\\midrule"
+    return f"{head}\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
 
 
 def number(value: Any) -> str:

@@ -9,6 +9,7 @@ A project's `report.py` usually calls `standard_report` and adds its own picture
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ import numpy as np
 from common.data.sources import open_words
 from common.errors import UserError
 from common.infer import environment
+from common.infer.shipped import sha256
 from common.report.finished import Finished, PublishedRow
 from common.report.metrics import charts_of, curves_of, find_metrics
 from common.report.page import Cell, Report
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from common.infer.recognizer import Recognizer
 
 PROTOCOLS = ("36", "62", "94")
+MOST_ERRORS = 400  # rows of the table of errors
+MOST_HASHED = 100_000  # labels of a set
 EXPLAIN = (
     "**36**: digits and letters without case, everything else removed from both sides; **62**: the same with case; "
     "**94**: all printable ASCII characters, with case. A word whose label is empty after this is not counted (n). All "
@@ -211,7 +215,7 @@ def cells_of(
         if prediction.attention is not None and prediction.text:
             maps = prediction.attention[: max(1, len(prediction.text))]
             images.append(attention_strip(enlarge(crop, 2), maps, columns=2))
-        lines = [f"truth `{row['label']}`, confidence {float(row['confidence']):.2f}, {row['set']}"]
+        lines = [f"truth `{row['label']}`, confidence {100 * float(row['confidence']):.1f} %, {row['set']}"]
         for pictures in extras.values():
             images.append(enlarge(as_picture(pictures[i]), max(1, crop.shape[1] * 2 // pictures[i].shape[1])))
         if extras:
@@ -233,11 +237,16 @@ def add_errors(report: Report, finished: Finished, rows: list[dict[str, str]]) -
     )
     sure = sorted(wrong, key=lambda row: (-float(row["confidence"]), row["set"], int(row["index"])))[:12]
     report.grid(cells_of(open_for(finished), sure, set_folders(finished.evaluation), attention=False))
-    far = sorted(wrong, key=lambda row: (float(row["ned"]), row["set"], int(row["index"])))[:12]
-    report.heading("Farthest from the truth", level=3).table(
-        ["set", "truth", "read", "1-NED", "confidence"],
-        [[row["set"], row["label"], row["prediction"], float(row["ned"]), float(row["confidence"])] for row in far],
-    )
+    far = sorted(wrong, key=lambda row: (float(row["ned"]), row["set"], int(row["index"])))[:MOST_ERRORS]
+    report.heading("All errors" if len(far) == len(wrong) else f"The {MOST_ERRORS} worst errors", level=3).table(
+        ["set", "number", "truth", "read", "1-NED %", "confidence %"],
+        [
+            [row["set"], int(row["index"]) + 1, row["label"], row["prediction"], 100 * float(row["ned"]),
+             100 * float(row["confidence"])]
+            for row in far
+        ],
+        "Farthest from the truth first; a click on a column sorts by it.",
+    )  # fmt: skip
     counts = confusions((row["label"].lower(), row["prediction"].lower()) for row in wrong).most_common(24)
     report.heading("Confusions").table(
         ["true", "read", "times"],
@@ -257,11 +266,31 @@ def add_provenance(report: Report, finished: Finished) -> None:
         report.heading("Options", level=3).table(
             ["option", "value"], [[name, str(value)] for name, value in flat(card)]
         )
+    if finished.checkpoint is not None and finished.checkpoint.exists():
+        files = sorted(p for p in [finished.checkpoint, *finished.checkpoint.rglob("*")] if p.is_file())
+        rows = [[short(file, finished.out), file.stat().st_size, sha256(file)] for file in files[:20]]
+        report.heading("Checkpoint", level=3).table(["file", "bytes", "sha256"], rows)
     report.heading("Software and machine", level=3)
     report.table(["what", "value"], [[name, value] for name, value in environment.describe().items()])
     sets = data_sets(finished.data)
     if sets:
-        report.heading("Data", level=3).table(["folder", "words"], sets)
+        report.heading("Data", level=3).table(["folder", "words", "sha256 of its labels"], sets)
+
+
+def short(path: Path, out: Path) -> str:
+    """A path from the output folder, where it lies below it; else its last two parts."""
+    return path.relative_to(out).as_posix() if path.is_relative_to(out) else "/".join(path.parts[-2:])
+
+
+def labels_hash(path: Path) -> str:
+    """A hash of a set's labels in order, which tells two sets of equal size apart; "" for a set without labels."""
+    digest, words = hashlib.sha256(), open_words(path)
+    try:
+        for index in range(min(len(words), MOST_HASHED)):
+            digest.update(words.label(index).encode() + b"\0")
+    except (KeyError, UnicodeDecodeError, UserError):
+        return ""
+    return digest.hexdigest()[:16] + ("" if len(words) <= MOST_HASHED else f" (first {MOST_HASHED:,})")
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -280,6 +309,9 @@ def data_sets(root: Path) -> list[list[Any]]:
     from common.data.words import discover
 
     try:
-        return [[path.relative_to(root).as_posix(), len(open_words(path))] for path in discover(root, None)]
+        return [
+            [path.relative_to(root).as_posix(), len(open_words(path)), labels_hash(path)]
+            for path in discover(root, None)
+        ]
     except UserError:
         return []  # a recipe of a method that reads no word LMDBs

@@ -46,10 +46,11 @@ class Checker(html.parser.HTMLParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.loaded, self.tags = [], set()
+        self.loaded, self.tags, self.scripts = [], set(), 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
+        self.scripts += tag == "script"
         self.loaded += [v for k, v in attrs if k in ("src", "href") and v and not v.startswith(("data:", "#"))]
 
 
@@ -67,10 +68,13 @@ def test_html_is_self_contained_and_escaped(tmp_path: Path) -> None:
     page, text = sample_report().write(tmp_path)
     checker = Checker()
     checker.feed(page.read_text("utf-8"))
-    assert checker.loaded == [] and "script" not in checker.tags
-    assert {"table", "svg", "figure", "img", "code"} <= checker.tags
+    assert checker.loaded == [] and checker.scripts == 1  # the page's own; the one of the text is escaped
+    assert {"details", "summary", "table", "svg", "figure", "img", "code"} <= checker.tags
     markdown = text.read_text("utf-8")
     assert "x\\|y" in markdown and "**" in markdown
+    assert (tmp_path / "report_files" / "table-01.csv").read_text() == "set,n\nx|y,3\n<z>,\n"
+    tex = (tmp_path / "report_files" / "table-01.tex").read_text()
+    assert "\\begin{tabular}{lr}" in tex and "x|y & 3 \\\\" in tex and "\\bottomrule" in tex
     for name in ("001.png", "002.svg", "003.png"):
         assert f"report_files/{name}" in markdown and (tmp_path / "report_files" / name).is_file()
 
