@@ -103,4 +103,4 @@ def slices(traits: Sequence[Traits], correct: Sequence[bool]) -> list[dict[str, 
 def _order(value: str) -> tuple[bool, float, str]:
     """Intervals by their edge, the open one last; names by their letters."""
     numbers = [float(word) for word in value.split() if word.replace(".", "", 1).isdigit()]
-    return value.startswith("over") and " to " not in value, numbers[0] if numbers else 0.0, value
+    return value.startswith("over") and " to " not in value, numbers[-1] if numbers else 0.0, value
