@@ -27,7 +27,7 @@ from projects.textssr.fonts import Coverage, default_font
 from projects.textssr.glyphs import GlyphRenderer
 from projects.textssr.painting import _bytes
 from projects.textssr.regions import BadRegion
-from tests.projects.textssr_runs import (
+from tests.textssr.textssr_runs import (
     BAD_TEXTS,
     BAD_WORDS,
     CONFIGS,

@@ -29,7 +29,7 @@ from projects.textssr.readers import read_crop
 from projects.textssr.training import load_scheduler, load_vae
 from projects.textssr.unet import TextUNet
 from tests.conftest import ROOT
-from tests.projects.textssr_runs import (
+from tests.textssr.textssr_runs import (
     CONFIGS,
     SHORT,
     bad_scenes,
