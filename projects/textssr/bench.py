@@ -11,11 +11,11 @@ from diffusers import DDPMScheduler
 from torch.nn import functional as F
 
 from common.bench.rows import Row
-from projects.textssr.build import SCHEDULER, build_unet, build_vae
 from projects.textssr.data import RegionMaker, Sample
-from projects.textssr.diffusion import encode
 from projects.textssr.fonts import default_font
-from projects.textssr.glyphs import GlyphRenderer
+from projects.textssr.model.build import SCHEDULER, build_unet, build_vae
+from projects.textssr.model.diffusion import encode
+from projects.textssr.model.glyphs import GlyphRenderer
 from projects.textssr.painting import Generator, sample_draws
 
 POLYGON = [[100, 10], [150, 22], [146, 44], [96, 30]]

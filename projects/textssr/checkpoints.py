@@ -15,7 +15,7 @@ from torch import nn
 
 from common.errors import UserError
 from common.train.checkpoint import load
-from projects.textssr.unet import read_weights
+from projects.textssr.model.unet import read_weights
 
 STATE = "strlab_state.pth"
 UNFINISHED = ".unfinished-"

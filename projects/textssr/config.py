@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from common.errors import UserError
-from projects.textssr.unet import PLANE_SIZE, PLANES
+from projects.textssr.model.unet import PLANE_SIZE, PLANES
 
 NO_EFFECT = ("language", "guidance_scale", "select_data_lenth", "local_rank")
 """Published keys that the published code never used: accepted, with a notice."""

@@ -18,7 +18,7 @@ from common.data.bad import BadSample
 from common.data.decode import BadImage, decode_rgb
 from common.errors import UserError
 from projects.textssr.fonts import Coverage
-from projects.textssr.glyphs import GlyphRenderer, glyph_image
+from projects.textssr.model.glyphs import GlyphRenderer, glyph_image
 from projects.textssr.regions import (
     BadRegion,
     Box,

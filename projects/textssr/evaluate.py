@@ -33,8 +33,8 @@ from common.errors import UserError, command
 from common.files import read_regular, write_bytes, write_text
 from common.metrics.accuracy import Scores
 from common.metrics.protocols import PROTOCOL_36
+from projects.textssr.judge import Read, open_reader
 from projects.textssr.metrics import mean_similarity, sequence_accuracy
-from projects.textssr.readers import Read, open_reader
 
 PERCEPTUAL = {
     "FID": ("pytorch_fid", "pt_inception-2015-12-05-6726825d.pth"),

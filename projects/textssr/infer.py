@@ -29,12 +29,14 @@ from common.errors import UserError, command
 from common.files import write_bytes, write_text
 from common.infer.recognizer import pick_device
 from common.train.run import check_writable
+from projects.textssr.conditions import check_vae, settle
+from projects.textssr.conditions import read as read_conditions
 from projects.textssr.data import JsonRegions, LmdbRegions, RegionMaker, Regions, Sample, reasons
-from projects.textssr.diffusion import to_pixels
 from projects.textssr.fonts import PUBLISHED, Coverage, default_font
-from projects.textssr.glyphs import GlyphRenderer
+from projects.textssr.model.diffusion import to_pixels
+from projects.textssr.model.glyphs import GlyphRenderer
+from projects.textssr.model.unet import PLANE_SIZE, PLANES
 from projects.textssr.painting import PRECISIONS, Generator, batch_draws, paste_back, region_of, sample_draws
-from projects.textssr.unet import PLANE_SIZE, PLANES
 
 FOLDERS = ("local", "region", "full", "source")
 OWN_WORD = ("truth", "vae")
@@ -54,11 +56,13 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--steps", type=int, default=20, help="denoising steps")
     sampling.add_argument("--batch-size", type=int, default=32)
-    sampling.add_argument("--resolution", type=int, default=256)
+    sampling.add_argument(
+        "--resolution", type=int, default=256, help="of the crop, unless the UNet's conditions.json says"
+    )
     sampling.add_argument("--ttf-size", type=int, default=64)
     sampling.add_argument("--max-len", type=int, default=25)
     sampling.add_argument("--seed", type=int, default=42, help="of the crops")
-    sampling.add_argument("--exact-crop", action="store_true", help="mend the published off-by-one of the crop's place")
+    sampling.add_argument("--exact-crop", action="store_true", help="fix the published off-by-one of the crop's place")
     sampling.add_argument("--clean-glyph", action="store_true", help="whole strokes in the word glyph (tiny models)")
 
 
@@ -79,7 +83,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--wrap", action="store_true", help="let overflowing values wrap as the published script does")
     parser.add_argument("--no-full", action="store_true", help="write local and region only")
     add_model_flags(parser)
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    settle(options, parser, argv)
+    return options
 
 
 def build_maker(options: argparse.Namespace) -> RegionMaker:
@@ -116,11 +122,13 @@ def check_flags(options: argparse.Namespace) -> None:
 
 
 def open_generator(options: argparse.Namespace) -> Generator:
-    """The models of the flags."""
+    """The models of the flags. Raises UserError for a VAE that is not the one of the UNet's training."""
     device = pick_device(options.device)
-    return Generator.open(
+    generator = Generator.open(
         options.vae, options.unet, options.scheduler, device, steps=options.steps, precision=options.precision
     )
+    check_vae(read_conditions(options.unet), options.unet, options.vae, generator.vae.config.scaling_factor)
+    return generator
 
 
 def save_png(path: Path, picture: np.ndarray) -> None:

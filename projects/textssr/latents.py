@@ -24,7 +24,7 @@ from common.data.bad import BadSample
 from common.errors import UserError
 from common.files import write_text
 from projects.textssr.data import LmdbRegions, Sample, everyones
-from projects.textssr.diffusion import Posterior, encode
+from projects.textssr.model.diffusion import Posterior, encode
 
 PICTURES = ("image", "masked", "glyph")
 NOTE = "latents.json"

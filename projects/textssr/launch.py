@@ -1,7 +1,8 @@
-"""`accelerate launch --num_processes N` without a GPU: accelerate starts one process there, whatever N says."""
+"""The trainers' command line, and `accelerate launch --num_processes N` without a GPU, which starts one process."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -9,6 +10,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+
+
+def parse(argv: Sequence[str] | None = None, description: str = "") -> argparse.Namespace:
+    """The published flag `--config`, and `--set` (additional, not in the original)."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default=None, help="a configuration file; see projects/textssr/configs")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="values that win over the file's (additional)"
+    )
+    return parser.parse_args(argv)
 
 
 def start_all_processes() -> None:

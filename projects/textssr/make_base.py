@@ -21,7 +21,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
 from common.errors import UserError, command
-from projects.textssr.build import SCHEDULER, SIZES, build_vae, unet_options
+from projects.textssr.model.build import SCHEDULER, SIZES, build_vae, unet_options
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -14,7 +14,7 @@ def _row(name: str, build: str, size: str, side: int, status: str, weights: tupl
         name=f"textssr/{name}",
         kind="generator",
         image_size=(side, side),
-        build=f"projects.textssr.build:{build}",
+        build=f"projects.textssr.model.build:{build}",
         options={"size": size},
         meta=size == "sd21",
         weights=weights,

@@ -34,12 +34,13 @@ from common.errors import UserError, command
 from common.files import write_text
 from common.infer.recognizer import Prediction
 from common.metrics.protocols import PROTOCOLS
+from projects.textssr.conditions import settle
 from projects.textssr.data import Regions
 from projects.textssr.fonts import Coverage, default_font
 from projects.textssr.infer import add_model_flags, check_flags, check_font, open_generator, open_regions
+from projects.textssr.judge import Read, check_reader, open_reader
 from projects.textssr.painting import Generator, region_of, sample_draws
-from projects.textssr.readers import Read, check_reader, open_reader
-from projects.textssr.words import anagrams, fitting, read_list
+from projects.textssr.word_choice import anagrams, fitting, read_list
 
 NOTE = "options.json"
 NOT_PART_OF_RESULT = ("out", "workers", "device", "threads", "shard")
@@ -78,7 +79,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     run.add_argument("--part-size", type=int, default=64, help="attempts between two savings")
     add_shard_argument(run)
     add_model_flags(parser)
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    settle(options, parser, argv)
+    return options
 
 
 def plan(options: argparse.Namespace, texts: Sequence[str]) -> list[Job]:

@@ -18,20 +18,20 @@ import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderKL, DDPMScheduler
 from diffusers.training_utils import EMAModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.errors import UserError, command
 from common.train.allocator import keep_freed_memory
+from projects.textssr.conditions import font_facts
 from projects.textssr.config import DIFFUSION_KEYS, read_config
 from projects.textssr.data import LmdbRegions, RegionMaker, collate
-from projects.textssr.diffusion import Condition, diffusion_loss, encode, normal
 from projects.textssr.fonts import default_font
-from projects.textssr.glyphs import GlyphRenderer
 from projects.textssr.latents import CachedRegions, collate_cached, posteriors
-from projects.textssr.launch import start_all_processes
-from projects.textssr.train_vae import parse
-from projects.textssr.training import Stopped, Trainer, load_scheduler, load_vae, logger, place, start
-from projects.textssr.unet import TextUNet
+from projects.textssr.launch import parse, start_all_processes
+from projects.textssr.model.diffusion import Condition, diffusion_loss, encode, normal
+from projects.textssr.model.glyphs import GlyphRenderer
+from projects.textssr.model.unet import TextUNet
+from projects.textssr.run import Run, load_scheduler, load_vae, logger, place, start
 
 
 def build_dataset(config: SimpleNamespace) -> LmdbRegions:
@@ -51,13 +51,22 @@ def cache(config: SimpleNamespace, regions: LmdbRegions, vae: AutoencoderKL, acc
     return CachedRegions(regions, vae, folder, accelerator, identity, config.train_batch_size)
 
 
+def trained_with(config: SimpleNamespace, vae: AutoencoderKL) -> dict[str, object]:
+    """The conditions that painting must repeat."""
+    names = ("resolution", "ttf_size", "max_len", "exact_crop", "clean_glyph")
+    font = font_facts(config.font_path or default_font())
+    return {name: getattr(config, name) for name in names} | {
+        "font": font, "scaling_factor": vae.config.scaling_factor
+    }  # fmt: skip
+
+
 class DiffusionLoss:
     """The loss of a batch with a frozen VAE; the three latents are encoded in one call, or come with the batch."""
 
-    def __init__(self, trainer: Trainer, vae: AutoencoderKL, scheduler: DDPMScheduler) -> None:
-        self.trainer, self.vae, self.scheduler = trainer, vae, scheduler
+    def __init__(self, vae: AutoencoderKL, scheduler: DDPMScheduler) -> None:
+        self.vae, self.scheduler = vae, scheduler
 
-    def __call__(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+    def __call__(self, unet: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         planes = batch["ttf_images"]
         condition = Condition(batch.get("masked_images"), batch.get("glyphs"), planes, batch["masks"])
         if "moments" in batch:
@@ -69,10 +78,7 @@ class DiffusionLoss:
         timesteps = torch.randint(0, steps, (len(planes),), generator=generator).to(planes.device)
         scale = self.vae.config.scaling_factor
         draw = normal(generator)
-        output = diffusion_loss(
-            self.trainer.model, self.scheduler, image, masked, glyph, condition, scale, draw, timesteps
-        )
-        return output.loss
+        return diffusion_loss(unet, self.scheduler, image, masked, glyph, condition, scale, draw, timesteps).loss
 
 
 @command
@@ -81,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv is None:
         start_all_processes()
         keep_freed_memory()
-    options = parse(argv)
+    options = parse(argv, __doc__)
     if options.config is None:
         raise UserError("--config: missing; give for instance projects/textssr/configs/train_diff_step1_cfg.py")
     config = read_config(options.config, DIFFUSION_KEYS, options.set)
@@ -107,17 +113,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config.cache_latents:
         dataset = cache(config, dataset, vae, accelerator)
     stack = collate_cached if config.cache_latents else collate
-    trainer = Trainer(
-        config, accelerator, unet, dataset, stack, folder="unet", tracker="unet-fine-tune", drop_last=False,
-        ema=ema,
+    run = Run(
+        config, accelerator, unet, dataset, stack, DiffusionLoss(vae, scheduler), folder="unet",
+        tracker="unet-fine-tune", drop_last=False, ema=ema, trained_with=trained_with(config, vae),
     )  # fmt: skip
-    try:
-        trainer.run(DiffusionLoss(trainer, vae, scheduler))
-        if accelerator.is_main_process:
-            trainer.bare_model.save_pretrained(Path(config.output_dir) / "final" / "unet")
-    except Stopped:
-        print(f"stopped after update {trainer.update}; run the same command to go on")
-    trainer.finish()
+    if not run.train():
+        print(f"stopped after update {run.clock.step}; the same command resumes the run")
+    elif accelerator.is_main_process:
+        run.save_model(Path(config.output_dir) / "final" / "unet")
+    run.finish()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ accelerate launch --num_processes 8 projects/textssr/train_vae.py --config proje
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -17,29 +16,28 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from diffusers import AutoencoderKL
+from torch import nn
 from torch.nn import functional as F
 
 from common.errors import UserError, command
 from common.train.allocator import keep_freed_memory
 from projects.textssr.config import VAE_KEYS, read_config
 from projects.textssr.data import LmdbRegions, RegionMaker
-from projects.textssr.diffusion import encode
-from projects.textssr.launch import start_all_processes
-from projects.textssr.training import Stopped, Trainer, load_vae, start
-
-
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The published flag, and one of ours."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default=None, help="a configuration file; see projects/textssr/configs")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="go before the file's values (ours)")
-    return parser.parse_args(argv)
+from projects.textssr.launch import parse, start_all_processes
+from projects.textssr.model.diffusion import encode
+from projects.textssr.run import Run, load_vae, start
 
 
 def stack(crops: list[torch.Tensor | None]) -> dict[str, torch.Tensor] | None:
     """Crops -> a batch; those that could not be used are left out."""
     kept = [crop for crop in crops if crop is not None]
     return {"pixel_values": torch.stack(kept)} if kept else None
+
+
+def reconstruction_loss(vae: nn.Module, batch: dict[str, torch.Tensor], _: torch.Generator) -> torch.Tensor:
+    """Mean squared error of the reconstruction, whose latents are the posterior's mode."""
+    pixels = batch["pixel_values"]
+    return F.mse_loss(vae(pixels).sample.float(), pixels)
 
 
 def fit_scaling_factor(vae: AutoencoderKL, dataset: LmdbRegions, most: int = 64) -> None:
@@ -62,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv is None:
         start_all_processes()
         keep_freed_memory()
-    options = parse(argv)
+    options = parse(argv, __doc__)
     if options.config is None:
         raise UserError("--config: missing; give for instance projects/textssr/configs/train_vae_cfg.py")
     config = read_config(options.config, VAE_KEYS, options.set)
@@ -71,20 +69,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     dataset = LmdbRegions(config.lmdb_path, maker, config.seed)
     accelerator = start(config)
     fit = partial(fit_scaling_factor, vae, dataset) if config.fit_scaling_factor else None
-    trainer = Trainer(
-        config, accelerator, vae, dataset, stack, folder="vae", tracker="vae-fine-tune", drop_last=True,
-        before_save=fit, say_epochs=True,
+    run = Run(
+        config, accelerator, vae, dataset, stack, reconstruction_loss, folder="vae", tracker="vae-fine-tune",
+        drop_last=True, before_save=fit, say_epochs=True,
     )  # fmt: skip
-
-    def loss_of(batch: dict[str, torch.Tensor], _: torch.Generator) -> torch.Tensor:
-        pixels = batch["pixel_values"]
-        return F.mse_loss(trainer.model(pixels).sample.float(), pixels)
-
-    try:
-        trainer.run(loss_of)
-    except Stopped:
-        print(f"stopped after update {trainer.update}; run the same command to go on")
-    trainer.finish()
+    if not run.train():
+        print(f"stopped after update {run.clock.step}; the same command resumes the run")
+    run.finish()
 
 
 if __name__ == "__main__":

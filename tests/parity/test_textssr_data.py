@@ -17,8 +17,8 @@ import torch
 from projects.textssr import train_diff, train_vae
 from projects.textssr.config import DIFFUSION_KEYS, VAE_KEYS, read_config
 from projects.textssr.data import JsonRegions, LmdbRegions, RegionMaker, Sample, read_words
-from projects.textssr.glyphs import GlyphRenderer, glyph_image
 from projects.textssr.metrics import mean_similarity, ocr_crop, sequence_accuracy, similarity
+from projects.textssr.model.glyphs import GlyphRenderer, glyph_image
 from projects.textssr.regions import Rectangle, content_box, crop_image, mask_rectangle, region_mask, square_crop
 from tests.conftest import ROOT
 from tests.parity import harness

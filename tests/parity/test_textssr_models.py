@@ -13,9 +13,17 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler
 from torch.nn import functional as F
 
-from projects.textssr.diffusion import Condition, ancestral_step, diffusion_loss, encode, paint, target_of, to_pixels
-from projects.textssr.training import build_optimizer
-from projects.textssr.unet import TextUNet
+from projects.textssr.model.diffusion import (
+    Condition,
+    ancestral_step,
+    diffusion_loss,
+    encode,
+    paint,
+    target_of,
+    to_pixels,
+)
+from projects.textssr.model.unet import TextUNet
+from projects.textssr.run import build_optimizer
 from tests.parity import harness
 from tests.parity import textssr_recipes as recipes
 from tests.parity.noise import Measured, Outcome, gradient_norms, measure, without_dropout

@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from projects.textssr.unet import TextUNet
+from projects.textssr.model.unet import TextUNet
 from tests.conftest import ROOT
 from tests.parity import harness
 

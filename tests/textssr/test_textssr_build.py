@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d
 
-from projects.textssr.build import SIZES, VAES, build_vae
+from projects.textssr.model.build import SIZES, VAES, build_vae
 
 
 @pytest.mark.parametrize("size", SIZES)

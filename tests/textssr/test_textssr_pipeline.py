@@ -21,13 +21,13 @@ from common.data.lmdb import WordLmdb
 from common.data.synth.scenes import SceneOptions, render_scenes
 from common.errors import UserError
 from common.infer.recognizer import Prediction
-from projects.textssr import evaluate, infer, make_base, readers, report, synthesize, train_vae, words
+from projects.textssr import evaluate, infer, judge, make_base, report, synthesize, train_vae, word_choice
 from projects.textssr.config import DIFFUSION_KEYS, VAE_KEYS, read_config
+from projects.textssr.judge import read_crop
 from projects.textssr.launch import asked_for
+from projects.textssr.model.unet import TextUNet
 from projects.textssr.painting import paste_back
-from projects.textssr.readers import read_crop
-from projects.textssr.training import load_scheduler, load_vae
-from projects.textssr.unet import TextUNet
+from projects.textssr.run import load_scheduler, load_vae
 from tests.conftest import ROOT
 from tests.textssr.textssr_runs import (
     CONFIGS,
@@ -78,9 +78,9 @@ def test_checkpoints_have_the_published_form(trained) -> None:
         folder = trained / run_name / "checkpoint-3"
         names = {path.name for path in folder.iterdir()}
         assert {part, "optimizer.bin", "scheduler.bin"} <= names
-        assert {path.name for path in (folder / part).iterdir()} == {
-            "config.json", "diffusion_pytorch_model.safetensors"
-        }  # fmt: skip
+        names = {"config.json", "diffusion_pytorch_model.safetensors"}
+        additional = {"conditions.json"} if part == "unet" else set()
+        assert {path.name for path in (folder / part).iterdir()} == names | additional
     config = json.loads((trained / "step1/checkpoint-3/unet/config.json").read_text())
     assert (config["_class_name"], config["in_channels"]) == ("UNet2DConditionModel", 4)
     assert json.loads((trained / "vae/checkpoint-3/vae/config.json").read_text())["scaling_factor"] > 1.0
@@ -88,6 +88,24 @@ def test_checkpoints_have_the_published_form(trained) -> None:
     averaged = trained / "step2/checkpoint-3/unet_ema"
     assert set(weights(averaged)) == set(weights(trained / "step2/checkpoint-3/unet"))
     assert not same(averaged, trained / "step2/checkpoint-3/unet")
+
+
+def test_conditions_travel_with_the_weights(trained, base, scenes, tmp_path, capfd) -> None:
+    unet = trained / "step2/checkpoint-3/unet"
+    kept = json.loads((unet / "conditions.json").read_text())
+    assert (kept["resolution"], kept["clean_glyph"], kept["update"]) == (64, True, 3) and len(
+        kept["font"]["sha256"]
+    ) == 64
+    data = scenes / "test/test.json"
+    command = ["--data", data, "--vae", trained / VAE, "--unet", unet, "--scheduler", base / "scheduler", "--steps", 1,
+               "--limit", 1, "--device", "cpu"]  # fmt: skip
+    assert run(infer, *command, "--output", tmp_path / "painted") == 0
+    assert cv2.imread(str(tmp_path / "painted/local/0.png")).shape == (64, 64, 3)
+    assert run(infer, *command, "--output", tmp_path / "other", "--resolution", 128) == 2
+    assert "--resolution 128" in capfd.readouterr().err and not (tmp_path / "other").exists()
+    command[3] = base / "vae"  # untrained, so its latents have another scale
+    assert run(infer, *command, "--output", tmp_path / "other") == 2
+    assert "scaling factor" in capfd.readouterr().err
 
 
 def test_resuming_is_exact(trained, scenes, base, tmp_path, capfd) -> None:
@@ -286,13 +304,13 @@ def test_the_filter_keeps_what_is_read(trained, base, scenes, tmp_path, monkeypa
 
 def test_anagrams() -> None:
     rng = random.Random(0)
-    assert words.anagrams("aaa", 5, rng) == []
-    assert words.anagrams("ab", 5, rng) == ["ba"]
-    assert words.anagrams("aab", 9, rng, include_original=True) == ["aab", "aba", "baa"]
-    made = words.anagrams("NICKNAME", 20, random.Random(1))
+    assert word_choice.anagrams("aaa", 5, rng) == []
+    assert word_choice.anagrams("ab", 5, rng) == ["ba"]
+    assert word_choice.anagrams("aab", 9, rng, include_original=True) == ["aab", "aba", "baa"]
+    made = word_choice.anagrams("NICKNAME", 20, random.Random(1))
     assert len(set(made)) == 20 and "NICKNAME" not in made and all(sorted(w) == sorted("NICKNAME") for w in made)
-    assert made == words.anagrams("NICKNAME", 20, random.Random(1))
-    assert words.anagrams("a" * 20 + "b", 30, rng)[0] == "a" * 19 + "ba"
+    assert made == word_choice.anagrams("NICKNAME", 20, random.Random(1))
+    assert word_choice.anagrams("a" * 20 + "b", 30, rng)[0] == "a" * 19 + "ba"
 
 
 def test_convert_anyword(scenes, tmp_path) -> None:
@@ -378,8 +396,8 @@ def test_an_ocr_package_reads_crops() -> None:
 
 
 def test_wrong_use_is_one_line(trained, base, scenes, tmp_path, capfd, monkeypatch) -> None:
-    find = readers.importlib.util.find_spec
-    monkeypatch.setattr(readers.importlib.util, "find_spec", lambda name: None if "rapidocr" in name else find(name))
+    find = judge.importlib.util.find_spec
+    monkeypatch.setattr(judge.importlib.util, "find_spec", lambda name: None if "rapidocr" in name else find(name))
     config = CONFIGS / "tiny_vae_cfg.py"
     wrong = [
         (train_vae, ["--config", tmp_path / "none.py"], "no such file"),

@@ -16,7 +16,7 @@ from projects.mgpstr import train_final_dist
 from projects.siga import train as siga
 from projects.ssm.finetune import train as ssm
 from projects.textssr import make_base, synthesize
-from projects.textssr.build import build_unet
+from projects.textssr.model.build import build_unet
 from tests.dig import runs as dig_runs
 from tests.projects import mgpstr_corpus, siga_corpus, ssm_runs
 

@@ -29,7 +29,7 @@ def places(tmp_path_factory) -> tuple[Path, Path]:
 def parts(folder: Path, model: str) -> dict:
     """What a checkpoint folder holds, less what a run's paths change."""
     state = load(folder / "strlab_state.pth")
-    kept = {name: state[name] for name in ("update", "epoch", "micro", "sampler", "ema", "usable", "rejected")}
+    kept = {name: state[name] for name in ("update", "ema", "usable", "rejected")}
     return {
         "model": weights(folder / model),
         "optimizer": load(folder / "optimizer.bin"),

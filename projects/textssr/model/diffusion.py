@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.errors import UserError
-from projects.textssr.unet import TextUNet, predictor_input
+from projects.textssr.model.unet import TextUNet, predictor_input
 
 Draw = Callable[[str, Tensor], Tensor]
 """(name of the draw, a tensor of its shape and device) -> standard normal values."""

@@ -1,0 +1,86 @@
+"""What a UNet was trained with, next to its weights in `conditions.json`: painting takes its defaults from there."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from common.files import write_text
+
+NAME = "conditions.json"
+SETTLED = ("resolution", "ttf_size", "max_len", "exact_crop", "clean_glyph")  # flags that have the keys' names
+
+
+def write(folder: Path, conditions: Mapping[str, Any]) -> None:
+    """Write the file into a UNet folder."""
+    write_text(folder / NAME, json.dumps(dict(conditions), indent=1) + "\n")
+
+
+def font_facts(path: str | Path) -> dict[str, str]:
+    """Name and SHA-256 of a font file."""
+    return {"name": Path(path).name, "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The conditions of a UNet folder; {} where it has none, as published ones. Raises UserError for a damaged file."""
+    path = folder / NAME
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("not an object")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable ({error}): copy the folder again, or remove the file") from None
+    return found
+
+
+def settle(options: argparse.Namespace, parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> dict[str, Any]:
+    """Take over what the UNet of `options` was trained with, where no flag is given; returns the conditions.
+
+    Raises UserError for a flag that contradicts them, and for another font.
+    """
+    conditions, given = read(options.unet), explicit(parser, argv)
+    for name in SETTLED:
+        if name not in conditions:
+            continue
+        if name in given and getattr(options, name) != conditions[name]:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(
+                f"{flag} {getattr(options, name)}: {options.unet} was trained with {conditions[name]} "
+                f"({NAME}); remove the flag"
+            )
+        setattr(options, name, conditions[name])
+    font = conditions.get("font")
+    if font and "font" in given and font_facts(options.font)["sha256"] != font["sha256"]:
+        raise UserError(
+            f"--font {options.font}: {options.unet} was trained with {font['name']} ({NAME}); remove the flag"
+        )
+    return conditions
+
+
+def explicit(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> set[str]:
+    """Names of the options that the command line gives."""
+    kept = {action: action.default for action in parser._actions}
+    try:
+        for action in kept:
+            action.default = argparse.SUPPRESS
+        return set(vars(parser.parse_args(argv)))
+    finally:
+        for action, default in kept.items():
+            action.default = default
+
+
+def check_vae(conditions: Mapping[str, Any], unet: Path, vae: Path, scaling_factor: float) -> None:
+    """Raise UserError where the VAE is not the one whose latents the UNet knows."""
+    trained = conditions.get("scaling_factor")
+    if trained is not None and abs(trained - scaling_factor) > 1e-6 * abs(trained):
+        raise UserError(
+            f"--vae {vae}: its scaling factor is {scaling_factor:g}, {unet} was trained with {trained:g} ({NAME}): "
+            "give the VAE of its training"
+        )
