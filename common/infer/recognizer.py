@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from common.errors import UserError
 from common.files import read_regular
 from common.infer.images import KINDS, LONGEST_ASPECT, ImageLike, as_array, check_kind, find_images, is_image
 from common.infer.options import open_with_options
+from common.train.checkpoint import card_path, read_card
 
 __all__ = ["LONGEST_ASPECT", "ImageLike", "Prediction", "Reader", "Recognizer", "as_array", "find_images"]
 
@@ -307,35 +307,6 @@ class _NamedBytes(bytes):
 
     def __str__(self) -> str:
         return self.name
-
-
-def card_path(checkpoint: Path) -> Path:
-    """Where the metadata of a checkpoint is: `<file>.json` next to a file (`NAME.json` next to a shipped
-    `NAME.safetensors`), `card.json` in a folder."""
-    if checkpoint.is_dir():
-        return checkpoint / "card.json"
-    shipped = checkpoint.with_suffix(".json")
-    plain = checkpoint.with_name(checkpoint.name + ".json")
-    return shipped if checkpoint.suffix == ".safetensors" and shipped.is_file() and not plain.is_file() else plain
-
-
-def read_card(checkpoint: Path) -> dict[str, Any]:
-    """The metadata next to a checkpoint, {} if there is none: at least `model` (registry entry) and `options`."""
-    path = card_path(checkpoint)
-    if not path.is_file():
-        return {}
-    try:
-        card = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path}: no readable card ({error}); remove it and name the model with --model") from None
-    if not isinstance(card, dict):
-        raise UserError(f"{path}: a card is a JSON object; remove it and name the model with --model")
-    for name, kind, words in (("model", str, "a name"), ("options", dict, "an object")):
-        if not isinstance(card.get(name, kind()), kind):
-            raise UserError(
-                f"{path}: the field {name!r} is not {words}; remove the file and name the model with --model"
-            )
-    return card
 
 
 def open_recognizer(

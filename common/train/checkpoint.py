@@ -120,6 +120,35 @@ def write_card(path: str | Path, model: str, options: Mapping[str, Any], **extra
     return write_json(card, {"model": model, "options": dict(options), **extra})
 
 
+def card_path(checkpoint: Path) -> Path:
+    """Where the metadata of a checkpoint is: `<file>.json` next to a file (`NAME.json` next to a shipped
+    `NAME.safetensors`), `card.json` in a folder."""
+    if checkpoint.is_dir():
+        return checkpoint / "card.json"
+    shipped = checkpoint.with_suffix(".json")
+    plain = checkpoint.with_name(checkpoint.name + ".json")
+    return shipped if checkpoint.suffix == ".safetensors" and shipped.is_file() and not plain.is_file() else plain
+
+
+def read_card(checkpoint: Path) -> dict[str, Any]:
+    """The metadata next to a checkpoint, {} if there is none: at least `model` (registry entry) and `options`."""
+    path = card_path(checkpoint)
+    if not path.is_file():
+        return {}
+    try:
+        card = json.loads(path.read_text("utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(f"{path}: no readable card ({error}); remove it and name the model with --model") from None
+    if not isinstance(card, dict):
+        raise UserError(f"{path}: a card is a JSON object; remove it and name the model with --model")
+    for name, kind, words in (("model", str, "a name"), ("options", dict, "an object")):
+        if not isinstance(card.get(name, kind()), kind):
+            raise UserError(
+                f"{path}: the field {name!r} is not {words}; remove the file and name the model with --model"
+            )
+    return card
+
+
 def load(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
     """Read a checkpoint as data: safetensors by its suffix, else torch's format with weights only.
 

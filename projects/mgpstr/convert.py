@@ -17,7 +17,6 @@ from torch import nn
 
 from common import files
 from common.errors import UserError
-from common.infer.recognizer import read_card
 from common.models.weights import strip_prefix
 from common.text.charset import CHARSET_36
 from common.train import checkpoint
@@ -115,7 +114,7 @@ def export_hf(source: Path, folder: Path, character: str | None = None) -> None:
     if "mgp_str.cls_token" not in state:
         raise UserError(f"{source}: no mgp_str.cls_token in it: not a checkpoint of MGP-STR")
     converted, config = to_hf(state), hf_config(state)
-    kept = read_card(source).get("options") or {}
+    kept = checkpoint.read_card(source).get("options") or {}
     charset = character or kept.get("character", CHARSET_36)
     classes = config["num_character_labels"]
     if len(charset) + 2 != classes:

@@ -107,6 +107,13 @@ START = (
     Flag("--exp_name", help="name of the run; default: the model; -Seed<manualSeed> is added", free=True),
     Flag("--saved_model", default="", help="checkpoint from whose weights training continues", free=True),
     Flag(
+        "--init",
+        default="",
+        help="checkpoint to fine-tune, also to another --character or --batch_max_length: rows of the classifier move "
+        "by character, and what is kept, new and dropped is printed",
+        free=True,
+    ),
+    Flag(
         "--resume",
         default="",
         help="auto (newest state of this run, or a fresh start) or a training state: continue exactly",
@@ -249,6 +256,7 @@ class TrainOptions:
     saved_path: str
     exp_name: str | None
     saved_model: str
+    init: str
     resume: str
     allow_changes: bool
     pretrained: str
@@ -337,6 +345,8 @@ def network_of(values: dict[str, Any]) -> Network:
 def note_unused(values: dict[str, Any], given: set[str], prog: str) -> None:
     """Report flags that were given and have no effect in this command."""
     why = {name: f"by {prog}" for name, scripts in ONLY.items() if prog not in scripts}
+    if values["init"]:
+        why |= dict.fromkeys(("pretrained", "download"), "with --init")
     if values["saved_model"]:
         why |= dict.fromkeys(("pretrained", "download"), "with --saved_model")
     if not values["freeze"]:
@@ -375,6 +385,7 @@ def check(values: dict[str, Any]) -> None:
             boxes and values["PAD"],
             "--PAD: boxes are scaled to pictures that fill the input; not with --is_mask_supervision",
         ),
+        (values["init"] and values["saved_model"], "--init, --saved_model: both give the start weights; leave one out"),
         (values["freeze"] and method not in ACDS, f"--freeze: {method} has no CNN to freeze"),
     )
     for wrong, words in refusals:

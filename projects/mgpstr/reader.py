@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.infer.recognizer import Prediction, read_card
+from common.infer.recognizer import Prediction
 from common.models.images import to_float_nchw
 from common.text.charset import CHARSET_36
+from common.train.checkpoint import read_card
 from projects.mgpstr.data import SIZE, fit
 from projects.mgpstr.evaluate import read_batch
 from projects.mgpstr.flags import Network

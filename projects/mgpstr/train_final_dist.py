@@ -19,7 +19,7 @@ from common.data.bad import FILE_NAME
 from common.data.words import WordDataset, discover
 from common.errors import UserError, command
 from common.text.coverage import empty_line
-from common.train.checkpoint import git_commit, load
+from common.train.checkpoint import git_commit, load, read_card
 from common.train.distributed import Dist, process_group, wrap
 from common.train.jobs import Evaluate, States, every
 from common.train.log import Meters, MetricsLog, append
@@ -33,7 +33,7 @@ from projects.mgpstr.evaluate import Evaluation, evaluate
 from projects.mgpstr.flags import TrainOptions, table, train_options
 from projects.mgpstr.label_codes import LabelCodes
 from projects.mgpstr.method import LossModule, MgpMethod, make_optimizer, make_schedule
-from projects.mgpstr.model.build import build_row, compile_parts, load_weights, start_model
+from projects.mgpstr.model.build import build_row, compile_parts, initialise, load_weights, start_model
 
 
 @dataclass
@@ -130,6 +130,11 @@ def begin(o: TrainOptions, values: dict[str, Any], state: TrainingState, folder:
         for group in state.optimizer.param_groups:  # a state brings its own settings with it
             group.update({"betas": (o.beta1, o.beta2)} if o.adam else {"rho": o.rho, "eps": o.eps})
         return f"resumed from {path} at step {state.step}"
+    if o.init:
+        before = (read_card(Path(o.init)).get("options") or {}).get("character")
+        report = initialise(state.model, o.init, before, o.network.character)
+        state.extra["start"] = f"start: {len(report.kept)} tensors of {o.init}, at step 0"
+        return state.extra["start"]
     if not o.saved_model:
         line, warnings = start_model(state.model, o.network.name, o.pretrained, o.download)
         state.extra |= {"start": line, "warnings": warnings}

@@ -15,8 +15,8 @@ from torch import nn
 
 from common.errors import UserError
 from common.models.pretrained import DEIT_BASE, DEIT_SMALL, DEIT_TINY, MAE_LARGE, load_encoder, start_from
-from common.models.weights import load_strict, strip_prefix
-from common.text.charset import CHARSET_36
+from common.models.weights import ClassAxis, LoadReport, load_by_character, load_strict, unwrapped
+from common.text.charset import CHARSET_36, CHARSET_94
 from common.train.checkpoint import load
 from projects.mgpstr.model.acds_str import AcdsStr
 from projects.mgpstr.model.mgp_str import MgpStr
@@ -118,12 +118,53 @@ def build_row(
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load a published checkpoint, or the weights of a training state, strictly. Raises `UserError`."""
+    state = tensors_of(path)
+    explain_charset(model, unwrapped(state, model.state_dict()), str(path))
+    load_strict(model, state, what=str(path))
+
+
+def tensors_of(path: str | Path) -> Mapping[str, torch.Tensor]:
+    """The state dict of a checkpoint or of a training state. Raises `UserError` for other contents."""
     content = load(path)
     state = content.get("model", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{path}: no state dict of MGP-STR or ACDS-STR; give a best_accuracy.pth or iter_N.pth")
-    explain_charset(model, strip_prefix(state), str(path))
-    load_strict(model, state, what=str(path))
+    return state
+
+
+def initialise(model: nn.Module, path: str | Path, before: str | None, character: str) -> LoadReport:
+    """`--init`: the weights of another run, perhaps of another charset or length, as far as they fit.
+
+    Rows of the character classifier move to the index that their character has here, queries of the A3 module by their
+    position; a table of what is kept, new and dropped is printed.
+
+    Args:
+        before: characters of the file in index order; None: the 36 or 94 that its classifier has rows for.
+        character: characters of `model`.
+
+    Raises `UserError` where a block of the encoder does not fit, or the file's characters are not known.
+    """
+    state = tensors_of(path)
+    own = model.state_dict()
+    sizes = {name: len(value) for name, value in unwrapped(state, own).items() if value.ndim}
+    classes = next((size for name, size in sizes.items() if name.endswith("_str.char_head.weight")), 0)
+    if before is None:
+        before = next((known for known in (CHARSET_36, CHARSET_94) if len(known) + 2 == classes), None)
+    if before is None:
+        raise UserError(
+            f"--init {path}: which {max(classes - 2, 0)} characters it reads is not known; put its metadata file "
+            f"{Path(path).name}.json next to it"
+        )
+    classifiers = ("*_str.char_head.*", "*_str.head.*", "*.tokenLearner2.1.weight", "*.norm_1.*")
+    axes = [ClassAxis(name, 0, ["[GO]", "[s]", *before], ["[GO]", "[s]", *character]) for name in classifiers]
+    for name in own:  # one query of a token learner for each position of the output
+        if name.endswith((".tokenLearner.1.weight", ".tokenLearner1.1.weight")) and name in sizes:
+            theirs, ours = ([f"position {i}" for i in range(count)] for count in (sizes[name], len(own[name])))
+            axes.append(ClassAxis(name, 0, theirs, ours))
+    encoder = (".blocks.", ".patch_embed.", ".cnnBackbone.")
+    return load_by_character(
+        model, state, axes, required=lambda name: any(part in name for part in encoder), what=f"--init {path}"
+    )
 
 
 def explain_charset(model: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
@@ -133,5 +174,5 @@ def explain_charset(model: nn.Module, state: Mapping[str, torch.Tensor], what: s
         if name.endswith("_str.char_head.weight") and name in own and len(value) != len(own[name]):
             raise UserError(
                 f"{what}: charset: it has {len(value) - 2} characters, this model {len(own[name]) - 2}; give the "
-                "--character (or --sensitive) of its training"
+                "--character (or --sensitive) of its training, or move its weights to another charset with --init"
             )
