@@ -67,8 +67,9 @@ def parse_boxes(data: bytes | None, where: str) -> list[Box]:
 
 
 def check_boxes(boxes: Sequence[Box], width: int, height: int, tolerance: float = 0.1) -> str:
-    """What is wrong with the boxes of a picture, "" if nothing: flat boxes, boxes outside it by more than `tolerance`
-    of its size.
+    """What is wrong with the boxes of a picture: a flat box, or one that leaves it by more than `tolerance`.
+
+    "" if nothing is.
     """
     for x1, y1, x2, y2, character in boxes:
         if not np.isfinite([x1, y1, x2, y2]).all():

@@ -1,5 +1,4 @@
-"""`strlab convert mgpstr`: published MGP-STR checkpoints <-> the layout of transformers'
-`MgpstrForSceneTextRecognition`.
+"""`strlab convert mgpstr`: published MGP-STR checkpoints to and from transformers' layout.
 
 No tensor changes its shape. transformers has one `layer_norm_eps` (1e-5) for all norms where the published blocks
 have 1e-6, so its logits differ by about 3e-5; `exact_eps` sets the blocks' norms right, and then they are equal.
@@ -97,7 +96,7 @@ def hf_config(state: Mapping[str, torch.Tensor]) -> dict:
 
 
 def exact_eps(model: nn.Module) -> nn.Module:
-    """Give the block norms of a transformers model the published eps of 1e-6; its logits then equal ours."""
+    """Give the block norms of a transformers model the published eps of 1e-6, so that its logits are the published."""
     for block in model.mgp_str.encoder.blocks:
         block.norm1.eps = block.norm2.eps = BLOCK_EPS
     return model
@@ -154,8 +153,12 @@ def cased(charset: str) -> bool:
 
 
 def import_hf(source: Path, target: Path) -> None:
-    """Write a transformers folder (one file, shards, or a half-precision variant) or weight file as a published
-    checkpoint in float32, with a metadata file that has the folder's charset, case and longest label.
+    """Write weights of transformers as a published checkpoint in float32, with its metadata file.
+
+    Args:
+        source: a folder (one file, shards, or a half-precision variant) or a weight file; charset, case and longest
+            label come from the JSON files next to the weights.
+        target: the checkpoint.
 
     Raises `UserError` for sizes that no model of this repository has, and for a vocab.json that does not fit the head.
     """

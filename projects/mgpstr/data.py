@@ -88,7 +88,7 @@ def make_dataset(
 ) -> WordDataset:
     """Word sets with the labels and pictures that a network reads.
 
-    `length`: longest raw label that is kept, None for all. Words whose label becomes empty are left out; the published
+    `length`: longest raw label that is kept, None for all. Words whose label becomes empty are skipped; the published
     loader keeps them (`keep_empty`).
     """
     return WordDataset(
@@ -177,9 +177,7 @@ def describe(
 
 
 def refuse_pickles(paths: Iterable[Path]) -> None:
-    """Say what to do with sets in ACDS's published form, whose labels are pickles, before they are taken for bad
-    text.
-    """
+    """Refuse sets in ACDS's published form, whose labels are pickles, and name the command that converts them."""
     for path in paths:
         words = open_words(path)
         value = words.value("label", 0)

@@ -109,7 +109,7 @@ def whole(value: float) -> float | int:
 
 
 def converted(words: WordLmdb, tolerance: float) -> Iterator[tuple[bytes, str, bytes] | BadSample]:
-    """(image, word, JSON boxes) of every sample, or why it was left out."""
+    """(image, word, JSON boxes) of every sample, or why it was skipped."""
     for index in range(len(words)):
         try:
             image, label = words.image_bytes(index), words.value("label", index)
@@ -127,7 +127,7 @@ def converted(words: WordLmdb, tolerance: float) -> Iterator[tuple[bytes, str, b
 
 
 def convert_acds(source: Path, target: Path, tolerance: float = 0.1) -> tuple[int, list[BadSample]]:
-    """Convert one LMDB into a new one; returns the samples written and those left out.
+    """Convert one LMDB into a new one; returns the samples written and those skipped.
 
     Raises `UserError` where no sample is a table of boxes.
     """
@@ -162,7 +162,7 @@ def run(args: argparse.Namespace) -> int:
     for source in discover(args.source):
         target = args.target / source.relative_to(args.source)
         written, bad = convert_acds(source, target, args.tolerance)
-        print(f"{target}: {written} samples, {len(bad)} left out")
+        print(f"{target}: {written} samples, {len(bad)} skipped")
         for sample in bad[:5]:
             print(f"  sample {sample.number}: {sample.reason}")
     return 0

@@ -98,9 +98,7 @@ class BpeCode(SubwordCode):
 
 
 def byte_alphabet() -> dict[str, int]:
-    """GPT-2's character for each byte: printable Latin-1 stands for itself, the other 68 bytes for U+0100 and on, in
-    order.
-    """
+    """GPT-2's character for each byte: printable Latin-1 stands for itself, the other 68 bytes for U+0100 and after."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(printable)]
     return {chr(byte): byte for byte in printable} | {chr(0x100 + order): byte for order, byte in enumerate(others)}

@@ -27,8 +27,12 @@ class LossModule(nn.Module):
         self.model, self.mask_logits = model, mask_logits
 
     def forward(self, images: Tensor, targets: Mapping[str, Tensor], masks: Tensor | None = None) -> dict[str, Tensor]:
-        """uint8 images [B, H, W, 3], targets int64 [B, T] by granularity, masks uint8 [B, H, W] -> the losses whose sum
-        is minimised.
+        """The losses whose sum is minimised.
+
+        Args:
+            images: uint8 [B, H, W, 3].
+            targets: int64 [B, T] of each granularity, 0 = ignore.
+            masks: uint8 [B, H, W] of 0 and 1, for ACDS-STR's map.
         """
         floats = to_float_nchw(images)
         if masks is None:

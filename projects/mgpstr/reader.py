@@ -24,10 +24,10 @@ from projects.mgpstr.model.fusion import Fused, decode_batch
 
 
 def adopt_card(network: Network, given: Iterable[str], checkpoint: Path) -> Network:
-    """The network with charset, case, lengths and heads that the command line leaves open from the metadata file next
-    to a checkpoint; what was taken from there is printed.
+    """Charset, case, lengths and heads that the command line leaves open, from a checkpoint's metadata file.
 
-    `given`: names of the flags on the command line, of which `sensitive` stands for the charset too.
+    What is taken from there is printed. `given`: names of the flags on the command line, of which `sensitive` stands
+    for the charset too.
     """
     card, given = read_card(checkpoint).get("options") or {}, {*given}
     given |= {"pad"} if "PAD" in given else set()

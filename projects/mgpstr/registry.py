@@ -28,7 +28,7 @@ def _row(transformer: str, model: str) -> ModelRow:
         charset=CHARSET_36, build="projects.mgpstr.model.build:build_row", open="projects.mgpstr.reader:open_reader",
         options={"transformer": transformer, "model": model}, meta=not micro,
         weights=tuple(Weights(file, TERMS, where) for file in PUBLISHED.get(name, ())),
-        paper=ACDS_PAPER if acds else MGP_PAPER, status="small form, ours, not published" if micro else "parity tested",
+        paper=ACDS_PAPER if acds else MGP_PAPER, status="small form, not published" if micro else "parity tested",
     )  # fmt: skip
 
 

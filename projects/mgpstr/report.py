@@ -87,7 +87,7 @@ def add_attention(report: Report, finished: Finished) -> None:
 
 
 def add_maps(report: Report, finished: Finished) -> None:
-    """ACDS-STR's character map beside the mask of the boxes, on words of the validation set."""
+    """ACDS-STR's character map next to the mask of the boxes, on words of the validation set."""
     found = sorted(finished.out.glob("acds*/best_accuracy.pth"))
     if not found:
         return

@@ -56,7 +56,7 @@ def with_title(picture: np.ndarray, title: str) -> np.ndarray:
     return np.asarray(sheet)
 
 
-def beside(pictures: Sequence[np.ndarray], gap: int = 12) -> np.ndarray:
+def side_by_side(pictures: Sequence[np.ndarray], gap: int = 12) -> np.ndarray:
     """Pictures uint8 [h, w, 3] side by side on white, tops in one line."""
     height = max(picture.shape[0] for picture in pictures)
     columns = []
@@ -87,4 +87,4 @@ def demo_sheet(image: np.ndarray, prediction: Prediction, character_map: np.ndar
     if character_map is not None:
         pair = [cv2.resize(one, None, fx=3, fy=3) for one in (image, heat(image, character_map))]
         sheets.append(with_title(np.concatenate(pair), f"character map: {prediction.text} {prediction.confidence:.3f}"))
-    return beside(sheets)
+    return side_by_side(sheets)

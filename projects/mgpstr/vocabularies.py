@@ -1,4 +1,4 @@
-"""The GPT-2 and BERT vocabularies: compressed beside this file, checked by hash, never fetched.
+"""The GPT-2 and BERT vocabularies: compressed in `vocabulary/`, checked by hash, never fetched.
 
 `STRLAB_MGPSTR_VOCABULARY` may name another folder with the same files, packed (`.xz`) or not.
 """

@@ -55,9 +55,7 @@ class MapBackbone(ResNet45):
 
 
 class TokenDecoder(nn.Module):
-    """The attention-free decoder: tokens -> positions, channels -> classes, all linear, then a LayerNorm over the
-    classes.
-    """
+    """The attention-free decoder: tokens to positions, channels to classes, all linear, then a LayerNorm."""
 
     def __init__(self, dim: int, tokens: int, length: int, num_classes: int) -> None:
         super().__init__()
@@ -79,9 +77,7 @@ class TokenDecoder(nn.Module):
 
 
 class AcdsViT(PlainViT):
-    """The network inside the wrapper. `patch_embed`, `head` and `char_head` stand in the published files and are
-    never applied.
-    """
+    """The network inside the wrapper; the files hold `patch_embed`, `head`, `char_head`, which are not applied."""
 
     def __init__(
         self, num_classes: int, length: int, first_guided: int, stage_widths: tuple[int, ...] | None = None, **vit
@@ -119,8 +115,10 @@ class AcdsViT(PlainViT):
         return self.norm(mixing(attention, guidance) @ tokens)
 
     def streams(self, tokens: torch.Tensor, guidance: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The main stream's end `x`, the guided stream's `block` (last block on z) and `z`, and the `fused` tokens,
-        all [B, N + 1, D].
+        """Both streams through the blocks, all tensors [B, N + 1, D].
+
+        Returns:
+            `x`: the main stream's end; `block`: the last block on the guided stream; `z`: its end; `fused`: both.
         """
         first, z, block_z, attention = self.first_guided, None, None, None
         for index, block in enumerate(self.blocks):
@@ -193,8 +191,9 @@ class AcdsStr(nn.Module):
         masks: torch.Tensor | None = None,
         mask_logits: bool = False,
     ) -> dict[str, torch.Tensor]:
-        """`char` cross-entropy and, where masks [B, 32, 128] of 0 and 1 are given, 0.5 times the mask loss. Their sum
-        is the training loss.
+        """Cross-entropy of the characters as `char` and, where masks are given, 0.5 times the mask loss as `mask`.
+
+        `masks` [B, 32, 128] of 0 and 1. The sum of the losses is minimised.
         """
         maps, logits = self.maps_and_logits(images)
         losses = {"char": logits_loss(logits, targets["char"])}

@@ -108,9 +108,7 @@ def build_row(
     granularities: str = "char-bpe-wp",
     **sizes: Any,
 ) -> nn.Module:
-    """The registry's `build`: the network for a charset; `pad` and `sensitive` say how words are read and are passed
-    over.
-    """
+    """The registry's `build`: the network for a charset. `pad` and `sensitive` only decide how words are read."""
     for name in ("pad", "sensitive"):
         sizes.pop(name, None)
     return build_model(transformer, model, len(character) + 2, batch_max_length + 2, granularities, **sizes)

@@ -1,5 +1,6 @@
-"""From ids and probabilities of each granularity to strings, scores and the fused answer (MGP-STR section 3.4, spec
-5.5).
+"""From ids and probabilities of each granularity to strings, scores and the fused answer.
+
+MGP-STR section 3.4, spec section 5.5.
 """
 
 from __future__ import annotations
@@ -32,9 +33,7 @@ class Fused:
 
 
 def fuse(candidates: Mapping[str, Decoded]) -> Fused:
-    """Choose by score: a later granularity must be strictly better, so ties go to char, then bpe; a score of 0 never
-    wins.
-    """
+    """Choose by score: a later granularity must be strictly better, so ties go to char, then bpe; 0 never wins."""
     text, best, winner = None, 0.0, ""
     for name, decoded in candidates.items():
         if decoded.confidence > best:

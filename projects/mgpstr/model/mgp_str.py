@@ -1,8 +1,8 @@
-"""MGP-STR and its character-only form (Wang et al., "Multi-Granularity Prediction for Scene Text Recognition", ECCV
-2022).
+"""MGP-STR and its character-only form char-str.
 
-A plain ViT on a 32x128 picture, one A3 module for each granularity on its 257 tokens, one linear head each. State-dict
-names are those of the published files behind their `module.` prefix.
+Wang, Da, Yao, "Multi-Granularity Prediction for Scene Text Recognition", ECCV 2022: a plain ViT on a 32x128 picture,
+one A3 module for each granularity on its 257 tokens, one linear head each. State-dict names are those of the published
+files behind their `module.` prefix.
 """
 
 from __future__ import annotations
@@ -34,8 +34,12 @@ class Decoded(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """`decoded` of each granularity; `maps`: attentions m [B, T, N + 1] by granularity (ACDS: the map F [B, 32, 128] as
-    "map"); `characters`: tokens [B, T, D] of the character head (ACDS: its logits), for `character_loss`.
+    """What a network read.
+
+    Attributes:
+        decoded: ids and probabilities by granularity.
+        maps: attentions m [B, T, N + 1] by granularity; ACDS-STR: the map F [B, 32, 128] as "map".
+        characters: tokens [B, T, D] of the character head (ACDS-STR: its logits), for `character_loss`.
     """
 
     decoded: dict[str, Decoded]
@@ -64,8 +68,9 @@ class MgpViT(PlainViT):
         return self.head if self.granularities == ("char",) else getattr(self, f"{granularity}_head")
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Images [B, 3, 32, 128] in [0, 1] -> the last block's tokens [B, N + 1, D], class token first, not
-        normalised.
+        """Images [B, 3, 32, 128] in [0, 1] -> tokens [B, N + 1, D] of the last block, class token first.
+
+        The published code never applies the final norm.
         """
         tokens = self.embed(images)
         for block in self.blocks:
@@ -105,17 +110,16 @@ class MgpStr(nn.Module):
         return self.mgp_str.patch_embed.grid_size
 
     def forward(self, images: torch.Tensor, is_eval: bool = False) -> list:
-        """Images [B, 3, 32, 128] in [0, 1] -> logits [B, T, C] of each granularity; with `is_eval` a list of
-        attentions comes first.
+        """Images [B, 3, 32, 128] in [0, 1] -> logits [B, T, C] of each granularity.
+
+        With `is_eval` a list of the attentions comes first, as published.
         """
         attention, tokens = self.mgp_str.a3(images)
         logits = [self.mgp_str.classifier(name)(tokens[name]) for name in self.granularities]
         return [list(attention.values()), *logits] if is_eval else logits
 
     def losses(self, images: torch.Tensor, targets: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Cross-entropy of each granularity (spec section 6); targets int64 [B, T], 0 = ignore. Their sum is the
-        training loss.
-        """
+        """Cross-entropy of each granularity (spec section 6), to be summed; targets int64 [B, T], 0 = ignore."""
         _, tokens = self.mgp_str.a3(images)
         return {
             name: sequence_loss(tokens[name], self.mgp_str.classifier(name), targets[name])

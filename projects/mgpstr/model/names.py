@@ -12,8 +12,8 @@ MODELS = {
     **{f"mgp_str_{size}_patch4_3_32_128": sizes for size, sizes in SIZES.items()},
     "char_str_base_patch4_3_32_128": SIZES["base"],
 }
-# ours, for machines without a GPU: 0.8 M parameters in the encoder, 32 tokens instead of 256; patches (height, width)
-# as narrow as a letter's strokes are learnt from fewer words than wide ones
+# additional, for machines without a GPU: 0.8 M parameters in the encoder, 32 tokens instead of 256. Patches (height,
+# width) as narrow as a letter's strokes are learnt from fewer words than wide ones.
 _SMALL = {"dim": 128, "depth": 4, "heads": 4, "patch": (16, 8)}
 MICRO = {"mgp_str_micro_patch16x8_3_32_128": _SMALL, "char_str_micro_patch16x8_3_32_128": _SMALL}
 ACDS = {
