@@ -79,7 +79,7 @@ def test_files_in_the_published_form(whole: Path) -> None:
 def test_log_dataset_in_the_published_form(whole: Path, corpus: Path) -> None:
     root, dashes = corpus / "training", "-" * 80
     lines = (whole / "log_dataset.txt").read_text().splitlines()
-    assert lines[:19] == [
+    assert lines[:21] == [
         dashes, f"dataset_root: {root}", "opt.select_data: ['MJ', 'ST']", "opt.batch_ratio: ['0.5', '0.5']",
         dashes, f"dataset_root:    {root}\t dataset: MJ", "sub-directory:\t/MJ\t num samples: 10",
         "num total samples of MJ: 10 x 1.0 (total_data_usage_ratio) = 10",
@@ -87,7 +87,9 @@ def test_log_dataset_in_the_published_form(whole: Path, corpus: Path) -> None:
         dashes, f"dataset_root:    {root}\t dataset: ST", "sub-directory:\t/ST\t num samples: 10",
         "num total samples of ST: 10 x 1.0 (total_data_usage_ratio) = 10",
         "num samples of ST per batch: 4 x 0.5 (batch_ratio) = 2",
-        dashes, "Total_batch_size: 2+2 = 4", dashes, "skipped samples: none", "start: random weights",
+        dashes, "Total_batch_size: 2+2 = 4", dashes,
+        *(f"{root / name}: all 10 labels are within the charset" for name in ("MJ", "ST")),
+        "skipped samples: none", "start: random weights",
     ]  # fmt: skip
 
 
