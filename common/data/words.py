@@ -122,9 +122,8 @@ class WordDataset:
     paths: LMDB folders or other word sets (see `common.data.sources`), in order. image_size: (h, w) of the samples.
     max_length, keep, drop_empty, charset, on_unsupported, measure, labels, missing_label: see `LabelRules`.
     augment: `(image, rng, mask) -> image | (image, mask)`, or a list with one for each LMDB; applied at `augment_at`
-    "native" (before the resize; SIGA R and S, DiG) or "resized" (SIGA T, MGP-STR); `rng` is
-    a Generator made from (seed, epoch, index), so nothing
-    else decides what it draws.
+    "native" (before the resize; SIGA R and S, DiG) or "resized" (SIGA T, MGP-STR); `rng` is a
+    Generator made from (seed, epoch, index), so nothing else decides what it draws.
     masks: a `MaskSource` or None. usage: number in (0, 1] to keep that share of every LMDB's first samples, or an
     int > 1 to keep at most that many samples in all. decode_truncated: accept images that break off (DiG).
     pad: keep the aspect ratio and fill up with black on the right (`--PAD`), after an augmentation of the resized

@@ -1,9 +1,8 @@
 """Cross-entropy of a wide linear classifier without keeping its logits for the backward pass.
 
 With tens of thousands of classes the logits are the largest tensor of a training step, and autograd keeps the
-log-softmax
-of them and makes two more of their size. Here the gradients are taken in the forward pass, in the one buffer that
-the log-softmax stands in, which is then let go.
+log-softmax of them and makes two more of their size. Here the gradients are taken in the forward pass, in the one
+buffer that holds the log-softmax, which is then freed.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
     title = "SIGA: self-supervised implicit glyph attention (CVPR 2023)"
     model = "siga/TRBA"                       # registry row of the reader that the last step evaluates; "" for none
 
-    [published]                               # figures to stand beside ours; only as far as a source gives them
+    [published]                               # figures of the paper, as far as a source gives them
     data = "MJSynth + SynthText"
     protocol = "36 characters, case-insensitive"
     source = "the paper's poster"
@@ -21,8 +21,7 @@
     evaluate = "{out}/run/best_score.pth"     # checkpoint that `strlab eval` reads at the end; leave out for none
     evaluate_data = "{data}/evaluation"       # this is the default
     evaluate_flags = "--batch-size 32"        # optional, further flags of `strlab eval`
-    run = "{out}/run"                         # folder of the run that the report shows (metrics.jsonl, …); default
-    {out}
+    run = "{out}/run"                         # folder of the run that the report shows; default {out}
 
     [[smoke.steps]]
     name = "masks"

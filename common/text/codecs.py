@@ -215,9 +215,9 @@ class EosBosPadCodec:
     """PARSeq and SSM: `[E]`=0, characters 1..C, `[B]`=C+1, `[P]`=C+2; the model predicts `num_classes` = C+1 of
     these.
 
-    `encode` gives start + characters + end, padded with `pad` to the longest of the batch (or to `columns`);
-    length = characters + 2.
-    `decode` cuts at the first end, all columns without one; confidence is the product **including** the end.
+    `encode` gives start + characters + end, padded with `pad` to the longest of the batch (or to `columns`); its
+    length is that of the characters + 2. `decode` cuts at the first end, all columns without one; confidence is the
+    product **including** the end.
     """
 
     def __init__(self, charset: str = CHARSET_94) -> None:

@@ -81,17 +81,17 @@ def test_teacher_draws() -> None:
 
 
 def test_meters_take_every_micro_batch(corpus: Path, tmp_path: Path, capsys, monkeypatch) -> None:
-    from projects.ssm.pretrain import trainer
+    from projects.ssm.pretrain import method
 
     losses: list[float] = []
-    plain = trainer.objective
+    plain = method.objective
 
     def objective(*args, **options):
         found = plain(*args, **options)
         losses.append(float(found.total.detach()))
         return found
 
-    monkeypatch.setattr(trainer, "objective", objective)
+    monkeypatch.setattr(method, "objective", objective)
     assert main(pretrain(corpus, tmp_path, "--accum_iter", 2, "--epochs", 1)) == 0
     assert len(losses) == 4
     (row,) = map(json.loads, (tmp_path / "log.txt").read_text().splitlines())

@@ -120,8 +120,7 @@ def superimpose(
         student, teacher: uint8 [B, H, W, 3], the resized images; equal, or two augmentations of them.
         directions: int [B], the flip of every image (`draw_directions`).
         seeds: int [B] behind the teacher's transforms; by default the position in the batch, as published, so that
-        position
-            i gets the same transform in every batch.
+            position i gets the same transform in every batch.
     """
     count, height, width, _ = student.shape
     device = student.device

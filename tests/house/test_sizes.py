@@ -1,0 +1,99 @@
+"""How large files and functions may be, how small files may not be, and who may take a whole Namespace."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import pytest
+
+from tests.house.tree import ROOT, functions, length, relative, sources
+
+FLOOR = 25
+SMALL_FILES = 14
+"""Ceiling on product files below the floor that are neither packages, registries nor configurations; target 0."""
+NAMESPACES = 125
+"""Ceiling on `argparse.Namespace` in projects; target 12 (the parsers themselves)."""
+TRAIN_FILES = 25
+"""Ceiling on files of common/train; target 10."""
+WRITTEN = 6
+"""Ceiling on assignments to options after parsing; target 0."""
+LOOPS = {"common/train/loop.py"}
+OLD_LOOPS = {
+    "common/train/epoch_trainer.py",
+    "projects/mgpstr/method.py",
+    "projects/siga/method.py",
+    "projects/textssr/training.py",
+}
+"""Files that may still clear gradients by themselves; target: none."""
+
+
+def test_files_and_functions_are_not_too_long() -> None:
+    long_files = [f"{relative(p)}: {n}" for p in sources() if (n := len(p.read_text("utf-8").splitlines())) > 500]
+    assert not long_files, "files over 500 lines: " + ", ".join(long_files)
+    everything = [
+        (length(node), f"{relative(p)}:{node.name}") for p, tree in sources().items() for node in functions(tree)
+    ]
+    too_long = [f"{name}: {n}" for n, name in everything if n > 100]
+    assert not too_long, "functions over 100 lines: " + ", ".join(too_long)
+    over_60 = [f"{name}: {n}" for n, name in everything if n > 60]
+    assert len(over_60) <= 0.03 * len(everything), f"{len(over_60)} of {len(everything)} functions over 60: {over_60}"
+
+
+def test_files_are_not_too_small() -> None:
+    """A file tells a story; a few lines belong to the file that uses them."""
+    small = []
+    for path in sources():
+        lines = len(path.read_text("utf-8").splitlines())
+        named = path.name in ("__init__.py", "registry.py") or {"configs", "tools"} & set(path.parts)
+        if lines < FLOOR and not named:
+            small.append(f"{relative(path)}: {lines}")
+    assert len(small) <= SMALL_FILES, f"{len(small)}, at most {SMALL_FILES}: {', '.join(small)}"
+
+
+def test_options_end_at_main() -> None:
+    found = []
+    for path in sources():
+        if relative(path).startswith("projects/"):
+            text = path.read_text("utf-8")
+            found += [f"{relative(path)}" for _ in re.finditer(r"argparse\.Namespace", text)]
+    counts = {name: found.count(name) for name in sorted(set(found))}
+    assert len(found) <= NAMESPACES, f"{len(found)}, at most {NAMESPACES}: {counts}"
+
+
+def test_nothing_is_written_to_options_after_parsing() -> None:
+    """`options.x = …` outside a function called parse (or one that builds the parser's result)."""
+    written = []
+    for path, tree in sources().items():
+        for function in functions(tree):
+            if function.name.startswith(("parse", "_parse", "get_args", "settle", "_small_sizes")):
+                continue
+            for node in ast.walk(function):
+                targets = node.targets if isinstance(node, ast.Assign) else []
+                for target in targets:
+                    if isinstance(target, ast.Attribute) and getattr(target.value, "id", "") in (
+                        "options",
+                        "opt",
+                        "args",
+                    ):
+                        written.append(f"{relative(path)}:{node.lineno}")
+    assert len(written) <= WRITTEN, f"{len(written)}, at most {WRITTEN}: {written}"
+
+
+def test_one_loop() -> None:
+    """`zero_grad` outside the loop and benchmarks."""
+    found = {relative(p) for p in sources() if "zero_grad" in p.read_text("utf-8") and "bench" not in relative(p)}
+    allowed = LOOPS | OLD_LOOPS | {"common/reader/train.py"}
+    assert found <= allowed, f"a training loop of its own: {sorted(found - allowed)}"
+
+
+def test_files_of_the_training_library() -> None:
+    files = sorted((ROOT / "common" / "train").glob("*.py"))
+    assert len(files) <= TRAIN_FILES, f"{len(files)}: {[path.name for path in files]}"
+
+
+@pytest.mark.parametrize(
+    "path", ["README.md", "LICENSE", "CITATION.cff", "Makefile", "pyproject.toml", "requirements.lock", ".ci/run"]
+)
+def test_the_house_has_its_parts(path: str) -> None:
+    assert (ROOT / path).is_file()
