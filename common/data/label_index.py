@@ -4,6 +4,7 @@ counts.
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -95,6 +96,13 @@ class LabelIndex:
     def label(self, index: int) -> str:
         """The normalised label of sample `index`."""
         return self._blob[self._offsets[index] : self._offsets[index + 1]].decode("utf-8", "surrogatepass")
+
+    def fingerprint(self) -> str:
+        """Eight hexadecimal digits of labels and positions, by which a resumed run recognises its data."""
+        mark = zlib.crc32(self._blob)
+        for array in (self._offsets, self.source, self.number):
+            mark = zlib.crc32(np.ascontiguousarray(array).data, mark)
+        return f"{mark:08x}"
 
     def longest(self) -> int:
         """Bytes of the longest label."""

@@ -185,6 +185,11 @@ class WordDataset:
         """Samples whose label was missing or unreadable when the labels were indexed."""
         return self.index.bad
 
+    @property
+    def fingerprint(self) -> str:
+        """What a resumed run recognises its data by: number of samples, and a checksum of labels and positions."""
+        return f"{len(self)} samples, {self.index.fingerprint()}"
+
     def label(self, index: int) -> str:
         """The normalised label of sample `index`."""
         return self.index.label(index)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as td
 from torch import nn
@@ -160,7 +161,10 @@ def process_group(device: str, dist_url: str, local_rank: int, timeout_minutes: 
     (`--dist_timeout`), becomes a `UserError` of one line that names this process and the others.
     """
     keep_freed_memory()
+    note = choose_threads()
     dist = setup_distributed(device, dist_url=dist_url, local_rank=local_rank, timeout_minutes=timeout_minutes)
+    if dist.device.type == "cpu":
+        print(note)
     try:
         with dist.one_voice():
             try:
@@ -169,6 +173,32 @@ def process_group(device: str, dist_url: str, local_rank: int, timeout_minutes: 
                 raise UserError(lost_peer(error, dist, timeout_minutes)) from None
     finally:
         dist.close()
+
+
+def choose_threads(busy: float | None = None) -> str:
+    """Set the number of threads to the cores that other processes leave free, and return a line that tells the choice.
+
+    `OMP_NUM_THREADS`, which launchers of several processes set, is kept. The choice is made once, at the start: sums
+    depend on the number of threads in their last bits, so a number that follows the load would give runs that nobody
+    can repeat.
+
+    Args:
+        busy: cores that other processes use; None measures for a fifth of a second.
+    """
+    mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    waiting = os.environ.get("OMP_WAIT_POLICY") or f"spin {os.environ.get('GOMP_SPINCOUNT', 'as OpenMP does')}"
+    if "OMP_NUM_THREADS" in os.environ:
+        return f"threads: {torch.get_num_threads()} (OMP_NUM_THREADS); waiting: {waiting}"
+    if busy is None:
+        shares = psutil.cpu_percent(interval=0.2, percpu=True)
+        busy = sum(shares[core] for core in mine if core < len(shares)) / 100
+    threads = max(1, len(mine) - round(busy))
+    if threads < torch.get_num_threads():
+        torch.set_num_threads(threads)
+    return (
+        f"threads: {torch.get_num_threads()} of {len(mine)} cores, of which others use {busy:.1f} "
+        f"(OMP_NUM_THREADS sets another number); waiting: {waiting}"
+    )
 
 
 LOST = re.compile(r"Timed out waiting|Connection (?:closed|reset)|Broken pipe|[Tt]imeout|NCCL|Socket", re.DOTALL)

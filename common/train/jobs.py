@@ -22,7 +22,7 @@ from common.train.checkpoint import (
     write_card,
 )
 from common.train.distributed import Dist, unwrap
-from common.train.log import append, truncate_log
+from common.train.log import append, continue_on_full_disk, truncate_log
 from common.train.loop import Clock
 from common.train.state import TrainingState, is_state, plain, refuse_changes, save_state, share_bad
 
@@ -90,6 +90,9 @@ class States:
     keep: int = 2
     on_full: str = "stop"
     written: int = field(default=-1, init=False)
+
+    def __post_init__(self) -> None:
+        continue_on_full_disk(self.on_full == "continue")
 
     def __call__(self, clock: Clock) -> None:
         """Write the state of the clock's step, once. Collective."""

@@ -42,6 +42,7 @@ class TrainingState:
         options: the run's options, as a dict of plain values.
         step: steps done, which is also the number of the next step.
         extra: plain values that the script keeps: best accuracy, sums of losses.
+        data: fingerprint of the training data; a state of other data is refused. "" compares nothing.
     """
 
     model: nn.Module
@@ -50,6 +51,7 @@ class TrainingState:
     options: dict[str, Any] = field(default_factory=dict)
     step: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
+    data: str = ""
 
     def __post_init__(self) -> None:
         git_commit()  # remembered from the start of the run
@@ -75,6 +77,7 @@ class TrainingState:
                         "parts": {name: part.state_dict() for name, part in self.parts.items()},
                         "rng": generators,
                         "options": plain(self.options),
+                        "data": self.data,
                         "extra": plain(self.extra),
                     },
                 )
@@ -90,6 +93,11 @@ class TrainingState:
         state = load(source) if not isinstance(source, dict) else source
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise UserError(f"{where}: not a training state; to start from weights only use --saved_model")
+        if self.data and state.get("data") and state["data"] != self.data:
+            raise UserError(
+                f"{where}: written with other training data ({state['data']}; now {self.data}): the order of samples "
+                "would not continue; give the data of that run, or start a new run from its weights"
+            )
         try:
             unwrap(self.model).load_state_dict(state["model"])
         except RuntimeError as error:

@@ -11,9 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from common.data.bad import FILE_NAME
 from common.data.words import WordDataset, discover
@@ -35,6 +33,9 @@ from projects.mgpstr.label_codes import LabelCodes
 from projects.mgpstr.method import LossModule, MgpMethod, make_optimizer, make_schedule
 from projects.mgpstr.model.build import build_row, compile_parts, initialise, load_weights, start_model
 
+if TYPE_CHECKING:
+    from torch import nn
+
 
 @dataclass
 class Run:
@@ -43,7 +44,7 @@ class Run:
     o: TrainOptions
     dist: Dist
     folder: Path
-    model: torch.nn.Module
+    model: nn.Module
     method: MgpMethod
     state: TrainingState
     validation: WordDataset
@@ -188,7 +189,8 @@ def build(o: TrainOptions, values: dict[str, Any], dist: Dist, folder: Path) -> 
         workers=o.workers, bad_share=o.bad_share, bad_list=folder / FILE_NAME,
     )  # fmt: skip
     extra = {"best_accuracy": -1.0, "loss_sum": 0.0, "loss_count": 0, "start": "", "warnings": []}
-    state = TrainingState(model, optimizer, {"sampler": loader.sampler, "scaler": precision}, values, extra=extra)
+    parts = {"sampler": loader.sampler, "scaler": precision}
+    state = TrainingState(model, optimizer, parts, values, extra=extra, data=dataset.fingerprint)
     with dist.failing_together():
         notes = [begin(o, values, state, folder, dist), *state.extra["warnings"]]
         check_start(state.step, o)

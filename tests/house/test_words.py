@@ -50,7 +50,7 @@ def test_no_trace_of_a_machine() -> None:
 def headings(path: Path) -> set[str]:
     """Numbers of the sections of a document, and of the items of its section 9 as 9.1, 9.2, …"""
     text = path.read_text("utf-8")
-    items = re.findall(r"^(\d+)\. ", text.partition("\n## 9.")[2], re.MULTILINE)
+    items = re.findall(r"^(?:\| )?(\d+)(?:\.| \|)", text.partition("\n## 9.")[2], re.MULTILINE)
     return set(re.findall(r"^#+ (\d+(?:\.\d+)?)\b", text, re.MULTILINE)) | {f"9.{item}" for item in items}
 
 

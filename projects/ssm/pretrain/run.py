@@ -100,7 +100,9 @@ def build_run(
     wrapped = wrap(torch.compile(model) if o.compile else model, dist)
     log = EpochLog("", every=20, recent="median", last_value=("lr",), processes=dist.world_size)
     parts = {"scaler": precision, "log": log}
-    state = TrainingState(wrapped, optimizer, parts, dict(o.parsed), extra={"per_epoch": per_epoch})
+    extra = {"per_epoch": per_epoch}
+    data = getattr(dataset, "fingerprint", "")
+    state = TrainingState(wrapped, optimizer, parts, dict(o.parsed), extra=extra, data=data)
     with dist.failing_together():
         if dist.is_main:
             check_room(out, 2 * state_bytes(model))

@@ -22,7 +22,7 @@ from common.data.words import WordDataset
 from common.errors import UserError
 from common.files import DiskFull
 from common.train import checkpoint, log
-from common.train.distributed import Dist
+from common.train.distributed import Dist, choose_threads
 from common.train.log import EventGuard, MetricsLog, append, continue_on_full_disk
 from common.train.session import LOCK, Tee, folder_lock
 from tests.common.lmdbs import write_words
@@ -196,3 +196,47 @@ def test_a_silent_peer_is_told_after_the_timeout(tmp_path: Path) -> None:
     assert len(told) == 1 and "rank 0 of 2" in told[0] and "heard nothing from another process" in told[0], done.stderr
     assert "Traceback" not in done.stderr.split("torch/distributed/elastic")[0]
     assert time.monotonic() - started < 250
+
+
+def test_threads_leave_busy_cores_alone(monkeypatch) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cores = len(os.sched_getaffinity(0))
+    try:
+        torch.set_num_threads(cores)
+        assert f"{cores} of {cores} cores" in choose_threads(busy=0.2) and torch.get_num_threads() == cores
+        assert "1 of" in choose_threads(busy=cores - 1.0) and torch.get_num_threads() == 1
+        assert "threads: 1 of" in choose_threads(busy=2.0 * cores)
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        assert "OMP_NUM_THREADS" in choose_threads(busy=0.0)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_waiting_threads_spin_for_a_moment_only() -> None:
+    script = "import os, common, torch; print(os.environ['GOMP_SPINCOUNT'])"
+    plain = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+
+    def told(environment: dict[str, str]) -> str:
+        command = [sys.executable, "-c", script]
+        return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert told(plain) == "2000\n" and told({**plain, "GOMP_SPINCOUNT": "7"}) == "7\n"
+
+
+LAUNCHED = (
+    "mgpstr/train_final_dist.py",
+    "dig/run_class_finetuning.py",
+    "dig/run_mae_pretraining_moco.py",
+    "ssm/pretrain/sim_pretrain.py",
+    "ssm/pretrain/main_pixel.py",
+)
+
+
+@pytest.mark.parametrize("script", LAUNCHED)
+def test_scripts_load_the_library_before_torch(script: str) -> None:
+    """The setting must be in the environment when torch's OpenMP is loaded."""
+    text = (ROOT / "projects" / script).read_text("utf-8")
+    modules = [line.split()[1].split(".")[0] for line in text.splitlines() if line.startswith(("import ", "from "))]
+    heavy = [i for i, name in enumerate(modules) if name in ("torch", "torchvision", "timm", "accelerate", "lightning")]
+    assert not heavy or modules.index("common") < min(heavy), f"{script} imports {modules[min(heavy)]} before common"

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from common.data.bad import BadSamples
+from common.data.words import WordDataset
 from common.errors import UserError
 from common.models.weights import load_strict
 from common.train.checkpoint import complete, keep_last, latest, load, save_atomic
@@ -18,7 +19,8 @@ from common.train.jobs import EpochFiles, Evaluate, States, each_epoch, every, s
 from common.train.log import EpochLog
 from common.train.loop import Clock
 from common.train.optim import Precision, build_optimizer
-from common.train.state import TrainingState
+from common.train.state import TrainingState, refuse_changes
+from tests.common.lmdbs import write_words
 
 
 def due(rule, total: int, per_epoch: int | None = None) -> list[int]:
@@ -132,3 +134,26 @@ def test_epochs_resume_from_the_state_and_from_the_published_checkpoint(tmp_path
     (tmp_path / "checkpoint-0.pth").write_bytes(b"PK")
     with pytest.raises(UserError, match="no state of this run can be read"):
         files(tmp_path, state_of()).resume("", auto=True)
+
+
+def test_a_state_of_other_data_is_refused(tmp_path: Path) -> None:
+    first = WordDataset([write_words(tmp_path / "a", ["ab", "cd", "ef"])])
+    same_size = WordDataset([write_words(tmp_path / "b", ["ab", "cd", "xf"])])
+    assert first.fingerprint == WordDataset([tmp_path / "a"]).fingerprint != same_size.fingerprint
+    state = state_of()
+    state.data = first.fingerprint
+    state.save(tmp_path / "s.pth", Dist())
+    again = state_of()
+    again.data = first.fingerprint
+    again.resume(tmp_path / "s.pth", Dist())
+    again.data = same_size.fingerprint
+    with pytest.raises(UserError, match=r"written with other training data \(3 samples, [0-9a-f]{8}; now 3 samples"):
+        again.resume(tmp_path / "s.pth", Dist())
+
+
+def test_options_that_differ_are_refused_or_told(capsys) -> None:
+    refuse_changes("s.pth", [], allowed=False)
+    with pytest.raises(UserError, match=r"s\.pth: written with other options: --lr: 0\.1 -> 0\.2.*--allow_changes"):
+        refuse_changes("s.pth", ["--lr: 0.1 -> 0.2"], allowed=False)
+    refuse_changes("s.pth", ["--lr: 0.1 -> 0.2"], allowed=True)
+    assert "--lr: 0.1 -> 0.2" in capsys.readouterr().out
