@@ -5,11 +5,15 @@ mask=None) -> image, or (image, mask) if a mask is given.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from common.augment.abinet import AbinetAugment, published_strengths
-from common.augment.randaugment import GROUPS, Group, RandAugment, Selective
+if TYPE_CHECKING:
+    from common.augment.abinet import AbinetAugment
+    from common.augment.randaugment import RandAugment, Selective
 
-ALL_GROUPS: tuple[str, ...] = tuple(GROUPS)
+# The modules with the operations are loaded by the recipes that use them.
+Group = str | Sequence[str]
+ALL_GROUPS: tuple[str, ...] = ("process", "camera", "noise", "blur", "weather", "pattern", "warp", "geometry")
 STILL_GROUPS: tuple[Group, ...] = (
     "process", ("Contrast", "Brightness", "JpegCompression"), "noise", "blur", "weather", "pattern",
 )  # fmt: skip
@@ -35,6 +39,8 @@ def abinet(seed: int = 0, resample: bool = False) -> AbinetAugment:
     """SIGA R and S (`--Aug`) and DiG (`--use_abi_aug`). `seed` gives what the published code draws once, for its first
     data set; `resample` draws it for each image.
     """
+    from common.augment.abinet import AbinetAugment, published_strengths
+
     return AbinetAugment(None if resample else published_strengths(seed)[0])
 
 
@@ -47,6 +53,8 @@ def rand_augment(
 
     Raises UserError for an unknown group or preset, or more groups to draw than there are.
     """
+    from common.augment.randaugment import RandAugment
+
     return RandAugment(groups, preset=preset, intact_prob=intact_prob, augs_num=augs_num, augs_mag=augs_mag, fast=fast)
 
 
@@ -55,6 +63,8 @@ def selective(
     instead: Mapping[str, Group] | None = None,
 ) -> Selective:  # fmt: skip
     """`--issel_aug`: one operation of every named group, for a group in `instead` one of its operations."""
+    from common.augment.randaugment import Selective
+
     return Selective(groups, preset=preset, intact_prob=intact_prob, fast=fast, instead=instead)
 
 
@@ -81,6 +91,8 @@ def from_flags(
             groups=chosen, augs_num=3 if number is None else number, augs_mag=flags.get("augs_mag"), **common
         )
     if flags.get("issel_aug"):
+        from common.augment.randaugment import Selective
+
         named = [name for name in Selective.ORDER if flags.get(name)]
         return selective(named, **common, instead={"weather": weather})
     return None

@@ -9,10 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.data.lmdb import WordLmdb
-from common.data.sources.base import WordSource
-from common.data.sources.listed import LIST_NAMES, ListSource, find_list
-from common.data.sources.shards import TarSource, is_shard
-from common.data.sources.tables import SAVED, TableSource
+from common.data.sources.base import LIST_NAMES, SAVED, WordSource
 from common.files import files_below
 
 __all__ = ["WordLmdb", "WordSource", "find_sources", "open_words"]
@@ -26,9 +23,8 @@ def open_words(path: str | Path) -> WordSource | WordLmdb:
     """
     path = Path(path)
     if path.is_file():
-        if path.suffix == ".tar":
-            return TarSource(path)
-        return TableSource(path) if path.suffix in (".parquet", ".arrow") else ListSource(path)
+        forms = {".tar": "shards", ".parquet": "tables", ".arrow": "tables"}
+        return _kind_named(forms.get(path.suffix, "listed"))(path)
     if not path.is_dir() or (path / "data.mdb").is_file():
         return WordLmdb(path)  # which says what is missing
     kind = _kind(path)
@@ -56,9 +52,30 @@ _NAMES = {"data.mdb", SAVED, *LIST_NAMES}
 def _kind(folder: Path) -> type[WordSource] | None:
     """The kind of word set that a folder without an LMDB is, None for none."""
     if (folder / SAVED).is_file() and any(folder.glob("*.arrow")):
-        return TableSource
+        return _kind_named("tables")
     if any(folder.glob("*.parquet")):
+        return _kind_named("tables")
+    tars = sorted(folder.glob("*.tar"))
+    if tars:
+        from common.data.sources.shards import is_shard
+
+        if is_shard(tars[0]):
+            return _kind_named("shards")
+    from common.data.sources.listed import find_list
+
+    return _kind_named("listed") if find_list(folder) is not None else None
+
+
+def _kind_named(form: str) -> type[WordSource]:
+    """The class of a form, whose module is loaded where such a set is met: most trainings read LMDBs alone."""
+    if form == "tables":
+        from common.data.sources.tables import TableSource
+
         return TableSource
-    if any(folder.glob("*.tar")):
-        return TarSource if is_shard(min(folder.glob("*.tar"))) else ListSource if find_list(folder) else None
-    return ListSource if find_list(folder) is not None else None
+    if form == "shards":
+        from common.data.sources.shards import TarSource
+
+        return TarSource
+    from common.data.sources.listed import ListSource
+
+    return ListSource

@@ -9,6 +9,11 @@ import numpy as np
 
 from common.data.numbering import PUBLISHED, Numbering
 
+# Names of lists that are found in a folder, the first that is there; another list can be named itself.
+LIST_NAMES = ("labels.txt", "labels.tsv", "labels.csv", "labels.jsonl", "metadata.csv", "metadata.jsonl", "gt.txt",
+              "gt.csv", "label.txt", "labels.json", "train.jsonl", "test.jsonl", "val.jsonl")  # fmt: skip
+SAVED = "state.json"  # in a folder that `datasets.save_to_disk` has written
+
 
 class WordSource:
     """Pictures with labels, numbered from 0, in a fixed order; read only.

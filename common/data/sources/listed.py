@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.data.lists import find_separator, read_listing, read_text, rows_of
-from common.data.sources.base import Texts, WordSource
+from common.data.sources.base import LIST_NAMES, Texts, WordSource
 from common.errors import UserError
 from common.files import read_below
 
-# Names of lists that are found in a folder, the first that is there; another list can be named itself.
-LIST_NAMES = ("labels.txt", "labels.tsv", "labels.csv", "labels.jsonl", "metadata.csv", "metadata.jsonl", "gt.txt",
-              "gt.csv", "label.txt", "labels.json", "train.jsonl", "test.jsonl", "val.jsonl")  # fmt: skip
 PICTURE_FOLDERS = (".", "images", "img", "imgs", "pictures")
 
 

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from common.data.lists import LABEL_NAMES
-from common.data.sources.base import Texts, WordSource
+from common.data.sources.base import SAVED, Texts, WordSource
 from common.errors import UserError
 
 PICTURE_NAMES = ("image", "img", "picture", "png", "jpg", "jpeg", "webp", "bytes", "crop")
 KEPT_GROUPS = 8  # row groups whose pictures stay decoded in a process
-SAVED = "state.json"  # in a folder that `datasets.save_to_disk` has written
 
 
 class TableSource(WordSource):
