@@ -13,38 +13,34 @@ FUNCTIONS, RUNS = 0, 0
 """Ceilings on pieces that stand in two projects (or a project and common): whole functions, runs of statements."""
 
 
-class Normalise(ast.NodeTransformer):
-    """Names of a piece by their order of first appearance, constants by their type; no annotations, no docstrings.
+def words_of(node: object, local: set[str], seen: dict[str, str], out: list[str]) -> None:
+    """A piece as words: local names by their order of first appearance, constants by their type, no annotations.
 
     What is called and which attributes are read stays: two functions that call other things are not the same.
     """
-
-    def __init__(self, local: set[str]) -> None:
-        self.local, self.seen = local, {}
-
-    def name(self, name: str) -> str:
-        return self.seen.setdefault(name, f"v{len(self.seen)}") if name in self.local else name
-
-    def visit_Name(self, node: ast.Name) -> ast.AST:
-        return ast.Name(self.name(node.id), node.ctx)
-
-    def visit_arg(self, node: ast.arg) -> ast.AST:
-        return ast.arg(self.name(node.arg), None)
-
-    def visit_Constant(self, node: ast.Constant) -> ast.AST:
-        return ast.Constant(type(node.value).__name__)
-
-    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
-        return ast.Constant("str")
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
-        if node.value is None:
-            return ast.Pass()
-        return self.generic_visit(ast.Assign([node.target], node.value))
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        inner = ast.FunctionDef("f", node.args, without_docstring(node.body), [], None)
-        return self.generic_visit(inner)
+    if isinstance(node, list):
+        for part in node:
+            words_of(part, local, seen, out)
+        out.append("]")
+    elif isinstance(node, (ast.Name, ast.arg)):
+        name = node.id if isinstance(node, ast.Name) else node.arg
+        out.append(seen.setdefault(name, f"v{len(seen)}") if name in local else name)
+    elif isinstance(node, ast.Constant):
+        out.append(type(node.value).__name__)
+    elif isinstance(node, ast.JoinedStr):
+        out.append("str")
+    elif isinstance(node, ast.AnnAssign) and node.value is not None:
+        words_of(ast.Assign([node.target], node.value), local, seen, out)
+    elif isinstance(node, ast.FunctionDef):
+        out.append("FunctionDef")
+        words_of([node.args, without_docstring(node.body)], local, seen, out)
+    elif isinstance(node, ast.AST):
+        out.append(type(node).__name__)
+        for field in node._fields:
+            if field not in ("ctx", "annotation", "returns", "type_comment"):
+                words_of(getattr(node, field, None), local, seen, out)
+    else:
+        out.append(str(node))
 
 
 def without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
@@ -67,12 +63,9 @@ def assigned(nodes: list[ast.stmt]) -> set[str]:
 
 def fingerprint(body: list[ast.stmt], local: set[str]) -> str:
     """Hash of a piece with its names and constants taken out."""
-    text = "".join(ast.dump(Normalise(local).visit(copy(node)), annotate_fields=False) for node in body)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def copy(node: ast.AST) -> ast.AST:
-    return ast.parse(ast.unparse(node)).body[0]
+    out: list[str] = []
+    words_of(body, local, {}, out)
+    return hashlib.sha256(" ".join(out).encode()).hexdigest()
 
 
 def size(body: list[ast.stmt]) -> int:
