@@ -164,8 +164,11 @@ def test_a_killed_loader_process_is_one_line_wherever_the_run_is(tmp_path: Path)
             time.sleep(0.05)
 
     loop.jobs = [SimpleNamespace(due=lambda clock: True, do=kill)]
-    with pytest.raises(UserError, match=r"loader process \(pid\(?s?\)? \d+\).*data.*fewer workers or smaller") as met:
-        loop.run()
+    try:
+        with pytest.raises(UserError, match=r"loader process .*\d+.*data.*fewer workers or smaller") as met:
+            loop.run()
+    finally:
+        words._loader._iterator._shutdown_workers()  # or torch reports it again, in another test
     assert "\n" not in str(met.value)
 
 
@@ -175,14 +178,15 @@ from common.errors import command
 from common.train.distributed import process_group
 @command
 def main():
-    with process_group("cpu", "env://", -1, 0.05) as dist:
+    with process_group("cpu", "env://", -1, 0.3) as dist:
         if dist.rank == 1:
-            time.sleep(60)
+            time.sleep(120)
         dist.any(True)
 sys.exit(main())
 """
 
 
+@pytest.mark.slow
 def test_a_silent_peer_is_told_after_the_timeout(tmp_path: Path) -> None:
     script = tmp_path / "silent.py"
     script.write_text(SILENT)
