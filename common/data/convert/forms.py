@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from common.data.convert import crops, curved, icdar, linked, scenes
-from common.data.convert.release import find, split_of
+from common.data.convert.release import find, need, split_of
 from common.data.convert.samples import Source
 from common.data.convert.synthtext import synthtext
 from common.data.sets import Subset, WordSet
@@ -42,7 +42,8 @@ def _unfiltered(form: str, subset: str, root: Path) -> Iterator[Source]:
     if form == "ic03":
         return _ic03(root, split, "train" if kind == "train" else "test")
     if form == "svt":
-        return icdar.tagged_scenes(root, f"{split}.xml")
+        files = icdar.once(need(root, f"{split}.xml"))
+        return (source for file in files for source in icdar.tagged_scenes(file))
     if form == "textzoom":
         return linked.textzoom(root, split, kind)
     two = {"mjsynth": crops.mjsynth, "iiit5k": crops.iiit5k, "totaltext": curved.totaltext, "ctw1500": curved.ctw1500}
@@ -57,5 +58,5 @@ def _ic03(root: Path, task: str, split: str) -> Iterator[Source]:
     own = [file for file in files if (split_of(file.parent.absolute().relative_to(above)) or "test") == split]
     if not own:
         raise UserError(f"{root}: no {name} of the {split} part in it; give the unpacked data set's folder")
-    for file in own:
-        yield from icdar.ic03_words(file) if task == "words" else icdar.tagged_scenes(file.parent, name)
+    for file in icdar.once(own):
+        yield from icdar.ic03_words(file) if task == "words" else icdar.tagged_scenes(file)

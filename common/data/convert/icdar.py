@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from common.data.convert.records import each
-from common.data.convert.release import find, need, picture_root, read_text, same_name, split_of
+from common.data.convert.release import find, picture_root, read_text, same_name, split_of
 from common.data.convert.samples import Source
 from common.data.convert.scenes import corner_box, word
 from common.data.lists import COMMA, read_listing
@@ -46,7 +46,7 @@ def split_lists(root: Path, split: str) -> list[Path]:
         own = found if split == (split_of(Path(root.absolute().name)) or "test") else []
     if not own:
         raise UserError(f'{root}: no list of {split} words (lines word_1.png, "label"); give the unpacked folder')
-    return list({read_regular(file): file for file in reversed(own)}.values())  # a copied list counts once
+    return once(own)
 
 
 def _is_word_list(file: Path) -> bool:
@@ -113,18 +113,22 @@ def _tags(file: Path) -> list[tuple[str, str]]:
     return [tuple(html.unescape(part.decode("iso-8859-1")) for part in pair) for pair in found]
 
 
-def tagged_scenes(root: Path, *files: str) -> Iterator[Source]:
+def tagged_scenes(file: Path) -> Iterator[Source]:
     """Scenes with `taggedRectangle`s, cut out: IC03's `words.xml`, SVT's `train.xml` and `test.xml`."""
-    for file in need(root, *files):
-        for number, image in enumerate(_scene_images(file), 1):
-            name = (image.findtext("imageName") or "").strip()
-            where = f"{file}: image {number}:"
-            path = Path(same_name(file.parent, name))
-            yield from each(
-                ((f"{where} {name}", mark) for mark in image.iter("taggedRectangle")),
-                partial(_rectangle, file.parent, path, where),
-                Source.bad,
-            )
+    for number, image in enumerate(_scene_images(file), 1):
+        name = (image.findtext("imageName") or "").strip()
+        where = f"{file}: image {number}:"
+        path = Path(same_name(file.parent, name))
+        yield from each(
+            ((f"{where} {name}", mark) for mark in image.iter("taggedRectangle")),
+            partial(_rectangle, file.parent, path, where),
+            Source.bad,
+        )
+
+
+def once(files: Iterable[Path]) -> list[Path]:
+    """The files without copies of the same content, as an archive leaves them that was unpacked twice."""
+    return list({read_regular(file): file for file in reversed(list(files))}.values())[::-1]
 
 
 def _scene_images(file: Path) -> list[ElementTree.Element]:
