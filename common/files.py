@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import itertools
 import os
 import shutil
@@ -105,6 +106,12 @@ def read_regular(path: Path, most: int = MOST_BYTES) -> bytes:
         return file.read()
 
 
+@functools.lru_cache(maxsize=4096)
+def _resolved(folder: Path) -> Path:
+    """The real path of a folder; looking it up for each of millions of pictures takes longer than reading them."""
+    return folder.resolve()
+
+
 def read_below(root: Path, name: str) -> bytes:
     """The bytes of the regular file `name` below `root`. Raises OSError, also for a name that leads out of `root`.
 
@@ -115,7 +122,8 @@ def read_below(root: Path, name: str) -> bytes:
     path = root / name
     if "\\" in name and not path.exists():  # a list made on Windows
         path = root / name.replace("\\", "/")
-    if not path.resolve().is_relative_to(root.resolve()):
+    real = path.resolve() if path.is_symlink() else _resolved(path.parent) / path.name
+    if not real.is_relative_to(_resolved(root)) or real.name == "..":
         raise OSError(errno.EPERM, f"leads out of the folder {root}", str(path))
     return read_regular(path)
 

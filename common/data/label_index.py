@@ -8,10 +8,12 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from common.data.bad import BadSample
+from common.data.exclude import read_exclusions
 from common.data.lmdb import WordLmdb
 from common.errors import UserError
 from common.text.charset import unsupported
@@ -27,7 +29,8 @@ class LabelRules:
     keep: raw label -> normalised label (None: as stored). drop_empty: drop labels that are empty afterwards.
     charset with on_unsupported "skip" or "error": drop, or refuse to start with a table, when the normalised label
     has other characters. labels=False reads no label at all (pre-training on pictures). missing_label stands for a
-    label that is not there (None: bad sample).
+    label that is not there (None: bad sample). exclude: a CSV file of path and number (from 1), as `strlab doctor
+    --against` writes it: these samples are no part of the set.
     """
 
     max_length: int | None = 25
@@ -38,6 +41,7 @@ class LabelRules:
     measure: Callable[[str], str] | None = None
     labels: bool = True
     missing_label: str | None = None
+    exclude: str | Path | None = None
 
     def __post_init__(self) -> None:
         if self.on_unsupported not in ("keep", "skip", "error"):
@@ -120,10 +124,16 @@ def index_labels(lmdbs: Sequence[WordLmdb], rules: LabelRules, usage: float = 1.
     counts: Counter[str] = Counter(stored=0, kept=0, too_long=0, empty=0, unsupported=0, bad=0)
     bad: list[BadSample] = []
     coverage = []
+    excluded = read_exclusions(Path(rules.exclude)) if rules.exclude else {}
     for words in lmdbs:
         first = len(words) if usage > 1 else int(len(words) * usage)
         coverage.append(rules.coverage())
+        start = len(pieces)
         kept = _index_one(words, first, rules, pieces, counts, bad, coverage[-1])
+        if out := excluded.get(words.path.resolve()):
+            stay = [place for place, number in enumerate(kept) if number + 1 not in out]
+            counts["excluded"] += len(kept) - len(stay)
+            kept, pieces[start:] = [kept[place] for place in stay], [pieces[start + place] for place in stay]
         numbers.append(np.asarray(kept, dtype=np.int64))
     source = np.repeat(np.arange(len(lmdbs), dtype=np.int32), [len(kept) for kept in numbers])
     number = np.concatenate(numbers) if numbers else np.empty(0, dtype=np.int64)

@@ -21,7 +21,6 @@ import numpy as np
 
 from common.data.decode import BadImage, decode_rgb
 from common.data.sources import open_words
-from common.errors import UserError
 from common.files import write_text
 from common.text.charset import CHARSET_36
 from common.text.normalise import keep_only
@@ -218,26 +217,9 @@ COLUMNS = Leak._fields
 
 
 def write_leaks(file: Path, leaks: Iterable[Leak]) -> None:
-    """Write the pairs as CSV; `read_exclusions` reads its first two columns."""
+    """Write the pairs as CSV; `common.data.exclude` reads its first two columns."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows(leaks)
     write_text(file, text.getvalue())
-
-
-def read_exclusions(file: Path) -> dict[Path, set[int]]:
-    """Real path of every set -> numbers (from 1) of the words to exclude: the columns path and number of a CSV file.
-
-    Raises `UserError` for a file without them.
-    """
-    excluded: dict[Path, set[int]] = defaultdict(set)
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            for row in csv.DictReader(lines):
-                excluded[Path(row["path"]).resolve()].add(int(row["number"]))
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}): give a list that `strlab doctor` wrote") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file}: no list of path and number ({error}): `strlab doctor --against` writes one") from None
-    return excluded

@@ -120,7 +120,7 @@ class WordDataset:
     """Map-style data set over the concatenation of word LMDBs, filtered; indices are 0 .. len-1 in file order.
 
     paths: LMDB folders or other word sets (see `common.data.sources`), in order. image_size: (h, w) of the samples.
-    max_length, keep, drop_empty, charset, on_unsupported, measure, labels, missing_label: see `LabelRules`.
+    max_length, keep, drop_empty, charset, on_unsupported, measure, labels, missing_label, exclude: see `LabelRules`.
     augment: `(image, rng, mask) -> image | (image, mask)`, or a list with one for each LMDB; applied at `augment_at`
     "native" (before the resize; SIGA R and S, DiG) or "resized" (SIGA T, MGP-STR); `rng` is a
     Generator made from (seed, epoch, index), so nothing else decides what it draws.

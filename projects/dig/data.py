@@ -125,6 +125,7 @@ def words(
     number: float = math.inf,
     all_lengths: bool = False,
     legacy_items: bool = False,
+    exclude: str = "",
 ) -> WordDataset:
     """Labelled words.
 
@@ -136,6 +137,7 @@ def words(
         augment: applied to the image at its own size.
         number: `--num_samples`.
         all_lengths: keep words that are too long for the decoder (evaluation counts them as they are).
+        exclude: `--exclude`, a list of words that are no part of the set.
         legacy_items: the published replacement rule instead of leaving unusable samples out.
     """
     longest = longest_word(codec.max_length)
@@ -149,6 +151,7 @@ def words(
         charset=codec.charset,  # what it does not have is counted and becomes UNKNOWN, as published
         augment=augment,
         decode_truncated=True,
+        exclude=exclude or None,
         **rules,
     )
     first_samples(dataset, number)

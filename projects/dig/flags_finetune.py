@@ -90,6 +90,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         "--unsupported_share", type=float, default=0.05,
         help="share of labels that lose more than marks to --voc_type that stops the run",
     )  # fmt: skip
+    group.add_argument("--exclude", default="", help="list of words not to train on, from `strlab doctor --against`")
     group.add_argument("--num_view", type=int, default=1, help="above 1: augment")
     group.add_argument("--use_abi_aug", action="store_true", help="ABINet's augmentation instead of SeqCLR's")
     group.add_argument("--input_h", type=int, default=32, help="height of the input")

@@ -51,6 +51,7 @@ def prepare(options, dist: Dist) -> FineTuning:
         augment=augmentation(options, dist.rank),
         number=options.num_samples,
         legacy_items=options.legacy_items,
+        exclude=options.exclude,
     )
     for line in check_coverage(dataset.coverage(), options.unsupported_share, "--voc_type"):
         print(line)

@@ -85,15 +85,17 @@ def make_dataset(
     augment=None,
     masks: MaskSource | None = None,
     keep_empty: bool = False,
+    exclude: str = "",
 ) -> WordDataset:
     """Word sets with the labels and pictures that a network reads.
 
     `length`: longest raw label that is kept, None for all. Words whose label becomes empty are skipped; the published
-    loader keeps them (`keep_empty`).
+    loader keeps them (`keep_empty`). `exclude`: a list of words that are no part of the set.
     """
     return WordDataset(
         list(paths), image_size=SIZE, max_length=length, drop_empty=not keep_empty, pad=network.pad, augment=augment,
         augment_at=RESIZED, masks=masks, keep=label_normaliser(network.character, network.sensitive),
+        exclude=exclude or None,
     )  # fmt: skip
 
 
@@ -109,6 +111,7 @@ def training_data(
     augment,
     unsupported_share: float = DEFAULT_SHARE,
     keep_empty: bool = False,
+    exclude: str = "",
 ) -> tuple[WordDataset, list[Source]]:
     """The training set and its sources in the order of the set.
 
@@ -120,6 +123,7 @@ def training_data(
         augment: applied to the resized picture.
         unsupported_share: share of labels that may lose letters to the character set.
         keep_empty: train on labels of which it leaves nothing.
+        exclude: `--exclude`, a list of words that are not trained on.
 
     Raises `UserError` for a character set that is not that of the labels, for sources that are missing, for box labels
     that are missing or malformed, and for labels that do not fit.
@@ -132,7 +136,9 @@ def training_data(
         length = None if length is None else length - 1
         refuse_pickles(paths)
     masks = BoxMasks() if boxes else None
-    dataset = make_dataset(paths, network, length=length, augment=augment, masks=masks, keep_empty=keep_empty)
+    dataset = make_dataset(
+        paths, network, length=length, augment=augment, masks=masks, keep_empty=keep_empty, exclude=exclude
+    )
     check_coverage(dataset.coverage(), unsupported_share, "--character, or --sensitive for capitals")
     sizes = iter(dataset.sizes)
     sources = [

@@ -67,6 +67,7 @@ DATA = (
     Flag("--bad_share", float, 0.01, "share of unreadable samples that stops the run", range=ANY, free=True),
     Flag("--unsupported_share", float, 0.05, "share of labels that lose letters to --character that stops", range=ANY),
     Flag("--keep_empty_labels", bool, help="train on labels of which --character leaves nothing, as published"),
+    Flag("--exclude", default="", help="words that are not trained on: a list that `strlab doctor --against` wrote"),
 )
 TRAINING = (
     Flag("--manualSeed", int, 1111, "seed of python, numpy, torch and the data (plus rank)", range=ANY),
@@ -235,6 +236,7 @@ class TrainOptions:
     bad_share: float
     unsupported_share: float
     keep_empty_labels: bool
+    exclude: str
     manualSeed: int
     batch_size: int
     num_iter: int

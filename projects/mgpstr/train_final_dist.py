@@ -170,6 +170,7 @@ def build(o: TrainOptions, values: dict[str, Any], dist: Dist, folder: Path) -> 
             o.train_data, o.sources, shares, network, codes,
             filtered=not o.data_filtering_off, boxes=o.is_mask_supervision, augment=o.augment,
             unsupported_share=o.unsupported_share, keep_empty=o.keep_empty_labels,
+            exclude=o.exclude,
         )  # fmt: skip
         length = None if o.data_filtering_off else network.batch_max_length
         validation = make_dataset(discover(o.valid_data), network, length=length)

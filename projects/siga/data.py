@@ -133,6 +133,7 @@ def training_data(options: argparse.Namespace) -> tuple[WordDataset, list[tuple[
         augment=augment,
         augment_at=place,
         masks=masks,
+        exclude=options.exclude or None,
     )
     try:
         dataset = make()

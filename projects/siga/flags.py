@@ -222,6 +222,7 @@ OURS = (
         "share of labels that lose more than marks to --character that stops the run",
     ),
     Flag("--keep_empty_labels", bool, help="train on labels of which --character leaves nothing, as published"),
+    Flag("--exclude", default="", help="words that are not trained on: a list that `strlab doctor --against` wrote"),
     Flag("--print_interval", int, 20, "steps between console lines"),
 )
 TRAIN = MODEL + DATA + STEPS + FILES + LAUNCH + OURS

@@ -15,6 +15,7 @@ from common.data.decode import decode_rgb
 from common.data.leaks import find_leaks
 from common.data.lmdb import LmdbWriter, WordLmdb
 from common.data.synth import SynthOptions, render_corpus
+from common.data.words import WordDataset
 from tests.common import toy
 from tests.common.lmdbs import encoded, noise, write_words
 
@@ -69,6 +70,11 @@ def test_leaks_are_listed_and_excluded(corpus: Path, tmp_path: Path, capsys) -> 
     assert len(WordLmdb(tmp_path / "clean")) == len(WordLmdb(data)) - len(rows)
     assert "listed in leaks.csv" in (tmp_path / "clean" / "removed.csv").read_text()
     assert main(["doctor", str(data), "--exclude", str(listed)]) == 2
+    dataset = WordDataset([data], exclude=listed)
+    left_out = {int(row["number"]) - 1 for row in rows}
+    assert dataset.counts["excluded"] == len(rows) and len(dataset) == len(WordLmdb(data)) - len(rows)
+    assert not left_out & {dataset.location(index)[1] for index in range(len(dataset))}
+    assert dataset.label(len(dataset) - 1) == WordLmdb(data).label(dataset.location(len(dataset) - 1)[1])
 
 
 def test_likely_label_errors(tmp_path: Path, monkeypatch, capsys) -> None:

@@ -26,7 +26,8 @@ from pathlib import Path
 
 from common.data.doctor import as_dict, describe, refuse_place, repair
 from common.data.examine import Examination, Wishes, examine
-from common.data.leaks import find_leaks, read_exclusions, write_leaks
+from common.data.exclude import read_exclusions
+from common.data.leaks import find_leaks, write_leaks
 from common.data.words import discover
 from common.errors import UserError
 from common.files import write_text
