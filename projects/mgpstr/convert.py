@@ -232,11 +232,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--character", help="the charset of the checkpoint, for --to hf; default: what its metadata file says"
     )
+    parser.add_argument("--force", action="store_true", help="overwrite what is there")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """`strlab convert mgpstr`."""
+    taken = args.target.is_dir() and any(args.target.iterdir()) if args.to == "hf" else args.target.exists()
+    if taken and not args.force:
+        raise UserError(f"{args.target}: exists; give another name, or --force to overwrite it")
     if args.to == "hf":
         export_hf(args.source, args.target, args.character)
     else:

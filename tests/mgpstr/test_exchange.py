@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from common import cli
 from common.errors import UserError
 from common.train.checkpoint import load, load_hub_folder, save_atomic, write_card
 from projects.mgpstr.convert import export_hf, import_hf
@@ -91,3 +92,12 @@ def test_what_does_not_fit_is_refused(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"without vocab\.json the 36 characters are meant"):
         import_hf(other, tmp_path / "x.pth")
     assert not (tmp_path / "x.pth").exists()
+
+
+def test_nothing_is_overwritten(exported: Path, tmp_path: Path, capsys) -> None:
+    target = tmp_path / "back.pth"
+    words = ["convert", "mgpstr", str(exported / "hf"), str(target), "--to", "original"]
+    assert cli.main(words) == 0
+    assert cli.main(words) == 2 and "back.pth: exists" in capsys.readouterr().err
+    assert cli.main([*words, "--force"]) == 0
+    assert cli.main(["convert", "mgpstr", str(target), str(exported / "hf"), "--to", "hf"]) == 2

@@ -20,6 +20,19 @@ def test_every_published_model_has_a_paper_scale() -> None:
     assert {scale.model for scale in PAPER.values()} == wanted
 
 
+@pytest.mark.parametrize("name", ["smoke", "cpu", "gpu", "sanity"])
+def test_commands_of_the_small_scales_are_accepted(name: str, tmp_path: Path) -> None:
+    scale = RECIPE.sanity if name == "sanity" else RECIPE.scales[name]
+    for source in ("MJ", "ST"):
+        (tmp_path / "training" / source).mkdir(parents=True)
+        (tmp_path / "training" / source / "data.mdb").write_bytes(b"")
+    for _, command, _, _ in Runner(RECIPE, name, scale, tmp_path, tmp_path).plan():
+        if "train_final_dist" in " ".join(command):
+            train_options(command[2:])
+        elif "test_final" in " ".join(command):
+            read_options(command[2:], "test_final.py")
+
+
 @pytest.mark.parametrize("name", sorted(PAPER))
 def test_commands_are_accepted(name: str, tmp_path: Path) -> None:
     """Start weights reach the training of every model that has them; ACDS-STR trains on boxes, then on real words."""
