@@ -8,6 +8,7 @@ import io
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
+from importlib import metadata
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from common.infer.images import ImageLike, as_array
 from common.infer.recognizer import Prediction, Recognizer
 from common.text.charset import CHARSET_94
 
+PEERS = ("rapidocr", "tesseract")
 Read = Callable[[np.ndarray], tuple[str, float]]
 
 
@@ -56,6 +58,14 @@ def open_peer(name: str) -> Recognizer:
     if name not in openers:
         raise UserError(f"--reader: {name!r} is not one of {', '.join(openers)}")
     return PeerRecognizer(PeerReader(name, openers[name]()), name=name, workers=1)
+
+
+def peer_version(name: str) -> str:
+    """The installed version of a peer."""
+    if name == "rapidocr":
+        return metadata.version("rapidocr_onnxruntime")
+    told = subprocess.run(["tesseract", "--version"], capture_output=True, text=True, check=False).stdout.split()
+    return told[1] if len(told) > 1 else "of unknown version"
 
 
 def _rapidocr() -> Read:

@@ -1,10 +1,10 @@
 """`strlab compare`: several readers on the same words, in one table and one page.
 
-Each READER is a checkpoint, the folder of a reproduction (its evaluated checkpoint is taken), or the name of a shipped
-reader, with an optional label before it (`SIGA=outputs/siga/cpu`). Readers with the same label count as seeds of one
-method: the table then gives their mean and range. For every set and protocol the table shows word accuracy in % with
-its 95 % Wilson interval and the number of words; McNemar's test compares each reader with the first one on the same
-words; speed is measured on one core.
+Each READER is a checkpoint, the folder of a reproduction (its evaluated checkpoint is taken), the name of a shipped
+reader, or a peer (`tesseract`, `rapidocr`), with an optional label before it (`SIGA=outputs/siga/cpu`). Readers with
+the same label count as seeds of one method: the table then gives their mean and range. For every set and protocol the
+table shows word accuracy in % with its 95 % Wilson interval and the number of words; McNemar's test compares each
+reader with the first one on the same words; speed is measured on one core.
 
 Readers that were trained on different data are refused without `--any-data`: such a table would compare the data and
 not the methods.
@@ -27,10 +27,12 @@ from common.errors import UserError
 from common.files import write_text
 from common.infer import shipped
 from common.infer.evaluate import NAMES, evaluate, find_sets
+from common.infer.peers import PEERS, open_peer, peer_version
 from common.infer.recognizer import Recognizer, open_recognizer, read_card
 from common.metrics.intervals import mcnemar, wilson
 
 UNKNOWN = "not stated"
+PEER_DATA = "its makers' data"  # shown for comparison; never a reason to refuse
 
 
 @dataclass(frozen=True)
@@ -98,17 +100,17 @@ def _run(args: argparse.Namespace) -> int:
     from common.report.compare_page import write_files
 
     sets = find_sets(args.data, args.select)
-    wanted = [_named(text) for text in args.readers] or [(one.name, one.path) for one in shipped.all_shipped()]
+    wanted = [_named(text) for text in args.readers] or [(one.name, str(one.path)) for one in shipped.all_shipped()]
     if not wanted:
         raise UserError("strlab compare: no reader is given and none ships with this installation; give checkpoints")
-    opened = [(label, open_recognizer(path, engine="torch")) for label, path in wanted]
+    opened = [(label, open_peer(at) if at in PEERS else open_recognizer(at, engine="torch")) for label, at in wanted]
     entries = [_entry(label, recognizer) for label, recognizer in opened]
     _refuse_different_data(entries, args.any_data)
     for entry, (_, recognizer) in zip(entries, opened):
         print(f"{entry.label}: {entry.path}", flush=True)
-        _measure_size(entry, recognizer)
-        if not args.no_speed:
-            entry.speed = measure_speed(recognizer)
+        if entry.model not in PEERS:
+            _measure_size(entry, recognizer)
+            entry.speed = {} if args.no_speed else measure_speed(recognizer)
         entry.words = read_words(recognizer, sets, args.max_samples, args.out / "cache", entry.sha256)
     page = write_files(args.out, entries, sets, args.any_data)
     print(page.text)
@@ -116,27 +118,34 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _named(text: str) -> tuple[str, Path]:
-    """Label and checkpoint of one argument."""
+def _named(text: str) -> tuple[str, str]:
+    """Label and checkpoint, or label and peer, of one argument."""
     label, equals, rest = text.partition("=")
     label, rest = (label, rest) if equals else ("", text)
+    if rest in PEERS:
+        return label or rest, rest
     path = Path(rest).expanduser()
     if not path.exists():
         one = shipped.find(rest)
-        return label or one.name, one.path
+        return label or one.name, str(one.path)
     finished = path / "finished.json"
     if not finished.is_file():
-        return label or path.stem, path
+        return label or path.stem, str(path)
     from common.report.finished import Finished
 
     run = Finished.load(path)
     if run.checkpoint is None:
         raise UserError(f"{finished}: this run evaluated no checkpoint; give one of its checkpoints instead")
-    return label or f"{run.project} ({run.scale})", Path(run.checkpoint)
+    return label or f"{run.project} ({run.scale})", str(run.checkpoint)
 
 
 def _entry(label: str, recognizer: Recognizer) -> Entry:
     """The facts about a reader that its metadata state."""
+    if recognizer.name in PEERS:
+        version = peer_version(recognizer.name)
+        return Entry(
+            label, Path(recognizer.name), recognizer.name, PEER_DATA, None, UNKNOWN, f"{recognizer.name} {version}"
+        )
     card, path = read_card(recognizer.source), Path(recognizer.source)
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     digest = hashlib.sha256(b"".join(p.read_bytes() for p in files)).hexdigest()
@@ -152,7 +161,7 @@ def _entry(label: str, recognizer: Recognizer) -> Entry:
 
 
 def _refuse_different_data(entries: Sequence[Entry], allowed: bool) -> None:
-    data = {entry.data: entry.label for entry in entries}
+    data = {entry.data: entry.label for entry in entries if entry.data != PEER_DATA}
     if allowed or len(data) <= 1:
         return
     stated = "; ".join(f"{label}: {text}" for text, label in data.items())

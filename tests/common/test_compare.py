@@ -69,3 +69,19 @@ def test_the_files_are_written_and_reading_is_not_repeated(two_readers, capsys, 
     capsys.readouterr()
     assert main([*command, "--no-speed", "--any-data"]) == 0
     assert capsys.readouterr().out.count("read before") == 2
+
+
+def test_peers_take_part_whatever_they_were_trained_on(two_readers, capsys, tmp_path, monkeypatch) -> None:
+    from common.infer import peers
+    from common.report import compare
+
+    files, data = two_readers
+    reader = peers.PeerRecognizer(
+        peers.PeerReader("tesseract", lambda image: ("cat", 0.5)), name="tesseract", workers=1
+    )
+    monkeypatch.setattr(compare, "open_peer", lambda name: reader)
+    monkeypatch.setattr(compare, "peer_version", lambda name: "9.9")
+    words = ["compare", str(files[0]), "tesseract", "--data", str(data), "--out", str(tmp_path / "out"), "--no-speed"]
+    assert main(words) == 0
+    assert "33.3" in (tmp_path / "out/compare.csv").read_text().splitlines()[2]  # "cat" of cat, dog, Fig
+    assert "tesseract 9.9" in (tmp_path / "out/index.html").read_text()
