@@ -17,7 +17,8 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from common import __version__
 from common.errors import UserError, command
@@ -78,11 +79,20 @@ def _main(argv: list[str]) -> int | None:
     name = " ".join(argv[:2]) if argv[:1] and argv[0] in GROUPS else "".join(argv[:1])
     parser = build_parser(name)
     args = parser.parse_args(argv)
+    for field, value in vars(args).items():
+        setattr(args, field, _at_home(value))
     run = getattr(args, "run", None)
     if run is None:
         _deepest(parser, argv).print_help()
         return 0 if not argv else 2
     return run(args)
+
+
+def _at_home(value: Any) -> Any:
+    """A path, or a list of paths, with `~` as the home folder; shells leave it alone in `--out=~/x` and in quotes."""
+    if isinstance(value, Path):
+        return value.expanduser()
+    return [_at_home(one) for one in value] if isinstance(value, list) else value
 
 
 def build_parser(wanted: str = "") -> argparse.ArgumentParser:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +26,8 @@ def rows() -> list[Row]:
     return [
         Row("data: decode + resize to 32x128", decode, "u", IMAGES, target=0.6),
         Row("data: LMDB sample to uint8 32x128", samples, "u", IMAGES, note="key, label, decode, resize"),
+        Row("data: folder and list sample to uint8 32x128", listed, "u", IMAGES),
+        Row("data: tar shard sample to uint8 32x128", tarred, "u", IMAGES),
         Row("data: rendered crops, 2 processes", crops, "items/s", CROPS, target=1000, threads=2, least=1),
     ]
 
@@ -40,6 +44,35 @@ def samples() -> Callable[[], None]:
     with LmdbWriter(Path(folder.name) / "words") as writer:
         for _ in range(IMAGES):
             writer.add(jpeg_crop(), "Reading")
+    return _reading(folder)
+
+
+def listed() -> Callable[[], None]:
+    """The same of a folder with a list."""
+    folder = tempfile.TemporaryDirectory()
+    root = Path(folder.name) / "words"
+    root.mkdir()
+    for number in range(IMAGES):
+        (root / f"{number}.jpg").write_bytes(jpeg_crop())
+    (root / "labels.txt").write_text("".join(f"{number}.jpg\tReading\n" for number in range(IMAGES)))
+    return _reading(folder)
+
+
+def tarred() -> Callable[[], None]:
+    """The same of a WebDataset shard."""
+    folder = tempfile.TemporaryDirectory()
+    root = Path(folder.name) / "words"
+    root.mkdir()
+    with tarfile.open(root / "0.tar", "w") as archive:
+        for number in range(IMAGES):
+            for kind, data in (("jpg", jpeg_crop()), ("txt", b"Reading")):
+                member = tarfile.TarInfo(f"{number:06d}.{kind}")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    return _reading(folder)
+
+
+def _reading(folder: tempfile.TemporaryDirectory) -> Callable[[], None]:
     words = WordDataset([Path(folder.name) / "words"], max_length=25, image_size=SIZE)
 
     def read(keep: tempfile.TemporaryDirectory = folder) -> None:

@@ -215,3 +215,10 @@ def test_doctor_prints_characters_and_names_flat_pictures(tmp_path: Path, capsys
     assert main(["doctor", str(path), "--charset", "36"]) == 0
     out = capsys.readouterr().out
     assert "'é' x 1" in out and "u00e9" not in out and "one colour  1: 2" in out
+
+
+def test_the_home_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_words(tmp_path / "set", ["a"])
+    assert main(["doctor", "~/set", "--workers=1", "--json=~/found.json"]) == 0
+    assert (tmp_path / "found.json").is_file()
