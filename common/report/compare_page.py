@@ -103,7 +103,7 @@ def facts_table(entries: Sequence[Entry]) -> tuple[list[str], list[list]]:
               "images seen", "commit", "sha256"]  # fmt: skip
     rows = [
         [e.label, e.model, e.parameters / 1e6 or None, e.flops / 1e9 or None, e.speed.get(1), e.speed.get(32), e.data,
-         e.images_seen if e.images_seen is not None else UNKNOWN, e.commit[:12], e.sha256[:12]]
+         e.images_seen if e.images_seen is not None else UNKNOWN, e.commit[:12], e.sha256[:16]]
         for e in entries
     ]  # fmt: skip
     return header, rows
