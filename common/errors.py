@@ -1,4 +1,4 @@
-"""The one kind of error that a user caused and can cure, and how a command shows it."""
+"""The one kind of error that a user caused and can fix, and how a command shows it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 
 class UserError(Exception):
-    """Bad input. The message names the file or flag, the field, and the cure, in one line."""
+    """Bad input. The message names the file or flag, the field, and the fix, in one line."""
 
 
 def printable(text: object) -> str:

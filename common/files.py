@@ -83,7 +83,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> Path:
-    """Write to a temporary file beside `path`, flush it to the disk, rename it. Raises `UserError` naming the path."""
+    """Write to a temporary file next to `path`, flush it to the disk, rename it. Raises `UserError` naming the path."""
     with atomic_file(Path(path), len(data)) as file:
         file.write(data)
     return Path(path)

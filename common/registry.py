@@ -117,7 +117,7 @@ def project_modules() -> dict[str, str]:
 
 @functools.cache
 def rows() -> tuple[ModelRow, ...]:
-    """All rows of all projects. A project that cannot be imported is left out with a warning, not with a crash."""
+    """All rows of all projects. A project that cannot be imported is skipped with a warning, not with a crash."""
     found: list[ModelRow] = []
     for project, module in sorted((OWN | project_modules()).items()):
         if not _exists(module):
@@ -126,7 +126,7 @@ def rows() -> tuple[ModelRow, ...]:
             found.extend(importlib.import_module(module).ROWS)
         except Exception as error:
             # Another project's broken installation must not stop this one.
-            warnings.warn(f"project {project} is left out: {type(error).__name__}: {error}", stacklevel=2)
+            warnings.warn(f"project {project} is skipped: {type(error).__name__}: {error}", stacklevel=2)
     return tuple(found)
 
 

@@ -58,7 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("eval", help="accuracy on LMDBs", description=__doc__)
     add_checkpoint_arguments(parser)
     parser.add_argument(
-        "--reader", choices=["rapidocr", "tesseract"], help="somebody else's reader instead of ours, where installed"
+        "--reader", choices=["rapidocr", "tesseract"], help="somebody else's reader, where it is installed"
     )
     parser.add_argument(
         "--data",

@@ -2,7 +2,7 @@
 
 The graph takes uint8 RGB images [B, H, W, 3] (B is free) and gives what the reader's `export_module` gives; decoding
 stays outside. What it needs (model, characters, tokens by id, input size, names of the outputs) stands in the graph's
-metadata and in a JSON file beside it. `--check` runs 32 images through both at batch sizes 1 and 7: the texts must be
+metadata and in a JSON file next to it. `--check` runs 32 images through both at batch sizes 1 and 7: the texts must be
 equal and the outputs that are no ids within the tolerance; nothing is written where they are not.
 """
 
@@ -147,8 +147,8 @@ def export(recognizer: Recognizer, opset: int = OPSET) -> bytes:
                 training=torch.onnx.TrainingMode.PRESERVE,
             )
     except Exception as error:  # the exporter has many types of its own
-        cure = f"; try --opset {OPSET}" if opset != OPSET else ""
-        raise UserError(f"--opset {opset}: the model cannot be exported so ({_first_line(error)}){cure}") from None
+        fix = f"; try --opset {OPSET}" if opset != OPSET else ""
+        raise UserError(f"--opset {opset}: the model cannot be exported so ({_first_line(error)}){fix}") from None
     return buffer.getvalue()
 
 

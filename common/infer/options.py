@@ -1,4 +1,4 @@
-"""Build options that a user gives for a reader: one that the model does not know is refused, not passed over."""
+"""Build options that a user gives for a reader: one that the model does not know is refused, not skipped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def open_with_options(
     """The reader that the row's `open` makes. Raises `UserError` for an option that its `build` does not take.
 
     `options` are those of row, card and command line, `given` the last ones alone. A `build` that takes any name and
-    itself passes over what it does not know is believed.
+    itself skips what it does not know is believed.
     """
     build = registry.resolve(row.build)
     parameters = inspect.signature(build).parameters.values()
@@ -37,8 +37,8 @@ def open_with_options(
         raise UserError(_refusal(row, found[1], f"see {_place(build)} for those that it takes")) from None
 
 
-def _refusal(row: registry.ModelRow, name: str, cure: str) -> str:
-    return f"{row.name} has no option {name!r} (--option, or the card beside the checkpoint); {cure}"
+def _refusal(row: registry.ModelRow, name: str, fix: str) -> str:
+    return f"{row.name} has no option {name!r} (--option, or the metadata of the checkpoint); {fix}"
 
 
 def _place(function: Callable) -> str:

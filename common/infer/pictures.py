@@ -49,7 +49,7 @@ def attention_strip(image: np.ndarray, attention: np.ndarray, most: int = 26, co
 
 
 def attention_sheet(image: np.ndarray, attention: np.ndarray, text: Sequence[str], scale: int = 3) -> np.ndarray:
-    """A sheet for one image: the crop above, then one line for each token of `text` with the token beside it."""
+    """A sheet for one image: the crop above, then one line for each token of `text` with the token next to it."""
     from PIL import Image, ImageDraw, ImageFont
 
     maps = np.asarray(attention, np.float32)

@@ -46,7 +46,7 @@ class Prediction:
         confidence: in [0, 1]; the project's own rule (usually the product of the steps' probabilities, end included).
         char_confidences: one probability for each character of `text` (an end token may follow).
         attention: float array [T, h, w], one map for each character, scaled as the reader likes; None if not asked for.
-        extra: what a project wants to show beside it, for example {"char": …, "bpe": …} for several heads.
+        extra: what a project wants to show next to it, for example {"char": …, "bpe": …} for several heads.
         error: why the image could not be read; the text is then empty and the confidence 0.
     """
 
@@ -341,7 +341,7 @@ def open_recognizer(
     name = model or card.get("model") or (registry.recognise(checkpoint) if checkpoint.is_file() else None)
     if not name:
         raise UserError(
-            f"{checkpoint}: no card ({card_path(checkpoint).name}) stands beside it; "
+            f"{checkpoint}: no metadata file ({card_path(checkpoint).name}) is next to it; "
             "say which model it holds with --model (`strlab models` lists them)"
         )
     row = registry.find(str(name))

@@ -156,7 +156,7 @@ class Scores:
         return self._row(title, self._known(names))
 
     def unweighted(self, names: Iterable[str] | None = None, title: str = "unweighted") -> Row:
-        """Plain mean of the figures of the named sets (default: all); a set without counted words is left out of its
+        """Plain mean of the figures of the named sets (default: all); a set without counted words is excluded from its
         mean.
         """
         rows = [self._row(name, [name]) for name in self._known(names)]

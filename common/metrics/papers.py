@@ -35,7 +35,7 @@ def score_word(
 def siga_scores(predictions: Sequence[str], labels: Sequence[str]) -> tuple[float, float, list[WordScore]]:
     """SIGA R's test rule (spec section 7): (accuracy in percent, mean 1-NED in [0, 1], the words).
 
-    Both sides are lower-cased and cut to [0-9a-z]; nothing is left out, so an empty label is matched by an empty
+    Both sides are lower-cased and cut to [0-9a-z]; nothing is skipped, so an empty label is matched by an empty
     prediction.
     """
     words = [

@@ -44,15 +44,15 @@ EXACT = Protocol("exact", "", lower=False)  # also for characters that no publis
 
 
 def accuracy_36(predictions: Sequence[str], labels: Sequence[str]) -> float:
-    """Word accuracy in [0, 1] over letters and digits, case ignored; labels without any of them are left out."""
+    """Word accuracy in [0, 1] over letters and digits, case ignored; labels without any of them are skipped."""
     return PROTOCOL_36.accuracy(predictions, labels)[0]
 
 
 def accuracy_62(predictions: Sequence[str], labels: Sequence[str]) -> float:
-    """Word accuracy in [0, 1] over letters and digits, case-sensitive; labels without any of them are left out."""
+    """Word accuracy in [0, 1] over letters and digits, case-sensitive; labels without any of them are skipped."""
     return PROTOCOL_62.accuracy(predictions, labels)[0]
 
 
 def accuracy_94(predictions: Sequence[str], labels: Sequence[str]) -> float:
-    """Word accuracy in [0, 1] over the 94 printable ASCII characters; labels without any of them are left out."""
+    """Word accuracy in [0, 1] over the 94 printable ASCII characters; labels without any of them are skipped."""
     return PROTOCOL_94.accuracy(predictions, labels)[0]

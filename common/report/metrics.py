@@ -19,7 +19,7 @@ NOT_CURVES = {"step", "epoch", "time", "seconds", "data_wait"}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of one metrics file; a last line cut by a kill is left out."""
+    """The rows of one metrics file; a last line cut by a kill is skipped."""
     rows = []
     for line in path.read_text("utf-8").splitlines() if path.is_file() else []:
         try:

@@ -1,4 +1,4 @@
-"""A report as one self-contained HTML page, and the same as Markdown with its pictures in a folder beside it.
+"""A report as one self-contained HTML page, and the same as Markdown with its pictures in a folder next to it.
 
 >>> report = Report("SIGA", "cpu scale")
 >>> report.heading("Accuracy").table(["set", "words"], [["SVT", 647]]).text("All figures are from one run.")

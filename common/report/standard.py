@@ -103,8 +103,8 @@ def data_words(finished: Finished) -> str:
 
 
 def add_accuracy(report: Report, finished: Finished) -> None:
-    """Accuracy per set under the three protocols, and the paper's figures: next to ours where the data is the user's
-    own, in a table of their own where ours are rendered stand-ins."""
+    """Accuracy per set under the three protocols, and the paper's figures: next to the measured ones where the data is
+    the user's own, in a separate table where the sets are rendered stand-ins."""
     evaluation = finished.evaluation
     paper = finished.published_rows if finished.own_data else ()
     report.heading("Accuracy")

@@ -104,7 +104,7 @@ class Recipe:
 
 
 def recipe_path(project: str) -> Path:
-    """Where the recipe of a project stands (beside its registry module)."""
+    """Return the path of a project's recipe, next to its registry module."""
     module = registry.project_modules().get(project)
     package = find_spec(module.rpartition(".")[0]) if module else None
     if package is None or not package.submodule_search_locations:

@@ -81,7 +81,7 @@ class Runner:
         return plan
 
     def run(self, dry_run: bool = False, fresh: bool = False) -> Finished:
-        """Run what is not finished. Raises `UserError` where a step fails, saying how to go on."""
+        """Run what is not finished. Raises `UserError` where a step fails, saying how to continue."""
         if fresh and not dry_run:
             _set_aside(self.out)
         plan, done, previous = self.plan(), [], self._data_print()

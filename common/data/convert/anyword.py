@@ -1,6 +1,6 @@
 """An AnyWord JSON file (data_root, data_list) -> a scene LMDB: `image-%09d` as the file is, `annotations-%09d` as JSON.
 
-Kept are words with a polygon and a text that pass the filters; a picture without any is left out. What was left out is
+Kept are words with a polygon and a text that pass the filters; a picture without any is skipped. What was skipped is
 counted and said.
 """
 

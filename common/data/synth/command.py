@@ -3,7 +3,7 @@
 Everything comes from installed packages: open-licence fonts (fontpkg-*), words (wordfreq), photographs
 (scikit-image). OUT gets the usual layout: training/{MJ,ST}, validation,
 evaluation/{IIIT5k_3000,SVT,IC13_857,IC15_1811,SVTP,CUTE80}; the last six are synthetic stand-ins for the public
-sets of those names. No word and no font of evaluation occurs in training. Beside each image stand its label, text
+sets of those names. No word and no font of evaluation occurs in training. Next to each image are its label, text
 mask and character boxes. The same options always give the same samples.
 """
 
@@ -91,7 +91,7 @@ def add_parser(subparsers) -> None:
     )
     text.add_argument("--words", default="", metavar="FILE", help="own words, one a line, with case as written")
     look = parser.add_argument_group("look")
-    look.add_argument("--fonts-dir", nargs="+", default=(), metavar="FOLDER", help="own fonts besides --fonts")
+    look.add_argument("--fonts-dir", nargs="+", default=(), metavar="FOLDER", help="own fonts in addition to --fonts")
     look.add_argument("--grounds-dir", default="", metavar="FOLDER", help="own pictures behind the words")
     look.add_argument(
         "--vertical-share", type=float, default=0.0, help="share of words with letters one below the other"
