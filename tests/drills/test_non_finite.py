@@ -20,10 +20,11 @@ from common.errors import UserError
 from projects.dig import run_class_finetuning, run_mae_pretraining_moco
 from projects.mgpstr import train_final_dist
 from projects.siga import train
-from projects.ssm.finetune.train import run as run_ssm
+from projects.ssm.finetune.run import run as run_ssm
 from projects.ssm.pretrain import sim_pretrain
 from tests.dig import runs as dig_runs
-from tests.projects import mgpstr_corpus, siga_corpus, ssm_runs
+from tests.projects import mgpstr_corpus, siga_corpus
+from tests.ssm import runs as ssm_runs
 
 HEALTHY = 2  # updates before the NaN
 LAYERS = (nn.Conv2d, nn.Linear)

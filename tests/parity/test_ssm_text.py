@@ -12,9 +12,9 @@ from common.text.charset import CHARSET_36, CHARSET_62, CHARSET_94
 from common.text.codecs import CtcCodec, EosBosPadCodec
 from common.text.normalise import adapt_to_charset
 from common.train.schedule import momentum_cosine, warmup_cosine
-from projects.ssm.finetune.checkpoint import parse_model_args as parse_words
 from projects.ssm.finetune.data import label_rules
-from projects.ssm.finetune.system import one_cycle, swa_factor
+from projects.ssm.finetune.files import parse_model_args as parse_words
+from projects.ssm.finetune.method import one_cycle, swa_factor
 from projects.ssm.finetune.table import results_table
 from projects.ssm.models.parseq import short_pool
 from projects.ssm.pretrain.losses import feature_weight

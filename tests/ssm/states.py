@@ -19,8 +19,8 @@ from projects.ssm.pretrain.main_pixel import main as pixel
 from projects.ssm.pretrain.sim_pretrain import main as pretrain
 from tests.common.compare import digest
 from tests.common.lmdbs import encoded, noise
-from tests.projects.ssm_runs import pretrain as pretrain_words
-from tests.projects.ssm_runs import write_corpus
+from tests.ssm.runs import pretrain as pretrain_words
+from tests.ssm.runs import write_corpus
 
 FILE = Path(__file__).with_suffix(".json")
 CASES = {
@@ -28,7 +28,11 @@ CASES = {
     "pretrain, accumulated": ("pretrain", ["--accum_iter", 2, "--dense_loss", "--direction", "Hybrid"], 1),
     "pretrain, two processes": ("pretrain", ["--batch_size", 2], 2),
     "SR": ("SR", [], 1),
-    "SR, accumulated, two processes": ("SR", ["--accum_iter", 2, "--batch_size", 1, "--norm_pix_loss"], 2),
+    "SR, accumulated, two processes": (
+        "SR",
+        ["--accum_iter", 2, "--batch_size", 1, "--norm_pix_loss", "--epochs", 10],
+        2,
+    ),
     "Seg": ("Seg", ["--accum_iter", 2, "--batch_size", 1], 1),
 }
 """Name -> script, flags, processes. Every run stops after 4, 6 and 8 steps; states are hashed after 4 and 8."""
@@ -71,7 +75,7 @@ def hashes(case: str, folder: Path) -> dict[str, dict[str, str]]:
     for steps in (4, 6, 8):
         line = [*map(str, words), *map(str, more), "--auto_resume", "--max_steps", str(steps)]
         if processes > 1:
-            from tests.projects.test_ssm_resume import start
+            from tests.ssm.test_resume import start
 
             process = start("pretrain" if kind == "pretrain" else "pixel", line, processes)
             output, _ = process.communicate(timeout=300)

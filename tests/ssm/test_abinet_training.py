@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from common.train.checkpoint import load
-from projects.ssm.finetune.system import System
-from projects.ssm.finetune.train import run
+from projects.ssm.finetune.method import System
+from projects.ssm.finetune.run import run
 from projects.ssm.models import abinet
-from tests.projects.ssm_runs import configuration, write_corpus
+from tests.ssm.runs import configuration, write_corpus
 
 SMALL = (
     "model._target_=projects.ssm.models.abinet_reader.ABINet", "+model.v_num_layers=1", "+model.l_num_layers=1",

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from common.augment import recipes
+from projects.ssm.finetune.run import run
 from projects.ssm.finetune.test import main as measure
-from projects.ssm.finetune.train import run
 from projects.ssm.pixel.data import evaluation_pairs, training_pairs
 from projects.ssm.pretrain import collate
 from projects.ssm.pretrain.data import build_dataset
 from projects.ssm.pretrain.flags import parse
 from projects.ssm.pretrain.sim_pretrain import main
 from tests.common.lmdbs import encoded, noise
-from tests.projects.ssm_runs import configuration, pretrain, write_corpus
+from tests.ssm.runs import configuration, pretrain, write_corpus
 
 
 @pytest.fixture(scope="module")

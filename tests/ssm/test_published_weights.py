@@ -14,11 +14,11 @@ from common.infer.recognizer import open_recognizer
 from common.text.charset import CHARSET_94
 from projects.dig.model.encoder import Encoder, EncoderSize
 from projects.ssm.finetune import read, weights
-from projects.ssm.finetune.checkpoint import open_model
-from projects.ssm.finetune.train import build
+from projects.ssm.finetune.files import open_model
+from projects.ssm.finetune.run import build
 from projects.ssm.models.build import build_recogniser
 from tests.common.lmdbs import encoded, noise
-from tests.projects.ssm_runs import configuration, write_corpus
+from tests.ssm.runs import configuration, write_corpus
 
 LOWER = "0123456789abcdefghijklmnopqrstuvwxyz"
 ENCODER = {"img_size": (32, 128), "patch_size": (8, 8), "enc_embed_dim": 64, "enc_num_heads": 2, "enc_depth": 2,

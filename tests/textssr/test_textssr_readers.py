@@ -14,11 +14,12 @@ from common.data.synth.scenes import SceneOptions, render_scenes
 from projects.dig import run_class_finetuning
 from projects.mgpstr import train_final_dist
 from projects.siga import train as siga
-from projects.ssm.finetune import train as ssm
+from projects.ssm.finetune import run as ssm
 from projects.textssr import make_base, synthesize
 from projects.textssr.model.build import build_unet
 from tests.dig import runs as dig_runs
-from tests.projects import mgpstr_corpus, siga_corpus, ssm_runs
+from tests.projects import mgpstr_corpus, siga_corpus
+from tests.ssm import runs as ssm_runs
 
 
 @pytest.fixture(scope="module")

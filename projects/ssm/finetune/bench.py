@@ -18,8 +18,8 @@ from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from common.errors import command
-from projects.ssm.finetune.checkpoint import to_device
 from projects.ssm.finetune.config import CONFIGS, quietly, settle, start
+from projects.ssm.finetune.files import to_device
 from projects.ssm.models.build import build_recogniser
 
 SECONDS = 1.0  # of each timing, at least

@@ -62,7 +62,7 @@ def read_charset(config: DictConfig) -> None:
     if not file:
         return
     try:
-        charset = read_charset_file(file)
+        charset = read_charset_file(Path(file).expanduser())
     except UserError as error:
         raise UserError(f"model.charset_file: {error}") from None
     print(f"model.charset_file: {described(charset)}")

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from common.data.bad import FILE_NAME, BadSamples
-from common.data.loader import Batch, SeededSampler, word_loader
+from common.data.loader import Batch, SeededSampler, WordLoader, word_loader
 from common.data.words import WordDataset, discover
 from common.errors import UserError
 from common.text.coverage import DEFAULT_SHARE, check_coverage
@@ -103,7 +103,7 @@ class SceneTextDataModule:
         bad = BadSamples(len(train) + len(train.index_bad), file=out / FILE_NAME if rank == 0 else None)
         words = word_loader(train, sampler, o["num_workers"], bad=bad)
         plain = SeededSampler(len(validation), o["batch_size"], 0, rank, world, shuffle=False, even=False)
-        return Batches(words, place), Batches(word_loader(validation, plain, o["num_workers"]), lambda: (0, 0))
+        return Batches(words, place), Batches(word_loader(validation, plain, o["num_workers"]))
 
 
 class ChineseSceneTextDataModule(SceneTextDataModule):
@@ -122,9 +122,9 @@ BUNDLES = {cls.__name__: cls for cls in (SceneTextDataModule, ChineseSceneTextDa
 
 
 class Batches:
-    """A sized iterable over a loader, each pass beginning where `place()` says."""
+    """A sized iterable over a word loader, each pass beginning where `place()` says: (epoch, batch)."""
 
-    def __init__(self, loader, place: Callable[[], tuple[int, int]]) -> None:
+    def __init__(self, loader: WordLoader, place: Callable[[], tuple[int, int]] = lambda: (0, 0)) -> None:
         self.loader, self.place = loader, place
 
     def __len__(self) -> int:
@@ -137,16 +137,16 @@ class Batches:
             self.loader.bad.recall()
         yield from self.loader
 
-    def state_dict(self) -> dict:
-        """Nothing: `place()` knows where the run stands. Lightning asks for it of what can go on inside an epoch."""
+    def state_dict(self) -> dict[str, int]:
+        """The number of samples; Lightning asks for a state of every loader that can begin inside an epoch."""
         return {"samples": self.loader.sampler.n}
 
-    def load_state_dict(self, state: dict) -> None:
-        """See `state_dict`. Raises `UserError` for another number of samples."""
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Raise `UserError` for another number of samples; `place()` knows the position."""
         if state.get("samples") != self.loader.sampler.n:
             raise UserError(
                 f"ckpt_path: the run had {state.get('samples')} training words, now {self.loader.sampler.n}: give its "
-                "data, or start anew with pretrained="
+                "data, or start a new run from its weights with pretrained="
             )
 
 

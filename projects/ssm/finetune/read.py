@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Open, read, print `<file>: <text>`."""
     from common.infer.recognizer import Recognizer
-    from projects.ssm.finetune.checkpoint import open_model, parse_model_args, to_device
+    from projects.ssm.finetune.files import open_model, parse_model_args, to_device
     from projects.ssm.finetune.reader import SSMReader
 
     options, words = parser().parse_known_args(argv)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from common.infer.recognizer import Prediction
 from common.models.images import to_float_nchw
-from projects.ssm.finetune.checkpoint import open_model
+from projects.ssm.finetune.files import open_model
 from projects.ssm.models.build import codec_for
 
 HALF = (0.5, 0.5, 0.5)

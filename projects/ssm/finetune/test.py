@@ -22,7 +22,7 @@ from common.flags import new_parser
 from common.text.charset import DIGITS, LOWER, UPPER
 
 if TYPE_CHECKING:
-    from projects.ssm.finetune.evaluation import SetReading
+    from projects.ssm.finetune.evaluate import SetReading
     from projects.ssm.finetune.reader import SSMReader
 
 
@@ -67,7 +67,7 @@ def charset_of(options: argparse.Namespace, trained: str) -> str:
 
 def opened(options: argparse.Namespace, words: Sequence[str]) -> Opened:
     """The checkpoint's reader with the arguments `name:type=value`; `charset_test` among them says what is compared."""
-    from projects.ssm.finetune.checkpoint import open_model, parse_model_args, to_device
+    from projects.ssm.finetune.files import open_model, parse_model_args, to_device
     from projects.ssm.finetune.reader import SSMReader
 
     if options.batch_size < 1 or options.num_workers < 0:
@@ -94,7 +94,7 @@ def read_groups(
     options: argparse.Namespace, model: Opened, chosen: Mapping[str, Sequence[str]]
 ) -> dict[str, SetReading]:
     """Every set of the groups, read once. Raises `UserError` where none of them is there."""
-    from projects.ssm.finetune.evaluation import read_set, test_root
+    from projects.ssm.finetune.evaluate import read_set, test_root
 
     root = Path(options.data_root)
     names = sorted({name for members in chosen.values() for name in members})
@@ -125,7 +125,7 @@ def checkpoint_file(options: argparse.Namespace) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Open, read every set once, print and write the tables."""
     from common.files import write_text
-    from projects.ssm.finetune.evaluation import list_unreadable, write_json
+    from projects.ssm.finetune.evaluate import list_unreadable, write_json
     from projects.ssm.finetune.table import groups, report
 
     options, words = parser().parse_known_args(argv)

@@ -67,7 +67,7 @@ def wanted_groups(options: argparse.Namespace) -> dict[str, tuple[str, ...]]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Open, read every set once, print and write the tables of the splits."""
     from common.files import write_text
-    from projects.ssm.finetune.evaluation import by_length, list_unreadable
+    from projects.ssm.finetune.evaluate import by_length, list_unreadable
 
     options, words = parser().parse_known_args(argv)
     chosen = wanted_groups(options)

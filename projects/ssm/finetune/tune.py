@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 from common.errors import UserError, command
 from common.files import write_text
 from projects.ssm.finetune.config import CONFIGS, quietly, settle, start
-from projects.ssm.finetune.train import run
+from projects.ssm.finetune.run import run
 
 
 def candidates(low: float, high: float, count: int, seed: int) -> list[float]:

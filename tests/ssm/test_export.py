@@ -10,7 +10,7 @@ import torch
 from common.infer.export import check, drawn_words, export
 from common.infer.recognizer import open_recognizer
 from common.text.charset import CHARSET_36
-from projects.ssm.finetune.checkpoint import stock_arguments
+from projects.ssm.finetune.files import stock_arguments
 from projects.ssm.models.build import build_recogniser
 
 SHORT = {"charset_train": CHARSET_36, "img_size": [32, 128], "patch_size": [16, 8], "max_label_length": 5}

@@ -14,7 +14,7 @@ from projects.ssm.finetune import train
 from projects.ssm.finetune.test import main as measure
 from projects.ssm.models.build import build_recogniser
 from tests.common.lmdbs import write_words
-from tests.projects.ssm_runs import MICRO, finetune, write_corpus
+from tests.ssm.runs import MICRO, finetune, write_corpus
 
 LOWER = "0123456789abcdefghijklmnopqrstuvwxyz"
 

@@ -13,14 +13,14 @@ from common.errors import UserError
 from common.infer.recognizer import open_recognizer
 from common.train.checkpoint import load
 from projects.ssm.finetune import weights
-from projects.ssm.finetune.checkpoint import open_model, parse_model_args
+from projects.ssm.finetune.files import open_model, parse_model_args
+from projects.ssm.finetune.run import run
 from projects.ssm.finetune.test import main as measure
-from projects.ssm.finetune.train import run
 from projects.ssm.models.build import build_recogniser
 from projects.ssm.pretrain.model import build_pretrainer
 from tests.common.compare import same
 from tests.common.lmdbs import encoded, noise
-from tests.projects.ssm_runs import configuration, write_corpus
+from tests.ssm.runs import configuration, write_corpus
 
 SMALL = {"img_size": (32, 128), "patch_size": (16, 8), "enc_embed_dim": 32, "enc_num_heads": 2, "enc_depth": 1,
          "dec_embed_dim": 32, "dec_num_heads": 2, "dec_depth": 1}  # fmt: skip

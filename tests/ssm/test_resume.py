@@ -15,11 +15,10 @@ from pathlib import Path
 import pytest
 
 from common.train.checkpoint import load
-from projects.ssm.finetune.train import run
+from projects.ssm.finetune.run import run
 from projects.ssm.pretrain.sim_pretrain import main
 from tests.common.compare import same
-from tests.dig.runs import environment
-from tests.projects.ssm_runs import configuration, finetune, pretrain, write_corpus
+from tests.ssm.runs import configuration, environment, finetune, pretrain, write_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = {
@@ -94,7 +93,7 @@ def test_finetuning_terminated(corpus: Path, tmp_path: Path) -> None:
     output = ended_after(process, tmp_path / "stopped" / "metrics.jsonl", signal.SIGTERM, 0)
     last = tmp_path / "stopped" / "checkpoints" / "last.ckpt"
     step = load(last)["global_step"]
-    assert f"stopped after step {step}; go on with ckpt_path={last}" in output
+    assert f"stopped after step {step}; resume with ckpt_path={last}" in output
     run(configuration(corpus, *more, f"ckpt_path={last}"), tmp_path / "stopped")
     run(configuration(corpus, *more), tmp_path / "whole")
     compare(tmp_path, "stopped")
@@ -116,7 +115,7 @@ def test_finetuning_on_two_processes_goes_on_exactly(corpus: Path, tmp_path: Pat
     middle = tmp_path / "resumed" / "checkpoints" / "middle.ckpt"
     middle.parent.mkdir(parents=True)
     middle.write_bytes(found[min(found)].read_bytes())
-    assert len(load(middle)["generators"]["states"]) == 2
+    assert len(load(middle)["generators"]) == 2
     ended_together(corpus, f"ckpt_path={middle}", f"hydra.run.dir={tmp_path}/resumed")
     compare(tmp_path, "resumed")
 
@@ -147,7 +146,7 @@ def compare(folder: Path, name: str) -> None:
     ours, theirs = (load(folder / run_name / "checkpoints" / "last.ckpt") for run_name in (name, "whole"))
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
         same(ours[key], theirs[key], key)
-    for mine, others in zip(ours["generators"]["states"], theirs["generators"]["states"], strict=True):
+    for mine, others in zip(ours["generators"], theirs["generators"], strict=True):
         same(mine["torch"], others["torch"])
     file = folder / name / "metrics.jsonl"
     steps = [row["step"] for row in map(json.loads, file.read_text().splitlines()) if "val_loss" in row]

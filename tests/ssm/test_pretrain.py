@@ -16,8 +16,7 @@ from common.train.checkpoint import load
 from projects.ssm.pretrain import flags
 from projects.ssm.pretrain.sim_pretrain import main
 from tests.common.compare import same
-from tests.dig.runs import environment
-from tests.projects.ssm_runs import pretrain, write_corpus
+from tests.ssm.runs import environment, pretrain, write_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 METERS = ["lr", "mm", "loss_pix", "loss_feat_ratio", "loss_feat_cl", "loss"]

@@ -14,7 +14,7 @@ from common.train.checkpoint import save_atomic, write_card
 from projects.ssm.finetune import bench, read, test_custom, tune
 from projects.ssm.models.build import build_recogniser
 from tests.common.lmdbs import encoded, noise
-from tests.projects.ssm_runs import MICRO, WORDS, finetune, write_corpus
+from tests.ssm.runs import MICRO, WORDS, finetune, write_corpus
 
 CHARSET = "0123456789abcdefghijklmnopqrstuvwxyz"
 SIZES = {**MICRO, "img_size": [32, 128], "max_label_length": 25}

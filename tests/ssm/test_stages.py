@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from common.train.checkpoint import load
-from projects.ssm.finetune.checkpoint import Checkpoints
-from projects.ssm.finetune.train import run
+from projects.ssm.finetune.run import run
+from projects.ssm.finetune.trainer import Checkpoints
 from projects.ssm.models import abinet
 from projects.ssm.models.abinet_reader import ABINet
 from tests.common.compare import same
-from tests.projects.ssm_runs import configuration, write_corpus
+from tests.ssm.runs import configuration, write_corpus
 
 AVERAGED = ("swa=true", "trainer.max_epochs=4")
 CRNN = ("model._target_=projects.ssm.models.crnn.CRNN", "+model.hidden_size=16")  # batch norms: one more pass

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from common.train.checkpoint import save_atomic
+from projects.ssm.finetune.run import run
 from projects.ssm.finetune.test import main as measure
-from projects.ssm.finetune.train import run
 from projects.ssm.models.build import build_recogniser
 from projects.ssm.models.layers import decoding_steps
 from tests.common.lmdbs import write_words
-from tests.projects.ssm_runs import MICRO, WORDS, configuration, write_corpus
+from tests.ssm.runs import MICRO, WORDS, configuration, write_corpus
 
 LOWER = "0123456789abcdefghijklmnopqrstuvwxyz"
 SIZES = {**MICRO, "img_size": [32, 128], "max_label_length": 25}

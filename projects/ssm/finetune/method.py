@@ -20,7 +20,6 @@ from common.train.bad import share_bad
 from common.train.distributed import Dist
 from common.train.meters import MetricsLog
 from common.train.optim import check_finite, parameter_groups
-from common.train.seed import rng_state, set_rng_state
 from projects.ssm.models.build import build_recogniser, codec_for
 from projects.ssm.models.crnn import CTCRecogniser
 
@@ -63,10 +62,13 @@ class System(pl.LightningModule):
         self.codec = codec_for(self.model, self.charset)
         self.is_ctc = isinstance(self.model, CTCRecogniser)
         self.is_abinet = options["class"] == "ABINet"
-        self.log_file, self.generators = MetricsLog(None), None
+        self.permutations = getattr(self.model, "permutations", None)  # PARSeq draws its orders from its own generator
+        self.log_file = MetricsLog(None)
         self.read: list[tuple[str, str, float]] = []
         self.loss_sum, self.since = [0.0, 0], (0, time.perf_counter())
-        self.total_steps, self.averaged = 0, False  # the weights are the average of the last epochs
+        self.settings: dict[str, Any] = {}  # what a resumed run must have in common with this one
+        self.total_steps, self.trained = 0, False
+        self.averaged = False  # the weights are the average of the last epochs
 
     # names as published: the recogniser's own, without this wrapper
     def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
@@ -119,7 +121,7 @@ class System(pl.LightningModule):
         return sum(self.model.weights[name] * part for name, part in parts.items())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self.batch_loss(batch)
+        loss, self.trained = self.batch_loss(batch), True
         check_finite(loss, step=self.global_step, batch_ids=batch.indices, folder=self.out)
         self.samples = batch.indices
         self.log("loss", loss)
@@ -229,6 +231,9 @@ class System(pl.LightningModule):
         # asked for here: weight averaging adds a pass for batch statistics later, which makes no step
         self.total_steps = int(self.trainer.estimated_stepping_batches)
         schedule = one_cycle(optimizer, [group["lr"] for group in groups], self.total_steps, o["warmup_pct"])
+        names = ("initial_lr", "max_lr", "min_lr", "weight_decay")
+        self.configured = [{name: group[name] for name in names} for group in optimizer.param_groups]
+        self.phases = schedule._schedule_phases
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -244,28 +249,38 @@ class System(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.share_bad()
-        checkpoint["hyper_parameters"] = {**self.options}
-        state = rng_state()
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            states: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(states, state)
-        else:
-            states = [state]
-        permutations = getattr(self.model, "permutations", None)
-        checkpoint["generators"] = {
-            "states": states,
-            "permutations": None if permutations is None else permutations.state_dict(),
-        }
+        checkpoint["hyper_parameters"], checkpoint["settings"] = {**self.options}, self.settings
+        if self.permutations is not None:
+            checkpoint["permutations"] = self.permutations.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.generators = checkpoint.get("generators")
+        if self.permutations is not None and "permutations" in checkpoint:
+            self.permutations.load_state_dict(checkpoint["permutations"])
+
+    def follow_new_schedule(self) -> None:
+        """A resumed run with more epochs or another rate: continue on the one-cycle of the present configuration."""
+        schedule = self.lr_schedulers()
+        if not isinstance(schedule, torch.optim.lr_scheduler.OneCycleLR):  # weights are being averaged
+            return
+        groups = schedule.optimizer.param_groups
+        now = [{name: group[name] for name in own} for group, own in zip(groups, self.configured)]
+        if schedule.total_steps == self.total_steps and now == self.configured:
+            return
+        if self.total_steps < self.global_step:
+            raise UserError(
+                f"trainer.max_epochs: the run has done {self.global_step} steps, and {self.total_steps} are configured"
+            )
+        print(f"the learning rate follows the schedule of {self.total_steps} steps from here on")
+        schedule.total_steps, schedule._schedule_phases = self.total_steps, self.phases
+        for group, own in zip(groups, self.configured):
+            group.update(own)
+        for group, rate in zip(groups, schedule.get_lr()):
+            group["lr"] = rate
 
     def on_train_start(self) -> None:
         resumed = self.global_step or None
+        if resumed:
+            self.follow_new_schedule()
         if self.out is not None and self.trainer.is_global_zero:
             self.log_file = MetricsLog(self.out / "metrics.jsonl", resumed)
         self.since = (self.global_step, time.perf_counter())
-        if self.generators and len(self.generators["states"]) == self.trainer.world_size:
-            set_rng_state(self.generators["states"][self.trainer.global_rank])
-            if self.generators["permutations"] is not None:
-                self.model.permutations.load_state_dict(self.generators["permutations"])
