@@ -12,11 +12,11 @@ from common.bench.rows import Row
 from common.bench.units import jpeg_crop
 from common.data.decode import decode_resized
 from common.train.optim import build_optimizer, parameter_groups
-from projects.ssm.models.attention import MultiheadAttention
-from projects.ssm.models.transocr import TransOCR
+from projects.ssm.model.attention import MultiheadAttention
+from projects.ssm.model.pretrain_losses import objective
+from projects.ssm.model.pretrainer import build_pretrainer
+from projects.ssm.model.transocr import TransOCR
 from projects.ssm.pretrain.collate import draw_directions, superimpose
-from projects.ssm.pretrain.losses import objective
-from projects.ssm.pretrain.model import build_pretrainer
 
 IMAGES = (3, 32, 128)
 PUBLISHED = {"TransOCR": (1.1, 1.26, 0.5), "PARSeq": (0.6, 0.24, 0.24)}
@@ -65,7 +65,7 @@ def pretraining(batch: int = 8) -> Callable[[], object]:
 
 def recogniser(name: str) -> torch.nn.Module:
     """The headline TransOCR (patch 4x4, decoder of depth 6), or PARSeq with one refinement; random weights."""
-    from projects.ssm.models.build import build_recogniser
+    from projects.ssm.model.build import build_recogniser
 
     torch.manual_seed(0)
     sizes = {"patch_size": (4, 4), "dec_depth": 6} if name == "TransOCR" else {"patch_size": (4, 8)}

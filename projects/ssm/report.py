@@ -16,8 +16,8 @@ from common.report.metrics import read_metrics
 from common.report.page import Cell, Report
 from common.report.standard import standard_report
 from common.train.checkpoint import last_number, load
+from projects.ssm.model.pretrainer import SSMPretrainer, build_pretrainer
 from projects.ssm.pretrain.collate import superimpose
-from projects.ssm.pretrain.model import SSMPretrainer, build_pretrainer
 
 SHOWN = 8
 RUNS = (("finetune", "pre-trained", "eval"), ("scratch", "scratch", "eval-scratch"))

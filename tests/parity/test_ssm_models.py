@@ -16,11 +16,11 @@ from common.models.patches import patchify
 from common.models.positions import sincos_2d
 from common.models.tps import Tps
 from common.train.optim import parameter_groups
-from projects.ssm.models.build import CLASSES, build_recogniser, codec_for
-from projects.ssm.models.crnn import CTCRecogniser
-from projects.ssm.models.parseq import attention_masks
-from projects.ssm.pretrain.losses import TEMPERATURE, dense_loss
-from projects.ssm.pretrain.model import build_pretrainer, pixel_target
+from projects.ssm.model.build import CLASSES, build_recogniser, codec_for
+from projects.ssm.model.crnn import CTCRecogniser
+from projects.ssm.model.parseq import attention_masks
+from projects.ssm.model.pretrain_losses import TEMPERATURE, dense_loss
+from projects.ssm.model.pretrainer import build_pretrainer, pixel_target
 from tests.parity import harness
 from tests.parity.noise import Cap, Measured, Outcome, float64, gradient_norms, measure, without_dropout
 

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from projects.ssm.pixel.model import UniPixelViT, iou, psnr, ssim
+from projects.ssm.model.pixel import UniPixelViT, iou, psnr, ssim
 from tests.parity import harness
 from tests.parity.noise import Outcome, gradient_norms, measure, without_dropout
 from tests.parity.test_ssm_models import check_names, compare, filler, images  # noqa: F401

@@ -16,8 +16,8 @@ from projects.ssm.finetune.data import label_rules
 from projects.ssm.finetune.files import parse_model_args as parse_words
 from projects.ssm.finetune.method import one_cycle, swa_factor
 from projects.ssm.finetune.table import results_table
-from projects.ssm.models.parseq import short_pool
-from projects.ssm.pretrain.losses import feature_weight
+from projects.ssm.model.parseq import short_pool
+from projects.ssm.model.pretrain_losses import feature_weight
 from tests.parity import harness
 
 CHARSETS = {"36": CHARSET_36, "62": CHARSET_62, "94": CHARSET_94}

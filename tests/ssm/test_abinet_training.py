@@ -12,11 +12,11 @@ from torch import nn
 from common.train.checkpoint import load
 from projects.ssm.finetune.method import System
 from projects.ssm.finetune.run import run
-from projects.ssm.models import abinet
+from projects.ssm.model import abinet
 from tests.ssm.runs import configuration, write_corpus
 
 SMALL = (
-    "model._target_=projects.ssm.models.abinet_reader.ABINet", "+model.v_num_layers=1", "+model.l_num_layers=1",
+    "model._target_=projects.ssm.model.abinet_reader.ABINet", "+model.v_num_layers=1", "+model.l_num_layers=1",
     "+model.d_inner=64", "+model.d_model=512", "+model.l_lr=1e-2", "model.lr=2e-2", "model.dropout=0",
 )  # fmt: skip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from projects.ssm.models.attention import MultiheadAttention
+from projects.ssm.model.attention import MultiheadAttention
 
 
 def layer_and_input(dropout: float, length: int) -> tuple[MultiheadAttention, torch.Tensor, torch.Tensor]:

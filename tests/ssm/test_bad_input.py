@@ -12,7 +12,7 @@ import torch
 from common.train.checkpoint import save_atomic
 from projects.ssm.finetune import train
 from projects.ssm.finetune.test import main as measure
-from projects.ssm.models.build import build_recogniser
+from projects.ssm.model.build import build_recogniser
 from tests.common.lmdbs import write_words
 from tests.ssm.runs import MICRO, finetune, write_corpus
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from common.errors import UserError
 from projects.ssm.finetune.config import CONFIGS, explained, settle
-from projects.ssm.models.build import build_recogniser
+from projects.ssm.model.build import build_recogniser
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))

@@ -12,8 +12,8 @@ import torch
 from common.train.checkpoint import save_atomic
 from projects.ssm.finetune.run import run
 from projects.ssm.finetune.test import main as measure
-from projects.ssm.models.build import build_recogniser
-from projects.ssm.models.layers import decoding_steps
+from projects.ssm.model.build import build_recogniser
+from projects.ssm.model.layers import decoding_steps
 from tests.common.lmdbs import write_words
 from tests.ssm.runs import MICRO, WORDS, configuration, write_corpus
 

@@ -11,7 +11,7 @@ from common.infer.export import check, drawn_words, export
 from common.infer.recognizer import open_recognizer
 from common.text.charset import CHARSET_36
 from projects.ssm.finetune.files import stock_arguments
-from projects.ssm.models.build import build_recogniser
+from projects.ssm.model.build import build_recogniser
 
 SHORT = {"charset_train": CHARSET_36, "img_size": [32, 128], "patch_size": [16, 8], "max_label_length": 5}
 TRANSFORMER = {"enc_num_heads": 2, "enc_depth": 1, "dec_num_heads": 2, "dec_depth": 1}

@@ -16,8 +16,8 @@ from projects.ssm.finetune import weights
 from projects.ssm.finetune.files import open_model, parse_model_args
 from projects.ssm.finetune.run import run
 from projects.ssm.finetune.test import main as measure
-from projects.ssm.models.build import build_recogniser
-from projects.ssm.pretrain.model import build_pretrainer
+from projects.ssm.model.build import build_recogniser
+from projects.ssm.model.pretrainer import build_pretrainer
 from tests.common.compare import same
 from tests.common.lmdbs import encoded, noise
 from tests.ssm.runs import configuration, write_corpus

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from projects.ssm.models.build import build_recogniser
+from projects.ssm.model.build import build_recogniser
 
 LOWER = "0123456789abcdefghijklmnopqrstuvwxyz"
 TIMM = ("TransOCR", "ClusterSeq", "PARSeq", "ViTSTR")

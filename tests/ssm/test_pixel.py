@@ -11,10 +11,10 @@ import torch
 
 from common.data.lmdb import LmdbWriter
 from common.train.checkpoint import load
-from projects.ssm.pixel.model import UniPixelViT, load_encoder
+from projects.ssm.model.pixel import UniPixelViT, load_encoder
+from projects.ssm.model.pretrainer import build_pretrainer
 from projects.ssm.pretrain.flags import parse_pixel
 from projects.ssm.pretrain.main_pixel import main
-from projects.ssm.pretrain.model import build_pretrainer
 from tests.common.compare import same
 from tests.common.lmdbs import encoded, noise
 

@@ -16,7 +16,7 @@ from projects.dig.model.encoder import Encoder, EncoderSize
 from projects.ssm.finetune import read, weights
 from projects.ssm.finetune.files import open_model
 from projects.ssm.finetune.run import build
-from projects.ssm.models.build import build_recogniser
+from projects.ssm.model.build import build_recogniser
 from tests.common.lmdbs import encoded, noise
 from tests.ssm.runs import configuration, write_corpus
 

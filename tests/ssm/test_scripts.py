@@ -12,7 +12,7 @@ import torch
 from common.infer.recognizer import open_recognizer
 from common.train.checkpoint import save_atomic, write_card
 from projects.ssm.finetune import bench, read, test_custom, tune
-from projects.ssm.models.build import build_recogniser
+from projects.ssm.model.build import build_recogniser
 from tests.common.lmdbs import encoded, noise
 from tests.ssm.runs import MICRO, WORDS, finetune, write_corpus
 

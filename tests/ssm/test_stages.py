@@ -12,16 +12,16 @@ from torch import nn
 from common.train.checkpoint import load
 from projects.ssm.finetune.run import run
 from projects.ssm.finetune.trainer import Checkpoints
-from projects.ssm.models import abinet
-from projects.ssm.models.abinet_reader import ABINet
+from projects.ssm.model import abinet
+from projects.ssm.model.abinet_reader import ABINet
 from tests.common.compare import same
 from tests.ssm.runs import configuration, write_corpus
 
 AVERAGED = ("swa=true", "trainer.max_epochs=4")
-CRNN = ("model._target_=projects.ssm.models.crnn.CRNN", "+model.hidden_size=16")  # batch norms: one more pass
+CRNN = ("model._target_=projects.ssm.model.crnn.CRNN", "+model.hidden_size=16")  # batch norms: one more pass
 EPOCH_ENDS = ("trainer.val_check_interval=3",)  # saved at the end of epochs too, not only after validation
 SMALL_ABINET = (
-    "model._target_=projects.ssm.models.abinet_reader.ABINet", "+model.v_num_layers=1", "+model.l_num_layers=1",
+    "model._target_=projects.ssm.model.abinet_reader.ABINet", "+model.v_num_layers=1", "+model.l_num_layers=1",
     "+model.d_inner=64", "+model.l_lr=1e-2",
 )  # fmt: skip
 

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from common.errors import command
 from projects.ssm.finetune.config import CONFIGS, quietly, settle, start
 from projects.ssm.finetune.files import to_device
-from projects.ssm.models.build import build_recogniser
+from projects.ssm.model.build import build_recogniser
 
 SECONDS = 1.0  # of each timing, at least
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from common.errors import UserError
 from common.text.charset import described
 from common.text.charset import read_charset as read_charset_file
-from projects.ssm.models.build import CLASSES
+from projects.ssm.model.build import CLASSES
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 FAILED: list[UserError] = []

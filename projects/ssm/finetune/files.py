@@ -16,7 +16,7 @@ from common.train.checkpoint import load
 from projects.ssm.finetune.config import CONFIGS
 from projects.ssm.finetune.shapes import class_of, known_names, sizes_of
 from projects.ssm.finetune.weights import guess_charset, local, tensors_of
-from projects.ssm.models.build import build_recogniser
+from projects.ssm.model.build import build_recogniser
 
 
 def parse_model_args(words: Sequence[str]) -> dict[str, Any]:

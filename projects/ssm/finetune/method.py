@@ -20,8 +20,8 @@ from common.train.bad import share_bad
 from common.train.distributed import Dist
 from common.train.meters import MetricsLog
 from common.train.optim import check_finite, parameter_groups
-from projects.ssm.models.build import build_recogniser, codec_for
-from projects.ssm.models.crnn import CTCRecogniser
+from projects.ssm.model.build import build_recogniser, codec_for
+from projects.ssm.model.crnn import CTCRecogniser
 
 HALF = (0.5, 0.5, 0.5)
 SEPARATE_SHARE = 8 / 18  # of ABINet's steps, in which its language model reads the truth

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from common.infer.recognizer import Prediction
 from common.models.images import to_float_nchw
 from projects.ssm.finetune.files import open_model
-from projects.ssm.models.build import codec_for
+from projects.ssm.model.build import codec_for
 
 HALF = (0.5, 0.5, 0.5)
 OF_THE_ROW = ("name", "charset", "img_size", "patch_size")  # build options of a row; a checkpoint has its own

@@ -11,8 +11,8 @@ from typing import Any
 
 from common.errors import UserError
 from common.flags import LAUNCH, Flag, Table, device_of, fill
-from projects.ssm.pixel.model import VARIANTS as PIXEL_VARIANTS
-from projects.ssm.pretrain.model import VARIANTS
+from projects.ssm.model.pixel import VARIANTS as PIXEL_VARIANTS
+from projects.ssm.model.pretrainer import VARIANTS
 
 GROUPS = ("pattern", "warp", "geometry", "weather", "noise", "blur", "camera", "process")
 DIRECTIONS = ("HF", "VF", "Hybrid", "aug_pool")

@@ -23,9 +23,9 @@ from common.train.distributed import Dist, unwrap
 from common.train.loop import Clock, Job
 from common.train.session import session
 from projects.ssm.finetune.weights import tensors_of
+from projects.ssm.model.pixel import VARIANTS, UniPixelViT, load_encoder
 from projects.ssm.pixel.data import Pairs, evaluation_pairs, training_pairs
-from projects.ssm.pixel.measure import best_name, measure
-from projects.ssm.pixel.model import VARIANTS, UniPixelViT, load_encoder
+from projects.ssm.pixel.evaluate import best_name, measure
 from projects.ssm.pretrain.flags import PixelOptions, check_grid, parse_pixel
 from projects.ssm.pretrain.method import PixelTask
 from projects.ssm.pretrain.run import Run, build_run, timed_lines

@@ -13,9 +13,9 @@ from common.train.distributed import unwrap
 from common.train.loop import Clock
 from common.train.optim import Precision
 from common.train.schedule import constant, momentum_cosine, warmup_cosine
-from projects.ssm.pixel.measure import views
+from projects.ssm.model.pretrain_losses import feature_weight, objective
+from projects.ssm.pixel.evaluate import views
 from projects.ssm.pretrain.data import Superimposer, full_batch
-from projects.ssm.pretrain.losses import feature_weight, objective
 
 
 @dataclass

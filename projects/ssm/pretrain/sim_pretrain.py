@@ -17,10 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from common.errors import UserError, command
 from common.train.distributed import Dist
 from common.train.session import session
+from projects.ssm.model.pretrainer import VARIANTS, build_pretrainer
 from projects.ssm.pretrain.data import Superimposer, build_dataset
 from projects.ssm.pretrain.flags import PretrainOptions, check_grid, parse
 from projects.ssm.pretrain.method import Pretraining, momentum_of
-from projects.ssm.pretrain.model import VARIANTS, build_pretrainer
 from projects.ssm.pretrain.run import Run, build_run, timed_lines
 
 

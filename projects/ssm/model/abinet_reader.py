@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from projects.ssm.models.abinet import (
+from projects.ssm.model.abinet import (
     EOS,
     Alignment,
     Backbone,
@@ -17,7 +17,7 @@ from projects.ssm.models.abinet import (
     PositionAttention,
     Vision,
 )
-from projects.ssm.models.layers import decoding_steps, init_weights
+from projects.ssm.model.layers import decoding_steps, init_weights
 
 
 class ABINet(nn.Module):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from common.models.positions import sinusoid
 from common.models.vit import PlainViT
-from projects.ssm.models.layers import run, vit_norm
+from projects.ssm.model.layers import run, vit_norm
 
 
 class ViTEncoder(PlainViT):

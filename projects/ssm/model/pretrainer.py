@@ -16,7 +16,7 @@ from common.models.patches import patchify, unpatchify
 from common.models.positions import sincos_2d
 from common.models.siamese import frozen_copy, pool_windows, projection_mlp
 from common.train.ema import ema_update
-from projects.ssm.models.layers import ScaledEmbedding, run, vit_blocks, vit_norm
+from projects.ssm.model.layers import ScaledEmbedding, run, vit_blocks, vit_norm
 
 WINDOWS = 4
 """Horizontal windows a feature map is pooled to; each is one instance of the contrast."""

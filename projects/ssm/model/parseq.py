@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.models.decoders import KeyValueCache, greedy_decode
-from projects.ssm.models.attention import MultiheadAttention
-from projects.ssm.models.encoders import ViTEncoder
-from projects.ssm.models.layers import decoding_steps
-from projects.ssm.models.transocr import EOS, TokenReader, place
+from projects.ssm.model.attention import MultiheadAttention
+from projects.ssm.model.encoders import ViTEncoder
+from projects.ssm.model.layers import decoding_steps
+from projects.ssm.model.transocr import EOS, TokenReader, place
 
 
 class TwoStreamLayer(nn.Module):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.models.vit import PlainViT
-from projects.ssm.models.layers import decoding_steps
+from projects.ssm.model.layers import decoding_steps
 
 
 class ViTSTR(nn.Module):

@@ -9,12 +9,12 @@ from torch import nn
 
 from common.errors import UserError
 from common.text.codecs import CtcCodec, EosBosPadCodec
-from projects.ssm.models.abinet_reader import ABINet
-from projects.ssm.models.crnn import CRNN, CTCRecogniser
-from projects.ssm.models.parseq import PARSeq
-from projects.ssm.models.transocr import ClusterSeq, TransOCR
-from projects.ssm.models.trba import TRBA, TRBC
-from projects.ssm.models.vitstr import ViTSTR
+from projects.ssm.model.abinet_reader import ABINet
+from projects.ssm.model.crnn import CRNN, CTCRecogniser
+from projects.ssm.model.parseq import PARSeq
+from projects.ssm.model.transocr import ClusterSeq, TransOCR
+from projects.ssm.model.trba import TRBA, TRBC
+from projects.ssm.model.vitstr import ViTSTR
 
 CLASSES = {cls.__name__: cls for cls in (TransOCR, ClusterSeq, PARSeq, ViTSTR, CRNN, TRBA, TRBC, ABINet)}
 

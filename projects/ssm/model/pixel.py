@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from common.models.patches import unpatchify
 from common.models.positions import sincos_2d
-from projects.ssm.models.layers import run, vit_blocks, vit_norm
-from projects.ssm.pretrain.model import fixed, pixel_target
+from projects.ssm.model.layers import run, vit_blocks, vit_norm
+from projects.ssm.model.pretrainer import fixed, pixel_target
 
 CHANNELS = {"SR": 3, "Seg": 1}
 VARIANTS: dict[str, dict[str, Any]] = {

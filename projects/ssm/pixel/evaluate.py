@@ -10,8 +10,8 @@ from PIL import Image
 
 from common.errors import UserError
 from common.models.images import to_float_nchw
+from projects.ssm.model.pixel import UniPixelViT, iou, psnr, ssim
 from projects.ssm.pixel.data import Pairs, in_order
-from projects.ssm.pixel.model import UniPixelViT, iou, psnr, ssim
 
 SHOWN = 8  # pictures of --vis
 

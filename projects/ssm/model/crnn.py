@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.models.attention import BidirectionalLSTM
-from projects.ssm.models.layers import init_weights
+from projects.ssm.model.layers import init_weights
 
 BLANK = 0
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from common.models.positions import sinusoid
 from common.models.resnet import ResNet45
-from projects.ssm.models.attention import MultiheadAttention
+from projects.ssm.model.attention import MultiheadAttention
 
 EOS = 0
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.models.decoders import KeyValueCache, greedy_decode
-from projects.ssm.models.attention import MultiheadAttention
-from projects.ssm.models.encoders import SplitEncoder, ViTEncoder
-from projects.ssm.models.layers import ScaledEmbedding, decoding_steps
+from projects.ssm.model.attention import MultiheadAttention
+from projects.ssm.model.encoders import SplitEncoder, ViTEncoder
+from projects.ssm.model.layers import ScaledEmbedding, decoding_steps
 
 EOS = 0
 

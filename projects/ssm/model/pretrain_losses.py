@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.losses.contrastive import info_nce
-from projects.ssm.pretrain.model import SSMOutput, pixel_target
+from projects.ssm.model.pretrainer import SSMOutput, pixel_target
 
 TEMPERATURE = 0.2
 

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from common.models.attention import AttentionDecoder, BidirectionalLSTM
 from common.models.resnet import residual_stage
 from common.models.tps import Tps
-from projects.ssm.models.crnn import CTCRecogniser
-from projects.ssm.models.layers import decoding_steps, init_weights
+from projects.ssm.model.crnn import CTCRecogniser
+from projects.ssm.model.layers import decoding_steps, init_weights
 
 
 class ConvNet(nn.Module):
