@@ -11,16 +11,14 @@ import pytest
 from omegaconf import OmegaConf
 
 from projects.ssm.finetune.config import CONFIGS
-from projects.ssm.finetune.read import parser as reading_parser
-from projects.ssm.finetune.test import parser as scoring_parser
-from projects.ssm.finetune.test_custom import parser as splitting_parser
+from projects.ssm.finetune.flags import evaluation_parser, read_parser, splits_parser
 from projects.ssm.pretrain.flags import TABLE, pair
 from tests.parity import harness
 
 parser = partial(TABLE.parser, "sim_pretrain.py", "", "P")
 TYPES = {"int": int, "float": float, "str": str, "list": pair, None: str}
-PARSERS = {"pretrain/sim_pretrain.py": parser, "finetune/test.py": scoring_parser, "finetune/read.py": reading_parser,
-           "finetune/test_custom.py": splitting_parser}  # fmt: skip
+PARSERS = {"pretrain/sim_pretrain.py": parser, "finetune/test.py": evaluation_parser, "finetune/read.py": read_parser,
+           "finetune/test_custom.py": splits_parser}  # fmt: skip
 # a script without a parser here: why
 ABSENT = {
     "finetune/bench.py": "Hydra keys, see configs/bench.yaml",

@@ -1,11 +1,14 @@
-"""Reading test sets: predictions of one LMDB folder and its figures."""
+"""Reading test sets: the checkpoint and what is compared, predictions of LMDB folders and their figures."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import string
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -14,8 +17,11 @@ from common.data.loader import SeededSampler, word_loader
 from common.errors import UserError
 from common.files import write_text
 from common.metrics.papers import SetMetrics, ssm_metrics
+from common.text.charset import DIGITS, LOWER, UPPER
 from common.text.coverage import empty_line
 from projects.ssm.finetune.data import label_rules, open_words, rotation
+from projects.ssm.finetune.files import open_model, parse_model_args, to_device
+from projects.ssm.finetune.flags import EvalOptions
 from projects.ssm.finetune.reader import SSMReader
 
 
@@ -26,6 +32,69 @@ class SetReading:
     figures: SetMetrics
     words: list[tuple[str, str, float]] = field(default_factory=list)
     unreadable: list[BadSample] = field(default_factory=list)
+
+
+class Opened(NamedTuple):
+    """A checkpoint's reader, its longest word, and the characters that are compared."""
+
+    reader: SSMReader
+    longest: int
+    charset: str
+
+
+def charset_of(cased: bool, punctuation: bool, trained: str) -> str:
+    """What is compared: digits and small letters, `cased` also capitals, with `punctuation` marks; of the charset
+    `trained` also the characters outside ASCII, by the same switches."""
+    ascii_part = DIGITS + LOWER + (UPPER if cased else "") + (string.punctuation if punctuation else "")
+
+    def asked(character: str) -> bool:
+        mark = unicodedata.category(character)[0] in "PS"
+        return (punctuation or not mark) and (cased or character == character.lower())
+
+    return ascii_part + "".join(one for one in trained if not one.isascii() and asked(one))
+
+
+def open_for_test(o: EvalOptions) -> Opened:
+    """The reader of `test.py` with the arguments `name:type=value`; `charset_test` among them says what is compared."""
+    arguments = parse_model_args(o.model_words)
+    given = arguments.get("charset_test")
+    if given is not None and (o.cased or o.punctuation or not (given and isinstance(given, str))):
+        raise UserError("charset_test:str=…: give the characters to compare, without --cased and --punctuation")
+    arguments.setdefault("charset_test", charset_of(o.cased, o.punctuation, ""))
+    print(f"Additional keyword arguments: {arguments}")
+    device = to_device(o.device)
+    model, used = open_model(o.file, arguments, o.standard)
+    average = Path(o.file).with_name("swa.ckpt")
+    if average.is_file() and not (Path(o.file).is_file() and average.samefile(o.file)):
+        print(f"{average} holds the averaged weights of this run's last epochs; give it to measure them")
+    charset = given or charset_of(o.cased, o.punctuation, used["charset_train"])
+    if not (charset + used["charset_train"]).isascii():
+        print(f"{len(charset)} characters are compared; labels are not folded to ASCII")
+    reader = SSMReader(model.to(device).eval(), used["charset_train"], tuple(used["img_size"]), device)
+    return Opened(reader, used["max_label_length"], charset)
+
+
+def read_groups(
+    model: Opened, root: Path, chosen: Mapping[str, Sequence[str]], o: EvalOptions
+) -> dict[str, SetReading]:
+    """Every set of the groups, read once. Raises `UserError` where none of them is there."""
+    names = sorted({name for members in chosen.values() for name in members})
+    places = {name: test_root(root, name) for name in names}
+    missing = [name for name, place in places.items() if place is None]
+    if len(missing) == len(names):
+        raise UserError(f"--data_root: {root} holds no test/{names[0]} or evaluation/{names[0]}; give the data's root")
+    if missing:
+        print(f"not there, skipped: {', '.join(missing)}")
+    readings = {}
+    for name, place in places.items():
+        if place is not None:
+            found = readings[name] = read_set(
+                model.reader, place, model.charset, max_length=model.longest, batch_size=o.batch_size,
+                workers=o.num_workers, degrees=o.rotation,
+            )  # fmt: skip
+            missed = f", {len(found.unreadable)} unreadable" if found.unreadable else ""
+            print(f"{name}: {found.figures.accuracy:.2f} %{missed}", flush=True)
+    return readings
 
 
 def test_root(root: Path, name: str) -> Path | None:

@@ -32,6 +32,8 @@ def run(config: dict[str, Any], out: Path) -> pl.Trainer:
     Raises `UserError` for anything that the user can correct, before the first batch.
     """
     rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
+    if config["pretrained"]:  # also of a resumed run: its model has the sizes of that file
+        weights.take_sizes(config["model"], config["pretrained"])
     out, checkpoint = begin(config, out)
     check_writable(out, "hydra.run.dir")
     if rank == 0:
@@ -138,28 +140,25 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
 def build(config: dict[str, Any], out: Path, resumed: bool = False) -> System:
     """The system, its recogniser started from what the configuration names, unless the run is resumed."""
     options = config["model"]
-    if config["pretrained"]:  # also for a resumed run: its weights have these sizes
-        weights.take_sizes(options, config["pretrained"])
     system = System(options, out)
     system.settings = {**settings(config), "trainer.max_epochs": config["trainer"].get("max_epochs")}
-    if hasattr(system.model, "permutations"):
-        system.model.permutations.random = np.random.default_rng(config["seed"])
+    if system.permutations is not None:
+        system.permutations.random = np.random.default_rng(config["seed"])
     if resumed:
         return system
     if config["pretrained"]:
-        print(weights.load_recogniser(system.model, options["charset_train"], config["pretrained"]))
-    for prefix in ("parseq", "ckpt"):
-        if options.get(f"{prefix}_pretrained"):
-            print(weights.load_matching(system.model, needed(options, f"{prefix}_pretrained", f"{prefix}_checkpoint")))
-    if options.get("encoder_pretrained"):
-        file = needed(options, "encoder_pretrained", "encoder_checkpoint")
-        form, positions = options.get("encoder_format"), bool(options.get("encoder_pos_embed"))
-        print(weights.load_encoder(system.model, file, form, positions))
+        weights.load_recogniser(system.model, options["charset_train"], config["pretrained"])
+    for name in ("parseq", "ckpt", "encoder"):
+        if not options.get(f"{name}_pretrained"):
+            continue
+        file = options.get(f"{name}_checkpoint")
+        if not file:
+            switch = f"model.{name}_pretrained is true"
+            raise UserError(f"model.{name}_checkpoint: it is needed while {switch}; give the checkpoint's path")
+        file = str(Path(file).expanduser())
+        if name == "encoder":
+            form, positions = options.get("encoder_format"), bool(options.get("encoder_pos_embed"))
+            weights.load_encoder(system.model, file, form, positions)
+        else:
+            weights.load_matching(system.model, file)
     return system
-
-
-def needed(options: dict[str, Any], switch: str, key: str) -> str:
-    """The file that goes with a switch."""
-    if not options.get(key):
-        raise UserError(f"model.{key}: it is needed while model.{switch} is true; give the checkpoint's path")
-    return str(options[key])

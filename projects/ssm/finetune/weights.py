@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.models.weights import ClassAxis, LoadReport, load_by_character, load_partial
 from common.train.checkpoint import load
 from projects.ssm.finetune.shapes import charset_of, class_of, known_names, sizes_of
 
@@ -19,45 +19,9 @@ FORMATS = ("ssm", "dig", "mae")
 RELEASES = ("parseq-tiny", "parseq", "abinet", "trba", "vitstr", "crnn")
 
 
-@dataclass
-class Import:
-    """Names of the model that were loaded, encoder names that were not, names of the file that were not used."""
-
-    format: str
-    kept: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        return (
-            f"encoder weights ({self.format} form): {len(self.kept)} kept; missing: {some(self.missing)}; "
-            f"not used: {some(self.unused)}"
-        )
-
-    def check(self, what: str, own: Mapping[str, Tensor]) -> None:
-        """Raise `UserError` unless every block and the patch embedding of the encoder are kept."""
-        lacking = [
-            name for name in self.missing if name.startswith(TRUNKS) and not name.endswith("num_batches_tracked")
-        ]
-        wanted = sum(name.startswith(TRUNKS) for name in own)
-        if lacking or not self.kept:
-            raise UserError(
-                f"{what}: {wanted - len(lacking)} of the {wanted} tensors of the encoder's blocks and patch embedding "
-                f"are in it ({self.format} form); missing: {some(lacking)}; not used: {some(self.unused, 3)}; is it "
-                "another model, or another model.enc_depth?"
-            )
-
-
 TRUNKS = ("encoder.patch_embed.", "encoder.blocks.", "model.FeatureExtraction.", "model.cnn.", "model.blocks.",
           "model.patch_embed.", "model.vision.backbone.")  # fmt: skip
 """Where the recognisers keep what an encoder checkpoint must fill."""
-
-
-def some(names: list[str], most: int = 6) -> str:
-    """A few names and how many more there are."""
-    if not names:
-        return "none"
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def tensors_of(content: Any, what: str) -> dict[str, Tensor]:
@@ -137,8 +101,8 @@ def same_attention(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> Itera
     yield from done.items()
 
 
-def load_encoder(model: nn.Module, path: str, form: str | None = None, pos_embed: bool = False) -> Import:
-    """Start the encoder of `model` from a pre-training checkpoint.
+def load_encoder(model: nn.Module, path: str, form: str | None = None, pos_embed: bool = False) -> LoadReport:
+    """Start the encoder of `model` from a pre-training checkpoint; prints what was kept, is new and was dropped.
 
     Args:
         model: a recogniser.
@@ -146,70 +110,31 @@ def load_encoder(model: nn.Module, path: str, form: str | None = None, pos_embed
         form: one of `FORMATS`; by default the names decide.
         pos_embed: take over the position table too (published: the recogniser keeps its own).
 
-    Raises `UserError` where a block or the patch embedding is missing, or a tensor has another shape.
+    Raises `UserError` where a block or the patch embedding is missing or has another shape.
     """
     if form is not None and form not in FORMATS:
         raise UserError(f"model.encoder_format: {form!r} is none of {', '.join(FORMATS)}")
     state, own = tensors_of(load(path), str(path)), model.state_dict()
-    report = Import(form or format_of(state))
-    targets: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        target = renamed(name, report.format, own)
-        if target is None:
-            report.unused.append(name)
-        else:
-            targets[target] = tensor
-    chosen: dict[str, Tensor] = {}
-    for name, tensor in same_attention(targets, own):
-        if name not in own or (name.endswith("pos_embed") and not pos_embed):
-            report.unused.append(name)
-        elif own[name].shape != tensor.shape:
-            raise UserError(
-                f"{path}: {name} is {tuple(tensor.shape)}, the model's {tuple(own[name].shape)}: give "
-                "model.enc_embed_dim, model.enc_num_heads and model.patch_size as in pre-training"
-            )
-        else:
-            chosen[name] = tensor
-    report.kept = list(chosen)
-    report.missing = [
-        name for name in own
-        if name not in chosen and name.startswith(("encoder.", *TRUNKS)) and not name.endswith(".k_bias")
-    ]  # fmt: skip
-    report.check(str(path), own)
-    model.load_state_dict(chosen, strict=False)
-    return report
+    form = form or format_of(state)
+    found = same_attention({renamed(name, form, own) or f"other.{name}": tensor for name, tensor in state.items()}, own)
+    chosen = {name: tensor for name, tensor in found if pos_embed or not name.endswith("pos_embed")}
+    try:
+        return load_partial(model, chosen, required=needed_of_encoder, what=f"{path} ({form} form)")
+    except UserError as error:
+        raise UserError(
+            f"{error}\nmodel.enc_embed_dim, model.enc_depth and model.patch_size must be as in pre-training"
+        ) from None
 
 
-def load_matching(model: nn.Module, path: str) -> Import:
-    """`parseq_pretrained`: of a recogniser's checkpoint every name that the model has. Shapes must agree."""
-    state, own = known_names(tensors_of(load(path), str(path))), model.state_dict()
-    chosen = {name: tensor for name, tensor in state.items() if name in own}
-    other = [name for name in chosen if own[name].shape != chosen[name].shape]
-    if other:
-        raise UserError(f"{path}: other shapes: {some(other)}; for another charset or length use pretrained=")
-    unused = [name for name in state if name not in own]
-    report = Import("recogniser", list(chosen), [name for name in own if name not in chosen], unused)
-    report.check(str(path), own)
-    model.load_state_dict(chosen, strict=False)
-    return report
+def needed_of_encoder(name: str) -> bool:
+    """Whether an encoder checkpoint must fill this tensor: blocks and patch embedding, but for counters of batches."""
+    return name.startswith(TRUNKS) and not name.endswith(("num_batches_tracked", ".k_bias"))
 
 
-@dataclass
-class Remapping:
-    """Characters whose rows were taken over, those new to the model, those of the file that it has not."""
-
-    kept: str
-    new: str
-    dropped: str
-    adjusted: list[str]
-    fresh: list[str]
-
-    def __str__(self) -> str:
-        rows = [("kept", self.kept), ("new", self.new), ("dropped", self.dropped)]
-        lines = ["characters | count | which", "---|---|---"]
-        lines += [f"{name} | {len(chars)} | {chars[:100]}" for name, chars in rows]
-        lines.append(f"tensors remapped: {some(self.adjusted)}; left as they were: {some(self.fresh)}")
-        return "\n".join(lines)
+def load_matching(model: nn.Module, path: str) -> LoadReport:
+    """`parseq_pretrained`: of a recogniser's checkpoint every name that the model has, at least the whole encoder."""
+    state = known_names(tensors_of(load(path), str(path)))
+    return load_partial(model, state, required=needed_of_encoder, what=str(path))
 
 
 def guess_charset(state: Mapping[str, Tensor], hyper: Mapping[str, Any], path: str) -> str:
@@ -240,42 +165,32 @@ def take_sizes(options: dict[str, Any], path: str) -> None:
         options.update(changed)
 
 
-def load_recogniser(model: nn.Module, charset: str, path: str) -> Remapping:
+def load_recogniser(model: nn.Module, charset: str, path: str) -> LoadReport:
     """`pretrained=`: weights of a whole recogniser, class and token rows moved to where `charset` has them.
 
-    Position tables of another length keep their common beginning. Raises `UserError` for another model.
+    Position queries of another length keep their common beginning. Raises `UserError` for another model.
     """
-    content = load(local(path))
-    state = known_names(tensors_of(content, path))
+    path = local(path)
+    content = load(path)
+    state, own = known_names(tensors_of(content, path)), model.state_dict()
     hyper = content.get("hyper_parameters", {}) if isinstance(content, Mapping) else {}
-    theirs, own = guess_charset(state, hyper, path), model.state_dict()
-    result = Remapping(
-        "".join(c for c in theirs if c in charset), "".join(c for c in charset if c not in theirs),
-        "".join(c for c in theirs if c not in charset), [], [name for name in own if name not in state],
-    )  # fmt: skip
-    if result.fresh:
-        raise UserError(
-            f"{path}: it holds another model: {len(result.fresh)} of the {len(own)} tensors are not in it, "
-            f"{some(result.fresh, 3)}; it has {some(list(state), 3)}"
-        )
-    for name, target in own.items():
-        source = state[name]
-        if source.shape == target.shape and theirs == charset:
-            own[name] = source
-            continue
-        fitted = fit(source, target, theirs, charset) if name != "encoder.pos_embed" else None
-        if source.shape == target.shape and fitted is None:
-            fitted = source
-        if fitted is None:
-            raise UserError(
-                f"{path}: {name} is {tuple(source.shape)}, the model's is {tuple(target.shape)}, and it is no matter "
-                "of characters or length: it is another model, or another model.img_size or model.patch_size"
-            )
-        if fitted is not source:
-            result.adjusted.append(name)
-        own[name] = fitted
-    model.load_state_dict(own)
-    return result
+    theirs, queries = guess_charset(state, hyper, path), state.get("pos_queries")
+    if queries is not None and "pos_queries" in own and queries.shape[-1] == own["pos_queries"].shape[-1]:
+        length = min(queries.shape[1], own["pos_queries"].shape[1])
+        state["pos_queries"] = torch.cat([queries[:, :length], own["pos_queries"][:, length:]], dim=1)
+    return load_by_character(model, state, class_axes(theirs, charset), required=lambda name: True, what=path)
+
+
+def class_axes(theirs: str, ours: str) -> list[ClassAxis]:
+    """Where the recognisers keep one row a class: end (CTC: blank), characters, and with `more` BOS and PAD."""
+    more = ("[begin]", "[pad]")
+    rows = [
+        ("head.*", 0, ()), ("text_embed.embedding.weight", 0, more), ("model.head.*", 0, ()),
+        ("model.rnn.1.linear.*", 0, ()), ("model.Prediction.weight", 0, ()), ("model.Prediction.bias", 0, ()),
+        ("model.Prediction.generator.*", 0, more), ("model.Prediction.char_embeddings.weight", 0, more),
+        ("model.*.cls.*", 0, ()), ("model.language.proj.weight", 1, ()),
+    ]  # fmt: skip
+    return [ClassAxis(name, axis, ("[end]", *theirs, *last), ("[end]", *ours, *last)) for name, axis, last in rows]
 
 
 def local(name: str) -> str:
@@ -296,45 +211,3 @@ def local(name: str) -> str:
         f"pretrained: {name} names a release of PARSeq's authors; nothing is downloaded here, and {cache} does not "
         "hold it: give the path of the downloaded file"
     )
-
-
-def fit(source: Tensor, target: Tensor, theirs: str, ours: str) -> Tensor | None:
-    """`source` in the shape of `target`: rows by character, lengths by their beginning; None where that cannot be."""
-    if source.ndim != target.ndim:
-        return None
-    result = source
-    for axis in range(source.ndim):
-        for extra in (1, 3):
-            if (source.shape[axis], target.shape[axis]) == (len(theirs) + extra, len(ours) + extra):
-                result = by_character(result, target, axis, theirs, ours)
-                break
-        else:
-            if source.shape[axis] != target.shape[axis]:
-                if source.ndim != 3 or axis != 1:  # only position tables [1, T, d] may change their length
-                    return None
-                result = by_beginning(result, target, axis)
-    return result
-
-
-def by_character(source: Tensor, target: Tensor, axis: int, theirs: str, ours: str) -> Tensor:
-    """Move the rows along `axis`: end (0), characters, then BOS and PAD if there are any. New rows are the target's."""
-    if theirs == ours:
-        return source
-    shape = [size if other == axis else source.shape[other] for other, size in enumerate(target.shape)]
-    if list(target.shape) == shape:
-        result = target.clone()
-    else:
-        result = source.new_zeros(shape)
-    places = {character: index + 1 for index, character in enumerate(theirs)}
-    pairs = [(0, 0), *((i + 1, places[c]) for i, c in enumerate(ours) if c in places)]
-    pairs += [(len(ours) + 1 + k, len(theirs) + 1 + k) for k in range(source.shape[axis] - len(theirs) - 1)]
-    to, origin = (torch.tensor(column) for column in zip(*pairs))
-    return result.index_copy(axis, to, source.index_select(axis, origin).to(result.dtype))
-
-
-def by_beginning(source: Tensor, target: Tensor, axis: int) -> Tensor:
-    """The target with its beginning along `axis` replaced by the source's."""
-    result = target.clone()
-    length = min(source.shape[axis], target.shape[axis])
-    result.narrow(axis, 0, length).copy_(source.narrow(axis, 0, length))
-    return result

@@ -1,0 +1,104 @@
+"""The command lines of `test.py`, `test_custom.py` and `read.py`; train, tune and bench are Hydra's (`config.py`)."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from common.errors import UserError
+from common.flags import new_parser
+
+UNSEEN = ("unseen_union", "unseen_syn", "unseen_origin")
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """The flags of `test.py`, those that `test_custom.py` adds, and the words `name:type=value` for the model."""
+
+    checkpoint: str
+    data_root: str
+    batch_size: int
+    num_workers: int
+    cased: bool
+    punctuation: bool
+    union: bool
+    new: bool
+    chinese: bool
+    rotation: int
+    device: str
+    standard: bool
+    model_words: tuple[str, ...] = ()
+    only_custom: bool = False
+    common_length: bool = False
+    union_length: bool = False
+    unseen: tuple[str, ...] = ()
+
+    @property
+    def file(self) -> str:
+        """Path of the checkpoint, next to which the tables are written."""
+        return str(Path(self.checkpoint.removeprefix("pretrained=")).expanduser())
+
+
+def evaluation_parser() -> argparse.ArgumentParser:
+    """The published flags of `test.py`; further words are `name:type=value`."""
+    parser = new_parser("test.py", "Word accuracy of a recogniser on the benchmarks.")
+    parser.add_argument("checkpoint", help="a checkpoint file, or pretrained=FILE")
+    parser.add_argument("--data_root", default="data", help="folder that holds test (or evaluation)")
+    parser.add_argument("--batch_size", type=int, default=512, help="images a forward pass")
+    parser.add_argument("--num_workers", type=int, default=4, help="loader processes")
+    parser.add_argument("--cased", action="store_true", default=False, help="case-sensitive comparison")
+    parser.add_argument("--punctuation", action="store_true", default=False, help="check punctuation")
+    parser.add_argument("--union", action="store_true", default=False, help="Union14M's benchmarks too")
+    parser.add_argument("--new", action="store_true", default=False, help="the newer benchmarks too")
+    parser.add_argument("--chinese", action="store_true", help="scene_test, web_test and document_test too")
+    parser.add_argument("--rotation", type=int, default=0, help="turn images counter-clockwise by so many degrees")
+    parser.add_argument("--device", default="cuda", help="cuda, cpu or auto")
+    parser.add_argument("--standard", action="store_true", default=False, help="force the standard encoder; the "
+                        "checkpoint's names decide otherwise")  # fmt: skip
+    return parser
+
+
+def splits_parser() -> argparse.ArgumentParser:
+    """The flags of `test.py` and the choice of splits."""
+    parser = evaluation_parser()
+    parser.prog, parser.description = "test_custom.py", "Word accuracy by length and on unseen words."
+    group = parser.add_argument_group("splits")
+    group.add_argument("--only_custom", action="store_true", help="leave the tables of test.py out")
+    group.add_argument("--common_length", action="store_true", help="the common benchmarks by word length")
+    group.add_argument("--union_length", action="store_true", help="Union14M's benchmarks by word length")
+    for name in UNSEEN:
+        group.add_argument(f"--{name}", action="store_true", help=f"words of test_custom/{name}")
+    return parser
+
+
+def parse_evaluation(argv: Sequence[str] | None, parser: argparse.ArgumentParser) -> EvalOptions:
+    """Parse and check the command line of `test.py` or `test_custom.py`."""
+    namespace, words = parser.parse_known_args(argv)
+    given = vars(namespace)
+    if given["batch_size"] < 1 or given["num_workers"] < 0:
+        raise UserError("--batch_size, --num_workers: at least 1 image and at least 0 processes")
+    known = {field.name for field in fields(EvalOptions)} & given.keys()
+    unseen = tuple(name for name in UNSEEN if given.get(name))
+    return EvalOptions(**{name: given[name] for name in known}, model_words=tuple(words), unseen=unseen)
+
+
+def read_parser() -> argparse.ArgumentParser:
+    """The published flags of `read.py`; further words are `name:type=value`."""
+    parser = new_parser("read.py", "Read images with a recogniser; further words are name:type=value.")
+    parser.add_argument("checkpoint", help="a checkpoint file, or pretrained=FILE")
+    parser.add_argument("--images", nargs="+", help="image files")
+    parser.add_argument("--device", default="cuda", help="cuda, cpu or auto")
+    return parser
+
+
+def parse_read(argv: Sequence[str] | None) -> tuple[str, list[str], str, list[str]]:
+    """Parse the command line of `read.py`: checkpoint, image files, device, words `name:type=value`."""
+    options, words = read_parser().parse_known_args(argv)
+    # model arguments behind --images are no files; the published parser takes them for such
+    behind = [word for word in options.images or [] if "=" in word and not Path(word).exists()]
+    files = [word for word in options.images or [] if word not in behind]
+    if not files:
+        raise UserError("--images: it is needed: one or more image files")
+    return options.checkpoint, files, options.device, words + behind
