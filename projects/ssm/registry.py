@@ -56,5 +56,5 @@ def _pretrainer(name: str) -> ModelRow:
     )
 
 
-RECOGNISE = "projects.ssm.finetune.weights:registry_entry"
+RECOGNISE = "projects.ssm.weights:registry_entry"
 ROWS = [*map(_recogniser, RECOGNISERS), *map(_pretrainer, PRETRAINERS)]

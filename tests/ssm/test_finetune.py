@@ -12,7 +12,7 @@ from common.data.bad import BadSample, BadSamples, stored
 from common.errors import UserError
 from common.infer.recognizer import open_recognizer
 from common.train.checkpoint import load
-from projects.ssm.finetune import weights
+from projects.ssm import weights
 from projects.ssm.finetune.files import open_model, parse_model_args
 from projects.ssm.finetune.run import run
 from projects.ssm.finetune.test import main as measure
@@ -150,7 +150,7 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.ckpt"
     other = build_recogniser("CRNN", LOWER, {"hidden_size": 16})
     torch.save({"state_dict": other.state_dict(), "hyper_parameters": {"charset_train": LOWER}}, path)
-    with pytest.raises(UserError, match="do not fit|another model"):
+    with pytest.raises(UserError, match=r"do not fit|another model"):
         weights.load_recogniser(recogniser(), LOWER, str(path))
     with pytest.raises(UserError, match="nothing is downloaded"):
         weights.local("parseq-tiny")

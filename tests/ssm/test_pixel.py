@@ -11,10 +11,11 @@ import torch
 
 from common.data.lmdb import LmdbWriter
 from common.train.checkpoint import load
-from projects.ssm.model.pixel import UniPixelViT, load_encoder
+from projects.ssm.model.pixel import UniPixelViT
 from projects.ssm.model.pretrainer import build_pretrainer
 from projects.ssm.pretrain.flags import parse_pixel
 from projects.ssm.pretrain.main_pixel import main
+from projects.ssm.weights import load_pixel_encoder
 from tests.common.compare import same
 from tests.common.lmdbs import encoded, noise
 
@@ -56,7 +57,7 @@ BEST = {"SR": "psnr-*-ssim-*-checkpoint-?.pth", "Seg": "IoU-*-checkpoint-?.pth"}
 def test_trains_measures_and_goes_on(kind: str, data: Path, tmp_path: Path, capsys) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main(words(data, whole, kind, "--vis")) == 0
-    assert "tensors of the encoder kept" in capsys.readouterr().out
+    assert "tensors  patch_embed.* (2), blocks.* (48)" in capsys.readouterr().out
     rows = [json.loads(line) for line in (whole / "log.txt").read_text().splitlines()]
     figures = {"SR": {"psnr", "ssim"}, "Seg": {"iou", "iou_columns"}}[kind] | {"mse"}
     assert [row["epoch"] for row in rows] == [0, 1] and figures < set(rows[0])
@@ -94,11 +95,12 @@ def test_flags_of_pretraining_are_told(data: Path, tmp_path: Path, capsys) -> No
     assert "no effect (accepted for compatibility): --dense_loss --direction --compare" in capsys.readouterr().out
 
 
-def test_encoders_of_others() -> None:
+def test_encoders_of_others(tmp_path: Path) -> None:
     model = UniPixelViT("Seg", embed_dim=32, depth=1, num_heads=2, decoder_depth=1)
     state = {name: torch.randn_like(tensor) for name, tensor in model.state_dict().items()}
     for key, prefix in (("model", "encoder."), ("student", "module.backbone."), ("state_dict", "")):
         content = {key: {prefix + name: tensor for name, tensor in state.items()}}
-        assert "blocks.0.attn.qkv.weight" in load_encoder(model, content)
+        torch.save(content, tmp_path / "encoder.pth")
+        assert "blocks.0.attn.qkv.weight" in load_pixel_encoder(model, str(tmp_path / "encoder.pth")).kept
     assert torch.equal(model.norm.weight, state["norm.weight"])
     assert not torch.equal(model.decoder_pred.weight, state["decoder_pred.weight"])

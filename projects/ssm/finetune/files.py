@@ -14,9 +14,9 @@ from common.errors import UserError
 from common.models.weights import load_strict
 from common.train.checkpoint import load
 from projects.ssm.finetune.config import CONFIGS
-from projects.ssm.finetune.shapes import class_of, known_names, sizes_of
-from projects.ssm.finetune.weights import guess_charset, local, tensors_of
 from projects.ssm.model.build import build_recogniser
+from projects.ssm.shapes import class_of, known_names, sizes_of
+from projects.ssm.weights import guess_charset, local, tensors_of
 
 
 def parse_model_args(words: Sequence[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from common.train.checkpoint import clear_unfinished, load
 from common.train.distributed import keep_freed_memory
 from common.train.session import LOCK, check_writable, take_lock
 from common.train.state import plain, seed_everything
-from projects.ssm.finetune import weights
+from projects.ssm import weights
 from projects.ssm.finetune.data import BUNDLES
 from projects.ssm.finetune.method import System
 from projects.ssm.finetune.trainer import build_trainer

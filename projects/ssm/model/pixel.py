@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -75,28 +74,6 @@ class UniPixelViT(nn.Module):
     def pictures(self, predicted: Tensor) -> Tensor:
         """Patch vectors -> `[B, channels, H, W]`."""
         return unpatchify(predicted, self.patch_size, self.img_size)
-
-
-def load_encoder(model: UniPixelViT, content: Mapping[str, Any]) -> list[str]:
-    """Take `patch_embed`, `blocks` and `norm` of a checkpoint of SSM, DiG (`encoder.`) or CCD (`module.backbone.`).
-
-    Returns the names taken. Raises ValueError unless all of them are there in the model's shapes.
-    """
-    if not isinstance(content, Mapping):
-        raise ValueError("it holds no weights")
-    parts = (content[key] for key in ("student", "model", "state_dict") if isinstance(content.get(key), Mapping))
-    state = next(parts, content)
-    prefixes = ("encoder.", "module.backbone.", "backbone.", "")
-    prefix = next(prefix for prefix in prefixes if not prefix or any(name.startswith(prefix) for name in state))
-    own = {name: t for name, t in model.state_dict().items() if name.startswith(("patch_embed.", "blocks.", "norm."))}
-    taken = {name: state.get(prefix + name) for name in own}
-    other = [name for name, tensor in taken.items() if tensor is None or tensor.shape != own[name].shape]
-    if other:
-        raise ValueError(
-            f"{len(other)} of the encoder's {len(own)} tensors are not in it in this size, first {other[0]}"
-        )
-    model.load_state_dict(taken, strict=False)
-    return list(taken)
 
 
 def psnr(images: Tensor, truth: Tensor) -> Tensor:

@@ -16,19 +16,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from common.errors import UserError, command
+from common.errors import command
 from common.models.weights import load_strict
 from common.train.checkpoint import load, save_atomic
 from common.train.distributed import Dist, unwrap
 from common.train.loop import Clock, Job
 from common.train.session import session
-from projects.ssm.finetune.weights import tensors_of
-from projects.ssm.model.pixel import VARIANTS, UniPixelViT, load_encoder
+from projects.ssm.model.pixel import VARIANTS, UniPixelViT
 from projects.ssm.pixel.data import Pairs, evaluation_pairs, training_pairs
 from projects.ssm.pixel.evaluate import best_name, measure
 from projects.ssm.pretrain.flags import PixelOptions, check_grid, parse_pixel
 from projects.ssm.pretrain.method import PixelTask
 from projects.ssm.pretrain.run import Run, build_run, timed_lines
+from projects.ssm.weights import load_pixel_encoder, tensors_of
 
 
 def build_model(o: PixelOptions) -> UniPixelViT:
@@ -37,11 +37,7 @@ def build_model(o: PixelOptions) -> UniPixelViT:
     check_grid(sizes["img_size"], sizes["patch_size"])
     model = UniPixelViT(o.pixel_type, **sizes)
     if o.pretrained and not o.eval_only:
-        try:
-            taken = load_encoder(model, load(o.pretrained))
-        except ValueError as error:
-            raise UserError(f"--pretrained: {o.pretrained}: {error}") from None
-        print(f"--pretrained: {len(taken)} tensors of the encoder kept; the decoder starts anew")
+        load_pixel_encoder(model, o.pretrained)  # the decoder starts from its own draws
     return model
 
 

@@ -24,9 +24,9 @@ from common.train.loop import Clock, Engine, Job, Loop, Method, Step
 from common.train.optim import Precision, build_optimizer, parameter_groups
 from common.train.session import check_room, settle_amp, state_bytes
 from common.train.state import TrainingState
-from projects.ssm.finetune.weights import tensors_of
 from projects.ssm.pretrain.flags import TABLE, RunOptions
 from projects.ssm.pretrain.method import Rates, Time
+from projects.ssm.weights import tensors_of
 
 
 @dataclass

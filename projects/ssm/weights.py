@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.models.weights import ClassAxis, LoadReport, load_by_character, load_partial
 from common.train.checkpoint import load
-from projects.ssm.finetune.shapes import charset_of, class_of, known_names, sizes_of
+from projects.ssm.shapes import charset_of, class_of, known_names, sizes_of
 
 FORMATS = ("ssm", "dig", "mae")
 RELEASES = ("parseq-tiny", "parseq", "abinet", "trba", "vitstr", "crnn")
@@ -88,6 +88,7 @@ def same_attention(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> Itera
                     done[f"{at}linear_{part}.weight"] = rows
                 if f"{at}qkv.bias" in done:
                     done[f"{at}q_bias"], _, done[f"{at}v_bias"] = done.pop(f"{at}qkv.bias").chunk(3)
+                    done[f"{at}k_bias"] = torch.zeros_like(done[f"{at}q_bias"])
             elif q_bias is not None:
                 done.pop(f"{at}q_bias"), done.pop(f"{at}v_bias"), done.pop(f"{at}k_bias", None)
         prefix, found, _ = name.partition(".attn.linear_q.weight")
@@ -124,6 +125,19 @@ def load_encoder(model: nn.Module, path: str, form: str | None = None, pos_embed
         raise UserError(
             f"{error}\nmodel.enc_embed_dim, model.enc_depth and model.patch_size must be as in pre-training"
         ) from None
+
+
+def load_pixel_encoder(model: nn.Module, path: str) -> LoadReport:
+    """Start `patch_embed`, `blocks` and `norm` of a pixel model from SSM's, DiG's (`encoder.`) or CCD's checkpoint
+    (`student`, `module.backbone.`). Raises `UserError` unless all of them are there in the model's shapes."""
+    content = load(path)
+    student = content.get("student") if isinstance(content, Mapping) else None
+    state, parts = tensors_of(student or content, str(path)), ("patch_embed.", "blocks.", "norm.")
+    prefix = {"mae": "backbone.", "dig": "encoder.", "ssm": ""}[format_of(state)]
+    own = {name: tensor for name, tensor in state.items() if name.startswith(prefix)}
+    found = same_attention({name.removeprefix(prefix): tensor for name, tensor in own.items()}, model.state_dict())
+    chosen = {name: tensor for name, tensor in found if name.startswith(parts)}
+    return load_partial(model, chosen, required=lambda name: name.startswith(parts), what=str(path))
 
 
 def needed_of_encoder(name: str) -> bool:
