@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.augment.recipes import SSM_GROUPS, SSM_WEATHER, from_flags
 from common.data.decode import resize_bicubic
 from common.data.loader import Batch
 from common.data.words import Augment, WordDataset, discover, sample_rng
@@ -44,7 +43,11 @@ def build_dataset(
     rules = {"max_length": max_length, "drop_empty": False, "missing_label": "text"}
     if max_length is None:
         rules = {"labels": False}
-    augment = from_flags(augmentation, preset="ssm", groups=SSM_GROUPS, weather=SSM_WEATHER, rand_wins=True)
+    augment = None
+    if any(augmentation.get(f"is{name}_aug") for name in ("rand", "sel", "semantic", "rotation", "learning")):
+        from common.augment.recipes import SSM_GROUPS, SSM_WEATHER, from_flags  # the published command augments nothing
+
+        augment = from_flags(augmentation, preset="ssm", groups=SSM_GROUPS, weather=SSM_WEATHER, rand_wins=True)
     if augment is None:
         return WordDataset(paths, image_size=size, **rules)
     return TwiceAugmented(paths, augment, size, **rules)

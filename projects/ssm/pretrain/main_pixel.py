@@ -25,8 +25,8 @@ from common.train.session import session
 from projects.ssm.model.pixel import VARIANTS, UniPixelViT
 from projects.ssm.pixel.data import Pairs, evaluation_pairs, training_pairs
 from projects.ssm.pixel.evaluate import best_name, measure
+from projects.ssm.pixel.method import PixelTask
 from projects.ssm.pretrain.flags import PixelOptions, check_grid, parse_pixel
-from projects.ssm.pretrain.method import PixelTask
 from projects.ssm.pretrain.run import Run, build_run, timed_lines
 from projects.ssm.weights import load_pixel_encoder, tensors_of
 

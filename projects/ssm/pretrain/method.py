@@ -1,4 +1,4 @@
-"""SSM's pre-training and pixel tasks in the training loop: losses of a batch, rates of a step (sections 3 and 4.6)."""
+"""SSM's pre-training in the training loop: the losses of a batch (section 3)."""
 
 from __future__ import annotations
 
@@ -12,42 +12,10 @@ from common.data.loader import Batch
 from common.train.distributed import unwrap
 from common.train.loop import Clock
 from common.train.optim import Precision
-from common.train.schedule import constant, momentum_cosine, warmup_cosine
+from common.train.schedule import constant, momentum_cosine
 from projects.ssm.model.pretrain_losses import feature_weight, objective
-from projects.ssm.pixel.evaluate import views
 from projects.ssm.pretrain.data import Superimposer, full_batch
-
-
-@dataclass
-class Time:
-    """Where a step is in the run, as the published schedules count: epoch + batch / batches of an epoch."""
-
-    per_epoch: int
-    accumulate: int
-    batches: int
-
-    def __call__(self, step: int) -> float:
-        """Fractional epoch at which step `step` begins; `batches` counts those that fill no step too."""
-        epoch, place = divmod(step, self.per_epoch)
-        return epoch + place * self.accumulate / self.batches
-
-
-@dataclass
-class Rates:
-    """Learning rate of every step: a linear warm-up and a cosine over fractional epochs; weight decay stays."""
-
-    lr: float
-    min_lr: float
-    epochs: int
-    warmup_epochs: int
-    time: Time
-
-    def __post_init__(self) -> None:
-        self.curve = warmup_cosine(self.lr, self.epochs, self.warmup_epochs, self.min_lr)
-
-    def __call__(self, step: int) -> tuple[float, None]:
-        """(learning rate, no change of the weight decay) of a step."""
-        return float(self.curve(self.time(step))), None
+from projects.ssm.pretrain.run import Rates
 
 
 @dataclass
@@ -96,29 +64,6 @@ class Pretraining:
 
     def stepped(self, clock: Clock) -> None:
         """Nothing moves after a step: the momentum network moves inside the forward pass."""
-
-
-@dataclass
-class PixelTask:
-    """Super-resolution or segmentation from the pre-trained encoder (SSM, section 4.6)."""
-
-    model: nn.Module
-    rates: Rates
-    precision: Precision
-    device: torch.device
-    norm_pix_loss: bool
-
-    def losses(self, batch: Batch, clock: Clock, number: int) -> tuple[Tensor, dict[str, float | Tensor]]:
-        """Loss of one micro-batch of pairs."""
-        bare = unwrap(self.model)
-        given, wanted = views(batch.images.to(self.device, non_blocking=True), bare)
-        with self.precision.autocast():
-            predicted = self.model(given)
-        loss = bare.loss(predicted.float(), wanted, self.norm_pix_loss)
-        return loss, {"loss": loss.detach()}
-
-    def stepped(self, clock: Clock) -> None:
-        """Nothing moves after a step."""
 
 
 def momentum_of(mm: float, schedule: str, epochs: int) -> Callable[[float], float]:

@@ -22,11 +22,43 @@ from common.train.jobs import EpochFiles, States, each_epoch, every
 from common.train.log import EpochLog, MetricsLog, ScalarWriter
 from common.train.loop import Clock, Engine, Job, Loop, Method, Step
 from common.train.optim import Precision, build_optimizer, parameter_groups
+from common.train.schedule import warmup_cosine
 from common.train.session import check_room, settle_amp, state_bytes
 from common.train.state import TrainingState
 from projects.ssm.pretrain.flags import TABLE, RunOptions
-from projects.ssm.pretrain.method import Rates, Time
 from projects.ssm.weights import tensors_of
+
+
+@dataclass
+class Time:
+    """Where a step is in the run, as the published schedules count: epoch + batch / batches of an epoch."""
+
+    per_epoch: int
+    accumulate: int
+    batches: int
+
+    def __call__(self, step: int) -> float:
+        """Fractional epoch at which step `step` begins; `batches` counts those that fill no step too."""
+        epoch, place = divmod(step, self.per_epoch)
+        return epoch + place * self.accumulate / self.batches
+
+
+@dataclass
+class Rates:
+    """Learning rate of every step: a linear warm-up and a cosine over fractional epochs; weight decay stays."""
+
+    lr: float
+    min_lr: float
+    epochs: int
+    warmup_epochs: int
+    time: Time
+
+    def __post_init__(self) -> None:
+        self.curve = warmup_cosine(self.lr, self.epochs, self.warmup_epochs, self.min_lr)
+
+    def __call__(self, step: int) -> tuple[float, None]:
+        """(learning rate, no change of the weight decay) of a step."""
+        return float(self.curve(self.time(step))), None
 
 
 @dataclass
