@@ -42,7 +42,7 @@ def place(tmp_path_factory) -> Path:
         pickle.dump(Malicious(root / "mark"), file)
     other = build_recogniser("CRNN", LOWER, {"hidden_size": 16})
     torch.save({"state_dict": other.state_dict(), "hyper_parameters": {"charset_train": LOWER}}, root / "crnn.ckpt")
-    content = {"pytorch-lightning_version": "2.5.0", "global_step": 1, "epoch": 0, "loops": {}}
+    content = {"pytorch-lightning_version": "2.5.0", "global_step": 1, "epoch": 0, "loops": {}, "optimizer_states": []}
     torch.save({**content, "state_dict": other.state_dict()}, root / "run.ckpt")
     torch.save([1, 2], root / "list.ckpt")
     (root / "text.ckpt").write_text("no checkpoint")
