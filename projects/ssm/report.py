@@ -25,7 +25,7 @@ RUNS = (("finetune", "pre-trained", "eval"), ("scratch", "scratch", "eval-scratc
 CURVES = {"val_accuracy": "validation accuracy", "loss": "training loss"}
 FLIPS = {1: "flipped left-right", 2: "flipped upside down", 3: "turned by 180 degrees"}
 EXPLAIN = """The network sees only the first picture of each column, the mean of a crop and its flip. Prompted for the
-original and for the flip it draws the third and the fifth picture; above each stands the truth."""
+original and for the flip it draws the third and the fifth picture; the truth is above each of them."""
 
 
 def build(run_dir: Path, recipe: Finished) -> Report:

@@ -195,7 +195,7 @@ def load_recogniser(model: nn.Module, charset: str, path: str) -> LoadReport:
     return load_by_character(model, state, class_axes(theirs, charset), required=lambda name: True, what=path)
 
 
-def class_axes(theirs: str, ours: str) -> list[ClassAxis]:
+def class_axes(before: str, after: str) -> list[ClassAxis]:
     """Where the recognisers keep one row a class: end (CTC: blank), characters, and with `more` BOS and PAD."""
     more = ("[begin]", "[pad]")
     rows = [
@@ -204,7 +204,7 @@ def class_axes(theirs: str, ours: str) -> list[ClassAxis]:
         ("model.Prediction.generator.*", 0, more), ("model.Prediction.char_embeddings.weight", 0, more),
         ("model.*.cls.*", 0, ()), ("model.language.proj.weight", 1, ()),
     ]  # fmt: skip
-    return [ClassAxis(name, axis, ("[end]", *theirs, *last), ("[end]", *ours, *last)) for name, axis, last in rows]
+    return [ClassAxis(name, axis, ("[end]", *before, *last), ("[end]", *after, *last)) for name, axis, last in rows]
 
 
 def local(name: str) -> str:

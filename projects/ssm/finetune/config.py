@@ -26,7 +26,7 @@ BUNDLES = ("SceneTextDataModule", "ChineseSceneTextDataModule")
 
 
 def class_name(target: str, known: tuple[str, ...], key: str) -> str:
-    """The class that a `_target_` names: ours, or the published path that ends the same (`strhub.….TransOCR`)."""
+    """The class that a `_target_` names: of this tree, or the published path that ends the same."""
     name = str(target).rpartition(".")[2]
     if name not in known:
         raise UserError(f"{key}._target_: {target}: unknown; the classes are {', '.join(known)}")
@@ -51,7 +51,7 @@ def settle(config: DictConfig) -> dict[str, Any]:
     check(model, data)
     if not isinstance(plain["seed"], int) or plain["seed"] < 0:
         raise UserError(f"seed: {plain['seed']!r} must be a whole number of at least 0")
-    data["root_dir"] = str(Path(data["root_dir"]).absolute())
+    data["root_dir"] = str(Path(data["root_dir"]).expanduser().absolute())
     settle_trainer(trainer)
     return plain
 
@@ -90,6 +90,9 @@ def check(model: dict[str, Any], data: dict[str, Any]) -> None:
     for key in ("charset_train", "charset_test"):
         if not isinstance(model[key], str) or not model[key]:
             raise UserError(f"model.{key}: it must be a string of characters; choose one with charset=94_full")
+    share = data.setdefault("unsupported_share", 0.05)
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
+        raise UserError(f"data.unsupported_share: {share!r} must be a share from 0 to 1")
     for key in ("augment", "remove_whitespace", "normalize_unicode"):
         if not isinstance(data[key], bool):
             raise UserError(f"data.{key}: {data[key]!r} must be true or false")

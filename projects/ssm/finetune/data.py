@@ -51,10 +51,10 @@ def open_words(root: Path, image_size: tuple[int, int], rules: dict[str, Any], a
 
 
 class SceneTextDataModule:
-    """Training, validation and test sets below one root, in the published tree or in ours.
+    """Training, validation and test sets below one root, in the published tree or in this library's.
 
     Published: train/<train_dir>, val, test/<name>, and the special places of Union, icdar24, iam and cvl. Where there
-    is no `train` folder, ours: training, validation, evaluation/<name>.
+    is no `train` folder: training, validation, evaluation/<name>.
     """
 
     def __init__(self, options: dict[str, Any], seed: int = 0) -> None:
@@ -107,7 +107,7 @@ class SceneTextDataModule:
 
 
 class ChineseSceneTextDataModule(SceneTextDataModule):
-    """The Chinese benchmark's tree: {scene,web,document}/<train_dir> and {scene,web,document}_val beside it."""
+    """The Chinese benchmark's tree: {scene,web,document}/<train_dir> and {scene,web,document}_val next to it."""
 
     def train_root(self) -> Path:
         name = str(self.options["train_dir"])

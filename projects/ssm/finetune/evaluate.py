@@ -118,7 +118,7 @@ def read_set(
     workers: int = 4,
     degrees: int = 0,
 ) -> SetReading:
-    """Read all words below `folder`; labels pass the adapter of `charset`, long and empty ones are left out.
+    """Read all words below `folder`; labels pass the adapter of `charset`, long and empty ones are skipped.
 
     Labels are folded to ASCII unless letters outside it are compared or read. Pictures that cannot be read are in no
     figure, however many they are.
@@ -154,7 +154,7 @@ def by_length(readings: Iterable[SetReading], charset: str) -> dict[str, SetMetr
 
 
 def write_json(path: Path, readings: dict[str, SetReading]) -> None:
-    """Figures and words of every set, beside the table."""
+    """Write figures and words of every set, next to the table."""
     content = {
         name: {"figures": reading.figures._asdict(), "words": reading.words, "unreadable": len(reading.unreadable)}
         for name, reading in readings.items()

@@ -54,7 +54,7 @@ def stock_arguments(name: str) -> dict[str, Any]:
 def open_model(
     path: str | Path, overrides: Mapping[str, Any] | None = None, standard: bool = False
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """A recogniser from a checkpoint of ours or of the published form, with its arguments.
+    """A recogniser from a checkpoint of this library, of the published code or of PARSeq's authors, with its arguments.
 
     Args:
         path: the file.

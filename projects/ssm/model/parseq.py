@@ -240,11 +240,11 @@ class Permutations:
         return stacked.to(device)
 
     def state_dict(self) -> str:
-        """Where the generator of short words stands, as text."""
+        """The state of the generator of short words, as text."""
         return json.dumps(self.random.bit_generator.state)
 
     def load_state_dict(self, state: str) -> None:
-        """Go on from there."""
+        """Put a state back."""
         self.random.bit_generator.state = json.loads(state)
 
 

@@ -17,7 +17,7 @@ from projects.ssm.model.pretrainer import fixed, pixel_target
 CHANNELS = {"SR": 3, "Seg": 1}
 VARIANTS: dict[str, dict[str, Any]] = {
     "pixel_vit_small": {},
-    # ours, for processors: takes the encoder of ssm_micro_patch16x8
+    # not published, for processors: takes the encoder of ssm_micro_patch16x8
     "pixel_vit_micro_patch16x8": {"patch_size": (16, 8), "embed_dim": 128, "depth": 4, "num_heads": 4},
 }
 """Names that `--model` takes -> sizes; the first is published."""

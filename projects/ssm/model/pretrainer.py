@@ -191,7 +191,7 @@ _SIZES = {
     **{f"small_dec256d{depth}b": {**_SMALL, "decoder_depth": depth} for depth in (1, 2, 6, 8)},
     # despite its name the published "dec384" is 256 wide and 8 deep
     "small_dec384d4b": {**_SMALL, "decoder_depth": 8},
-    # ours, for CPUs: patches 16 high and 8 wide, about 0.8 M parameters in the encoder
+    # not published, for CPUs: patches 16 high and 8 wide, about 0.8 M parameters in the encoder
     "micro_patch16x8": {
         "embed_dim": 128, "depth": 4, "num_heads": 4, "decoder_dim": 64, "decoder_depth": 2,
         "decoder_heads": 2, "mlp_dim": 256,

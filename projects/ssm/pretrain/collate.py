@@ -119,8 +119,8 @@ def superimpose(
     Args:
         student, teacher: uint8 [B, H, W, 3], the resized images; equal, or two augmentations of them.
         directions: int [B], the flip of every image (`draw_directions`).
-        seeds: int [B] behind the teacher's transforms; by default the position in the batch, as published, so that
-            position i gets the same transform in every batch.
+        seeds: int [B], from which the teacher's transforms are drawn. By default the position in the batch, as
+            published: position i has the same transform in every batch.
     """
     count, height, width, _ = student.shape
     device = student.device
