@@ -13,7 +13,8 @@ from common.errors import UserError
 from common.infer.recognizer import open_recognizer
 from common.text.charset import CHARSET_94
 from projects.dig.model.encoder import Encoder, EncoderSize
-from projects.ssm.finetune import read, weights
+from projects.ssm import weights
+from projects.ssm.finetune import read
 from projects.ssm.finetune.files import open_model
 from projects.ssm.finetune.run import build
 from projects.ssm.model.build import build_recogniser
