@@ -29,7 +29,8 @@ class LoadReport:
         """Kept, new and dropped tensors, a line each, the names summed up by module."""
         rows = [("kept", self.kept), ("new", self.missing), ("dropped", self.unexpected)]
         lines = [f"{label:8}{len(names):5} tensors  {summed_up(names)}".rstrip() for label, names in rows]
-        lines += [f"{'':8}other shape: {name} {theirs}, here {ours}" for name, (theirs, ours) in self.shapes.items()]
+        other = [f"{'':8}other shape: {name} {theirs}, here {ours}" for name, (theirs, ours) in self.shapes.items()]
+        lines += other[:6] + ([f"{'':8}and {len(other) - 6} more of another shape"] if len(other) > 6 else [])
         if self.tokens is not None:
             for label, tokens in zip(("kept", "new", "dropped"), self.tokens):
                 shown = " ".join(tokens[:40]) + (" …" if len(tokens) > 40 else "")

@@ -57,7 +57,7 @@ BEST = {"SR": "psnr-*-ssim-*-checkpoint-?.pth", "Seg": "IoU-*-checkpoint-?.pth"}
 def test_trains_measures_and_goes_on(kind: str, data: Path, tmp_path: Path, capsys) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main(words(data, whole, kind, "--vis")) == 0
-    assert "tensors  patch_embed.* (2), blocks.* (48)" in capsys.readouterr().out
+    assert " tensors  patch_embed" in capsys.readouterr().out
     rows = [json.loads(line) for line in (whole / "log.txt").read_text().splitlines()]
     figures = {"SR": {"psnr", "ssim"}, "Seg": {"iou", "iou_columns"}}[kind] | {"mse"}
     assert [row["epoch"] for row in rows] == [0, 1] and figures < set(rows[0])
@@ -76,7 +76,7 @@ def test_trains_measures_and_goes_on(kind: str, data: Path, tmp_path: Path, caps
         ("SR", ["--eval_data_path", ""], "--eval_data_path"),
         ("Seg", ["--data_path", "/nowhere"], "/nowhere"),
         ("SR", ["--model", "pixel_vit_smal"], "pixel_vit_small"),
-        ("SR", ["--model", "pixel_vit_small"], "encoder's"),
+        ("SR", ["--model", "pixel_vit_small"], "patch_embed.proj.weight"),
         ("SR", ["--isrand_aug"], "augmentation"),
         ("SR", ["--eval_only"], "--model_path"),
         ("SR", ["--input_size", "30,128"], "multiple"),
@@ -87,7 +87,7 @@ def test_trains_measures_and_goes_on(kind: str, data: Path, tmp_path: Path, caps
 def test_refusals(kind: str, more: list[str], told: str, data: Path, tmp_path: Path, capsys) -> None:
     assert main(words(data, tmp_path, kind, *(word.format(data=data) for word in more))) == 2
     error = capsys.readouterr().err
-    assert told in error and error.count("\n") == 1
+    assert told in error and (error.count("\n") == 1 or "tensors" in error)  # a table where weights do not fit
 
 
 def test_flags_of_pretraining_are_told(data: Path, tmp_path: Path, capsys) -> None:
