@@ -116,7 +116,7 @@ class Examination:
 
 
 @dataclass
-class _Seen:
+class Seen:
     """What a worker saw of one chunk."""
 
     findings: list[tuple[str, int, str]] = field(default_factory=list)
@@ -138,7 +138,7 @@ def examine(
     command.
     """
     result = Examination(path)
-    chunks: list[_Seen] = []
+    chunks: list[Seen] = []
     try:
         with ProcessPoolExecutor(max(workers, 1), mp_context=multiprocessing.get_context("spawn")) as pool:
             keys = pool.submit(_keys, path).result()
@@ -146,7 +146,7 @@ def examine(
             if result.kind == MASKS:
                 return result
             starts = range(0, result.highest, CHUNK)
-            for done, seen in enumerate(pool.map(_chunk_of(path, wishes, result), starts), 1):
+            for done, seen in enumerate(pool.map(chunk_of(path, wishes, result), starts), 1):
                 chunks.append(seen)
                 if progress is not None:
                     progress(min(done * CHUNK, result.highest), result.highest)
@@ -159,19 +159,25 @@ def examine(
             "that ran out (use fewer --workers)"
         )
         return result
-    _gather(result, chunks)
+    gather(result, chunks)
     return result
 
 
-class _chunk_of:
+def look_at_keys(result: Examination) -> None:
+    """Fill in what the keys of a set tell. Raises `UserError` for what is no word set."""
+    result.stored, result.counts, result.kind, result.highest, result.numbering = _keys(result.path)
+
+
+class chunk_of:
     """Picklable call: start -> what the samples start .. start + CHUNK - 1 hold."""
 
     def __init__(self, path: Path, wishes: Wishes, about: Examination) -> None:
         self.path, self.wishes, self.highest, self.labelled = path, wishes, about.highest, about.kind == WORDS
+        self.size = CHUNK
 
-    def __call__(self, start: int) -> _Seen:
-        words, seen, sizes, digests = open_words(self.path), _Seen(), [], []
-        for index in range(start, min(start + CHUNK, self.highest)):
+    def __call__(self, start: int) -> Seen:
+        words, seen, sizes, digests = open_words(self.path), Seen(), [], []
+        for index in range(start, min(start + self.size, self.highest)):
             raw = words.value("label", index) if self.labelled else None
             if self.labelled:
                 _look_at_label(raw, index + 1, self.wishes, seen)
@@ -204,7 +210,7 @@ def _keys(path: Path) -> tuple[str | None, dict[str, int], str, int, Numbering]:
     return text, counts, kind, highest, words.numbering
 
 
-def _look_at_image(image: bytes | None, number: int, wishes: Wishes, seen: _Seen, sizes: list) -> bool:
+def _look_at_image(image: bytes | None, number: int, wishes: Wishes, seen: Seen, sizes: list) -> bool:
     """Whether a picture can be used; appends its (width, height)."""
     if image is None:
         seen.findings.append(("missing image", number, ""))
@@ -223,7 +229,7 @@ def _look_at_image(image: bytes | None, number: int, wishes: Wishes, seen: _Seen
     return True
 
 
-def _look_at_label(raw: bytes | None, number: int, wishes: Wishes, seen: _Seen) -> None:
+def _look_at_label(raw: bytes | None, number: int, wishes: Wishes, seen: Seen) -> None:
     if raw is None:
         seen.findings.append(("missing label", number, ""))
         return
@@ -266,7 +272,8 @@ def _digest(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
 
 
-def _gather(result: Examination, chunks: list[_Seen]) -> None:
+def gather(result: Examination, chunks: list[Seen]) -> None:
+    """Put together what the chunks of a set hold, in their order."""
     for seen in chunks:
         for kind, number, detail in seen.findings:
             result.findings.setdefault(kind, []).append((number, detail))

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from common.cli import main
+from common.data import examine, examine_shares
 from common.data.lmdb import WordLmdb
 from common.data.parts import Shard, find_shard
 from common.data.synth import SynthOptions, render_corpus
@@ -102,3 +103,18 @@ def test_evaluation_in_two_shards(tmp_path: Path, monkeypatch, capsys) -> None:
     assert both[0]["sets"] == both[1]["sets"] and both[0]["totals"] == both[1]["totals"]
     assert main([*command, "--shard", "1/2"]) == 2
     assert len(WordLmdb(tmp_path / "data" / "two")) == 40
+
+
+def test_doctor_in_two_shards(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(examine, "CHUNK", 10)
+    monkeypatch.setattr(examine_shares, "CHUNK", 10)
+    write_words(tmp_path / "data" / "set", [f"é{i}" for i in range(34)] + [""], broken=[3, 25])
+    command = ["doctor", str(tmp_path / "data"), "--charset", "36", "--duplicates", "--workers", "1"]
+    assert main([*command, "--json", f"{tmp_path}/whole.json"]) == 1
+    whole = capsys.readouterr().out
+    assert main([*command, "--json", f"{tmp_path}/shards.json", "--shard", "2/2"]) == 0
+    assert "2 chunks are not looked at yet" in capsys.readouterr().out
+    assert main([*command, "--json", f"{tmp_path}/shards.json", "--shard", "1/2"]) == 1
+    assert capsys.readouterr().out == whole
+    assert (tmp_path / "shards.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert main([*command, "--shard", "1/2"]) == 2

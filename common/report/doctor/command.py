@@ -20,14 +20,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
 from common.data.doctor import as_dict, describe, refuse_place, repair
 from common.data.examine import Examination, Wishes, examine
+from common.data.examine_shares import examine_share
 from common.data.exclude import read_exclusions
 from common.data.leaks import find_leaks, write_leaks
+from common.data.parts import add_shard_argument, find_shard
 from common.data.words import discover
 from common.errors import UserError
 from common.files import write_text
@@ -48,6 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1), metavar="N", help="processes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything found, all samples named")
     parser.add_argument("--page", type=Path, metavar="FILE.html", help="write statistics of the sets with plots")
+    add_shard_argument(parser)
     leaks = parser.add_argument_group("leaks")
     leaks.add_argument(
         "--against", type=Path, nargs="+", metavar="FOLDER", help="sets that must not share words with DIR"
@@ -82,15 +86,28 @@ def _run(args: argparse.Namespace) -> int:
     duplicates = args.duplicates or args.drop_duplicates
     wishes = Wishes(charset, args.max_length, not args.no_decode, duplicates, args.page is not None)
     found = []
+    shard, missing = find_shard(args.shard), 0
+    shares = None if args.json is None else args.json.with_name(f".{args.json.name}.shares")
+    if shard.count > 1 and shares is None:
+        raise UserError("--shard: the shares meet next to a file: give --json")
     for folder in folders:
-        examination = examine(folder, wishes, args.workers, _progress(folder.name))
+        if shard.count > 1:
+            examination, left = examine_share(folder, wishes, shares, shard, args.workers, _progress(folder.name))
+            missing += left
+        else:
+            examination = examine(folder, wishes, args.workers, _progress(folder.name))
         found.append(examination)
-        print("\n".join(describe(examination, args.examples)), flush=True)
+        if not missing:
+            print("\n".join(describe(examination, args.examples)), flush=True)
+    if missing:
+        print(f"shard {shard} is done; {missing} chunks are not looked at yet")
+        return 0
     faults = sum(examination.faults for examination in found)
     print(f"{len(found)} word sets, {sum(e.highest for e in found):,} samples, {faults:,} faults")
     if args.json is not None:
         text = json.dumps([as_dict(examination) for examination in found], indent=1, ensure_ascii=False)
         write_text(args.json, text)
+        shutil.rmtree(shares, ignore_errors=True)
     if args.page is not None:
         from common.report.doctor.page import write_page
 
