@@ -1,29 +1,31 @@
-"""SIGA's data: training samples with glyph masks, evaluation sets, and the words about them for the log."""
+"""SIGA's data: training samples with glyph masks, evaluation sets, and what the logs say about them."""
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from common.augment import recipes
+from common.augment.abinet import AbinetAugment, published_strengths
 from common.data.bad import FILE_NAME, BadSamples
-from common.data.decode import BadImage
+from common.data.decode import BadImage, decode_mask
 from common.data.loader import RatioMix, SeededSampler, WordLoader, word_loader
 from common.data.masks import MaskSource, Mirrored, Replaced, StoredMasks
 from common.data.words import NATIVE, RESIZED, WordDataset, discover, discover_groups
 from common.errors import UserError
-from common.text.charset import unsupported
 from common.text.coverage import check_coverage, empty_line
 from common.text.normalise import Normaliser
 from common.train.distributed import Dist
 from common.train.log import DASHES, sources_block, usage_lines
+from projects.siga.flags import GROUPS
 from projects.siga.model.kmeans_mask import text_mask
-from projects.siga.options import data_usage, ratios, selection
+
+Sources = list[tuple[str, list[Path]]]
+"""Name and LMDB folders of each training source."""
 
 BENCHMARK = (
     "IIIT5k_3000",
@@ -43,41 +45,29 @@ PNG = b"\x89PNG"
 
 
 class EitherMasks(StoredMasks):
-    """S's mask LMDBs hold height·width raw bytes; ours hold PNG as R's do. Both are read."""
+    """S's mask LMDBs hold height·width raw bytes; R's and ours hold PNG. Both are read."""
 
     def _raw(self, value: bytes, image: np.ndarray) -> np.ndarray:
-        from common.data.decode import decode_mask
-
         return decode_mask(value) if value.startswith(PNG) else StoredMasks._raw(value, image)
 
 
-def normaliser(character: str, sensitive: bool) -> Normaliser:
-    """Lower case unless sensitive, then only the charset's characters stay."""
-    return Normaliser(charset=character, lower=not sensitive)
-
-
-def mask_form(options: argparse.Namespace) -> str:
-    """How masks are brought to the input size, see `common.data.masks.fit_mask`. An augmented mask has fractions: R
-    cuts them in the loss, after the rectification; S drops them before the resize."""
-    return {"R": "float", "S": "integer"}.get(options.family, "binary") if options.Aug else "binary"
-
-
-def mask_source(options: argparse.Namespace) -> tuple[MaskSource, str]:
+def mask_source(family: str, mask_path: str | None, train_data: str, augmented: bool) -> tuple[MaskSource, str]:
     """Where masks come from, and a line about it.
 
     R, S: LMDBs below `--mask_path` that mirror what follows `training` in the picture's path; S without the flag looks
     for `Mask` in place of `training`, as published, and says where it found none. Otherwise, and always for T, k-means
-    on the fly.
+    on the fly. An augmented mask has fractions: R cuts them in the loss, after the rectification; S drops them before
+    the resize (see `common.data.masks.fit_mask`).
     """
-    if options.family == "T":
+    if family == "T":
         return MaskSource(text_mask, at="resized"), "masks: k-means on the resized image"
-    form = mask_form(options)
-    if options.mask_path:
-        return EitherMasks(Mirrored(options.mask_path), raw=True, form=form), f"masks: {options.mask_path}"
+    form = {"R": "float", "S": "integer"}[family] if augmented else "binary"
+    if mask_path:
+        return EitherMasks(Mirrored(mask_path), raw=True, form=form), f"masks: {mask_path}"
     absent = ""
-    if options.family == "S" and options.mask_path is None and "training" in Path(options.train_data).parts:
+    if family == "S" and mask_path is None and "training" in Path(train_data).parts:
         beside = Replaced("training", "Mask")
-        folder = beside(Path(options.train_data))
+        folder = beside(Path(train_data))
         if folder.is_dir():
             return EitherMasks(beside, raw=True, form=form), f"masks: {folder}"
         absent = f" (no folder {folder})"
@@ -85,55 +75,67 @@ def mask_source(options: argparse.Namespace) -> tuple[MaskSource, str]:
     return MaskSource(text_mask, at="native", form=form), about
 
 
-def augmentation(options: argparse.Namespace) -> tuple[object | None, str]:
-    """The augmenter that the flags ask for, or None, and where it works: before or after the resize."""
-    if options.family != "T":
-        made = recipes.abinet(seed=options.manual_seed, resample=options.aug_resample) if options.Aug else None
-        return made, NATIVE
-    if options.issel_aug and not any(getattr(options, group) for group in recipes.ALL_GROUPS):
-        raise UserError(f"--issel_aug: no group was named; add some of --{' --'.join(recipes.ALL_GROUPS)}")
-    return recipes.from_flags(vars(options), preset="siga"), RESIZED
+def augmentation(
+    family: str, wanted: bool, seed: int, resample: bool, flags: Mapping[str, Any]
+) -> tuple[object | None, str]:
+    """The augmenter that the flags ask for, or None, and where it works: ABINet's for R and S (`wanted`: `--Aug`) on
+    the stored picture, T's by its own flags on the resized one."""
+    if family != "T":
+        return AbinetAugment(None if resample else published_strengths(seed)[0]) if wanted else None, NATIVE
+    if flags["issel_aug"] and not any(flags[group] for group in GROUPS):
+        raise UserError(f"--issel_aug: no group was named; add some of --{' --'.join(GROUPS)}")
+    from common.augment import recipes  # 36 operations that only T has
+
+    return recipes.from_flags(flags, preset="siga"), RESIZED
 
 
-def sources(options: argparse.Namespace) -> list[tuple[str, list[Path]]]:
-    """(name, LMDB folders) of each selected training source."""
-    names = selection(options.select_data)
+def find_sources(train_data: str, names: Sequence[str] | None) -> Sources:
+    """The training sources by name; all LMDBs as one, called "/", where no names are given."""
     if names is None:
-        return [("/", discover(options.train_data))]
-    found = list(zip(names, discover_groups(options.train_data, names)))
+        return [("/", discover(train_data))]
+    found = list(zip(names, discover_groups(train_data, names)))
     paths = [path for _, some in found for path in some]
     twice = next((path for path in paths if paths.count(path) > 1), None)
     if twice is not None:
-        raise UserError(f"--select_data: {options.select_data}: two of its names select {twice}; leave one out")
+        raise UserError(f"--select_data: {'-'.join(names)}: two of its names select {twice}; leave one out")
     return found
 
 
-def training_data(options: argparse.Namespace) -> tuple[WordDataset, list[tuple[str, list[Path]]], str]:
-    """The training set, its sources, and the lines about them for the log.
+def training_data(
+    sources: Sources,
+    *,
+    image_size: tuple[int, int],
+    max_length: int,
+    character: str,
+    sensitive: bool,
+    foreign: str,
+    unsupported_share: float,
+    keep_empty: bool,
+    exclude: str,
+    masks: MaskSource,
+    augment: object | None,
+    augment_at: str,
+) -> tuple[WordDataset, list[str]]:
+    """The training set over all sources, and what the charset does to the labels of each LMDB, a line each.
 
     Raises:
         UserError: missing or foreign LMDBs, masks of another number, labels that the charset cannot write.
     """
-    chosen = sources(options)
-    masks, about_masks = mask_source(options)
-    augment, place = augmentation(options)
-    paths = list(dict.fromkeys(path for _, some in chosen for path in some))
-    words = normaliser(options.character, options.sensitive)
     # "error" and "skip" judge what a label holds before the deletion, so that only the case is normalised there.
-    judged = words if options.foreign == "delete" else Normaliser(lower=not options.sensitive)
+    deletes = foreign == "delete"
     make = partial(
         WordDataset,
-        paths,
-        image_size=(options.imgH, options.imgW),
-        max_length=options.batch_max_length,
-        keep=judged,
-        charset=options.character,
-        on_unsupported="keep" if options.foreign == "delete" else options.foreign,
-        drop_empty=not options.keep_empty_labels,
+        list(dict.fromkeys(path for _, some in sources for path in some)),
+        image_size=image_size,
+        max_length=max_length,
+        keep=Normaliser(charset=character if deletes else None, lower=not sensitive),
+        charset=character,
+        on_unsupported="keep" if deletes else foreign,
+        drop_empty=not keep_empty,
         augment=augment,
-        augment_at=place,
+        augment_at=augment_at,
         masks=masks,
-        exclude=options.exclude or None,
+        exclude=exclude or None,
     )
     try:
         dataset = make()
@@ -143,53 +145,33 @@ def training_data(options: argparse.Namespace) -> tuple[WordDataset, list[tuple[
         raise
     if isinstance(masks, StoredMasks):
         masks.check(dataset.lmdbs)
-    _refuse_empty(dataset, options)
-    if options.foreign == "delete":
-        check_coverage(dataset.coverage(), options.unsupported_share, "--character, or --sensitive for capitals")
-    return dataset, chosen, describe(dataset, chosen, options, about_masks)
-
-
-def _refuse_empty(dataset: WordDataset, options: argparse.Namespace) -> None:
-    """Most labels without a character of the charset mean that it is the wrong one."""
-    counts = dataset.counts
-    if counts["empty"] > counts["stored"] / 2:
-        raw = (words.label(i) for words in dataset.lmdbs[:1] for i in range(min(len(words), 200)))
-        foreign = "".join(c for c, _ in unsupported(raw, options.character).most_common(12))
-        raise UserError(
-            f"--character: {counts['empty']:,} of {counts['stored']:,} labels under {options.train_data} have "
-            f"no character of it (they have {foreign!r}); give the charset of the labels, or --sensitive"
-        )
+    limit = unsupported_share if deletes else 1.0
+    return dataset, check_coverage(dataset.coverage(), limit, "--character, or --sensitive for capitals")
 
 
 def describe(
-    dataset: WordDataset, chosen: Iterable[tuple[str, list[Path]]], options: argparse.Namespace, masks: str
-) -> str:
-    """What is trained on, one line a folder."""
+    dataset: WordDataset, sources: Sources, train_data: str, shares: Sequence[float], batch_size: int, usage: str | None
+) -> list[str]:
+    """What is trained on, in the form of the published logs, and what was skipped.
+
+    `usage`: `--total_data_usage_ratio` of T as given; None for R and S, whose logs do not tell of it.
+    """
     sizes = dict(zip((words.path for words in dataset.lmdbs), dataset.sizes))
-    root = Path(options.train_data)
-    found = [(name, {path.relative_to(root).as_posix(): sizes[path] for path in paths}) for name, paths in chosen]
-    shares = ratios(options, [name for name, _ in found])
-    t = options.family == "T"
+    root, t = Path(train_data), usage is not None
+    found = [(name, {path.relative_to(root).as_posix(): sizes[path] for path in paths}) for name, paths in sources]
     shown = [f"{share:g}" for share in shares] if t else [round(share, 3) for share in shares]
-    first, *blocks = sources_block(options.train_data, found, shown, "opt." if t else "")
-    lines = [*first]
-    for (name, folders), share, block in zip(found, shares, blocks):
+    lines, *blocks = sources_block(train_data, found, shown, "opt." if t else "")
+    parts = [max(round(batch_size * share), 1) for share in shares]
+    for (name, folders), share, part, block in zip(found, shares, parts, blocks):
         lines += [DASHES, *block]
         if t:
-            per_batch = max(round(options.batch_size * share), 1)
-            usage = options.total_data_usage_ratio
-            lines += usage_lines(name, sum(folders.values()), usage, options.batch_size, share, per_batch)
+            lines += usage_lines(name, sum(folders.values()), usage, batch_size, share, part)
     if t:
-        every = [max(round(options.batch_size * share), 1) for share in shares]
-        lines += [DASHES, f"Total_batch_size: {'+'.join(map(str, every))} = {sum(every)}"]
-    lines.append(DASHES)
+        lines += [DASHES, f"Total_batch_size: {'+'.join(map(str, parts))} = {sum(parts)}"]
     counts = dataset.counts
-    left_out = ", ".join(f"{counts[why]:,} {why}" for why in ("too_long", "empty", "unsupported", "bad") if counts[why])
-    lines += [coverage.line(name) for name, coverage in dataset.coverage().items()]
-    lines.append(
-        f"samples: {len(dataset):,} of {counts['stored']:,}" + (f" (left out: {left_out})" if left_out else "")
-    )
-    return "\n".join([*lines, masks])
+    skipped = ", ".join(f"{counts[why]:,} {why}" for why in ("too_long", "empty", "unsupported", "bad") if counts[why])
+    told = f" (skipped: {skipped})" if skipped else ""
+    return [*lines, DASHES, f"samples: {len(dataset):,} of {counts['stored']:,}{told}"]
 
 
 def check_samples(dataset: WordDataset, count: int) -> str:
@@ -220,43 +202,44 @@ def check_samples(dataset: WordDataset, count: int) -> str:
 
 
 def training_loader(
-    dataset: WordDataset, chosen: list[tuple[str, list[Path]]], options: argparse.Namespace, dist: Dist, folder: Path
+    dataset: WordDataset,
+    sources: Sources,
+    *,
+    family: str,
+    batch_size: int,
+    shares: Sequence[float],
+    usage: float,
+    seed: int,
+    workers: int,
+    bad_share: float,
+    folder: Path,
+    dist: Dist,
 ) -> tuple[WordLoader, int]:
     """Endless batches of this rank, and the batches of one epoch.
 
     R: a shuffled, dropped-last sampler over all sets. S: the same without dropping; its batch is all processes'.
-    T: every batch has the sources in the shares of `--batch_ratio`.
+    T: every batch has the sources in their shares.
     """
-    place = {"seed": options.manual_seed, "rank": dist.rank, "world_size": dist.world_size}
-    size, usage = options.batch_size, data_usage(options)
-    if options.family == "S":
-        if size % dist.world_size:
-            raise UserError(f"--batch_size: {size} (of all processes together) is not divisible by {dist.world_size}")
-        size //= dist.world_size
-    shares = ratios(options, [name for name, _ in chosen])
-    if options.family == "T" and len(chosen) > 1:
+    place = {"seed": seed, "rank": dist.rank, "world_size": dist.world_size}
+    if family == "S":
+        if batch_size % dist.world_size:
+            raise UserError(
+                f"--batch_size: {batch_size} (of all processes together) is not divisible by {dist.world_size}"
+            )
+        batch_size //= dist.world_size
+    if family == "T" and len(sources) > 1:
         by_path = dict(zip((words.path for words in dataset.lmdbs), dataset.sizes))
-        sampler = RatioMix(
-            [sum(by_path[path] for path in paths) for _, paths in chosen], shares, size, usage=usage, **place
-        )
+        sizes = [sum(by_path[path] for path in paths) for _, paths in sources]
+        sampler = RatioMix(sizes, shares, batch_size, usage=usage, **place)
         per_epoch = max(len(source) for source in sampler.sources)
     else:
         used = max(int(len(dataset) * usage), 1)  # a source's first samples, as published
-        sampler = SeededSampler(used, size, drop_last=options.family == "R", **place)
+        sampler = SeededSampler(used, batch_size, drop_last=family == "R", **place)
         per_epoch = len(sampler)
-    listed = folder / FILE_NAME if dist.is_main else None
-    bad = BadSamples(len(dataset) + len(dataset.index_bad), options.bad_share, listed)
-    loader = word_loader(
-        dataset, sampler, options.workers, endless=True, bad=bad, pin_memory=dist.device.type == "cuda"
-    )
+    bad = BadSamples(len(dataset) + len(dataset.index_bad), bad_share, folder / FILE_NAME if dist.is_main else None)
+    pin = dist.device.type == "cuda"
+    loader = word_loader(dataset, sampler, workers, endless=True, bad=bad, pin_memory=pin, in_step=dist.distributed)
     return loader, per_epoch
-
-
-def wanted_sets(options: argparse.Namespace) -> tuple[str, ...] | None:
-    """Names of the evaluation sets that the flags ask for; None for all that are there."""
-    if options.family == "T":
-        return FAST if options.fast_acc else BENCHMARK if options.benchmark_all_eval else None
-    return BENCHMARK if options.benchmark_all_eval else None
 
 
 def named_sets(root: str | Path) -> dict[str, Path]:
@@ -268,12 +251,18 @@ def named_sets(root: str | Path) -> dict[str, Path]:
 
 
 def evaluation_sets(
-    root: str | Path, names: Iterable[str] | None, options: argparse.Namespace
+    root: str | Path,
+    names: Iterable[str] | None,
+    *,
+    image_size: tuple[int, int],
+    max_length: int | None,
+    character: str,
+    sensitive: bool,
+    pad: bool = False,
 ) -> dict[str, WordDataset]:
     """Evaluation sets by name, in the order of `names` (sorted without), without masks and augmentation.
 
-    Sets that are named and absent are said and left out. Label lengths: R takes all, S drops over-long ones, T too
-    unless `--data_filtering_off` or `--sensitive`.
+    Sets that are named and absent are reported and skipped, and so are words of which the charset leaves nothing.
     """
     found = named_sets(root)
     if names is not None:
@@ -282,20 +271,21 @@ def evaluation_sets(
         if several:
             raise UserError(f"--eval_data: {root}: sets of one name: {', '.join(several)}; name a folder with one only")
         if missing:
-            print(f"{root}: not there and left out: {', '.join(missing)}")
+            print(f"{root}: not there and skipped: {', '.join(missing)}")
         there, found = ", ".join(found), {name: found[name] for name in names if name in found}
         if not found:
             raise UserError(f"--eval_data: {root}: none of the sets {', '.join(missing)}; there are {there}")
-    free = options.family == "R" or (options.family == "T" and (options.data_filtering_off or options.sensitive))
-    make = partial(
-        WordDataset,
-        image_size=(options.imgH, options.imgW),
-        max_length=None if free else options.batch_max_length,
-        keep=normaliser(options.character, options.sensitive),
-        pad=options.family == "T" and options.PAD,
-    )
+    keep = Normaliser(charset=character, lower=not sensitive)
+    make = partial(WordDataset, image_size=image_size, max_length=max_length, keep=keep, pad=pad)
     sets = {name: make([path]) for name, path in found.items()}
     for name, words in sets.items():
         if empty := words.counts["empty"]:
             print(empty_line(name, empty))
     return sets
+
+
+def longest_label(family: str, batch_max_length: int, data_filtering_off: bool, sensitive: bool) -> int | None:
+    """Length beyond which a word is not evaluated: R takes all, S skips over-long ones, T too unless
+    `--data_filtering_off` or `--sensitive`."""
+    free = family == "R" or (family == "T" and (data_filtering_off or sensitive))
+    return None if free else batch_max_length

@@ -1,55 +1,129 @@
-"""One optimisation step of SIGA, for any variant and any number of processes."""
+"""SIGA in the training loop: the losses of a batch, the rate of a step, and the run's optimiser and schedule."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
 from common.data.loader import Batch
 from common.models.images import masks_to_float
 from common.train import schedule as schedules
-from common.train.distributed import unwrap
-from common.train.optim import accumulating, build_optimizer
-from common.train.stepper import StepperBase
+from common.train.distributed import Dist, unwrap
+from common.train.loop import Clock
+from common.train.optim import Precision, build_optimizer
+from projects.siga.model.base import SigaModel
 from projects.siga.model.build import Codec
-from projects.siga.model.losses import SigaLosses
-from projects.siga.options import fractions
+from projects.siga.model.losses import glyph_targets, predicted_text
 
 
-def make_optimizer(model: nn.Module, options: argparse.Namespace) -> torch.optim.Optimizer:
-    """The variant's optimiser over all parameters that need a gradient, in one group (R Adam, S AdamW, T Adadelta)."""
-    params = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    name = options.optimizer.lower()
-    if options.family == "T" and options.adam:
-        name = "adam"
+@dataclass
+class SigaMethod:
+    """What the loop asks of SIGA.
+
+    Attributes:
+        model: perhaps under DistributedDataParallel and compiled.
+        codec: text <-> ids.
+        schedule: learning rate by step.
+        precision: what the forward pass runs under.
+        dist: the process group.
+        data_ratio: `--data_ratio`; the outlier rule of the text mask counts steps in units of it.
+    """
+
+    model: nn.Module
+    codec: Codec
+    schedule: schedules.Schedule
+    precision: Precision
+    dist: Dist
+    data_ratio: int = 1
+
+    @property
+    def bare(self) -> SigaModel:
+        """The model inside its wrappers."""
+        return unwrap(self.model)
+
+    def losses(self, batch: Batch, clock: Clock, number: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Total loss of a teacher-forced batch, and every term under its name (see `model.losses.siga_losses`)."""
+        device, step = self.dist.device, clock.step
+        images = self.bare.normalise(batch.images.to(device, non_blocking=True))
+        masks = masks_to_float(batch.masks.to(device, non_blocking=True))
+        ids, lengths = self.codec.encode(batch.labels)
+        text, lengths = torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device)
+        with self.precision.autocast():
+            output = self.model(images, text[:, :-1], masks)
+        # the losses are taken in float32, and their constants of S depend on the number of processes
+        losses = self.bare.losses(output, text, lengths, step, step // self.data_ratio, self.dist.world_size)
+        parts = {name: part.detach() for name, part in losses.parts.items()}
+        return losses.total, {"loss": losses.total.detach(), **parts}
+
+    def rates(self, step: int) -> tuple[float, None]:
+        """Learning rate of a step; the decay stays as it is."""
+        return self.schedule(step), None
+
+    def stepped(self, clock: Clock) -> None:
+        """Nothing moves but the weights."""
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch, shown: int = 4) -> dict[str, np.ndarray]:
+        """T's tensorboard pictures of the first samples of a batch, uint8 [h, w, 3] under the published names:
+        images, pseudo-masks, predicted masks and character maps."""
+        model, device = self.bare, self.dist.device
+        training = model.training
+        model.eval()
+        images = batch.images[:shown].to(device)
+        ids, lengths = self.codec.encode(batch.labels[:shown])
+        output = model(model.normalise(images), torch.from_numpy(ids).to(device)[:, :-1])
+        model.train(training)
+        mask, channels = predicted_text(output.maps.seg_logits), output.maps.low.shape[1] - 1
+        size = tuple(output.maps.low.shape[2:])
+        targets = glyph_targets(mask, output.attention, torch.from_numpy(lengths).to(device) - 1, size)
+        return {
+            "Input image": images.flatten(0, 1).cpu().numpy(),
+            "GT mask": strip(batch.masks[:shown]),
+            "Mask_Loc Maps": strip(mask[:, 0]),
+            "char_segmention_Middle Maps": strip(output.maps.middle.argmax(dim=1), channels),
+            "char_segmention_Low Maps": strip(output.maps.low.argmax(dim=1), channels),
+            "Single_char_mask Maps": strip(targets.classes, channels),
+        }
+
+
+def strip(maps: torch.Tensor, classes: int = 1) -> np.ndarray:
+    """Maps [B, h, w] with values in 0…classes -> one grey picture uint8 [B·h, w, 3], one below the other."""
+    grey = (maps.float() * (255.0 / classes)).clamp(0, 255).byte().cpu().numpy()
+    return np.repeat(grey.reshape(-1, grey.shape[2])[:, :, None], 3, axis=2)
+
+
+def make_optimizer(
+    model: nn.Module, name: str, lr: float, *, beta1: float, rho: float, eps: float
+) -> torch.optim.Optimizer:
+    """The published optimiser over all parameters that need a gradient, in one group.
+
+    `name`: adam (R), adamw (S), adadelta (T); `beta1` is Adam's, `rho` and `eps` are Adadelta's.
+    """
     words = {
-        "adam": {"betas": (getattr(options, "beta1", 0.9), 0.999), "eps": 1e-8},
-        "adamw": {"betas": (0.9, 0.99), "eps": 8e-8, "weight_decay": 0.05},
-        "adadelta": {"rho": options.rho, "eps": options.eps},
+        "adam": {"betas": (beta1, 0.999), "eps": 1e-8},
+        "adamw": {"betas": (0.9, 0.99), "eps": 8e-8, "weight_decay": 0.05},  # the decay acts on vectors, too
+        "adadelta": {"rho": rho, "eps": eps},
     }
-    return build_optimizer(name, params, options.lr, **words[name])
+    params = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return build_optimizer(name, params, lr, **words[name])
 
 
-def total_steps(options: argparse.Namespace, batches_per_epoch: int) -> int:
-    """Steps of the run. S with AdamW trains ten epochs whatever `--num_iter` defaults to, unless the flag is given."""
-    if options.family == "S" and options.optimizer.lower() == "adamw" and "num_iter" not in options.given:
-        return 10 * max(batches_per_epoch // options.accumulate, 1)
-    return options.num_iter * options.data_ratio
+def make_schedule(
+    family: str, lr: float, total: int, *, cosine: bool = False, drops: Sequence[float] | None = None, rate: float = 0.1
+) -> schedules.Schedule:
+    """Learning rate by step: R one-cycle; S warm-up and cosine, a step late as published; T constant or `cosine`.
 
-
-def make_schedule(options: argparse.Namespace) -> schedules.Schedule:
-    """Learning rate by step: R one-cycle; S warm-up and cosine, a step late as published; T cosine."""
-    lr, total = options.lr, options.total_steps
-    if options.family == "T":
-        return schedules.cosine(lr, total) if options.scheduler else schedules.constant(lr)
-    drops = fractions(options)
+    `drops`: fractions of the steps at which the rate is multiplied by `rate` (R, S), in place of the variant's own.
+    """
+    if family == "T":
+        return schedules.cosine(lr, total) if cosine else schedules.constant(lr)
     if drops is not None:
-        return schedules.step_decay(lr, [int(share * total) for share in drops], options.lr_drop_rate)
-    if options.family == "R":
+        return schedules.step_decay(lr, [int(share * total) for share in drops], rate)
+    if family == "R":
         return schedules.one_cycle(lr, total, pct_start=0.3, div_factor=20.0, final_div_factor=1000.0)
     return warm_cosine(lr, total, total * 2 // 10)
 
@@ -59,50 +133,3 @@ def warm_cosine(lr: float, total: int, warmup: int, final: float = 1e-7) -> sche
     full rate, step 1 at 0."""
     table = schedules.warmup_cosine_table(lr, final, total, warmup)
     return schedules.lagging(schedules.from_table(table), first=lr)
-
-
-@dataclass
-class Stepper(StepperBase):
-    """Forward, backward, clip, step. `model` is on its device, perhaps wrapped; `bare` is the module inside, which has
-    the losses.
-    """
-
-    model: nn.Module
-    codec: Codec
-
-    @property
-    def bare(self) -> nn.Module:
-        """The module inside the wrappers."""
-        return unwrap(self.model)
-
-    def __call__(self, batches: Sequence[Batch], step: int) -> dict[str, torch.Tensor]:
-        """One step over one or more batches (accumulation). Returns the last batch's losses by name, detached.
-
-        Raises:
-            NonFinite: a loss or gradient is not finite; nothing was stepped.
-        """
-        schedules.set_learning_rate(self.optimizer, self.schedule(step))
-        self.optimizer.zero_grad(set_to_none=True)
-        for number, batch in enumerate(batches, start=1):
-            with accumulating(self.model, last=number == len(batches)):
-                losses = self.forward(batch, step)
-                self.guard(losses.total, step, batch.indices)
-                self.precision.backward(losses.total / len(batches))
-        norm = self.precision.clip(self.optimizer, self.options.grad_clip)
-        self.guard_gradient(norm, step, torch.cat([batch.indices for batch in batches]))
-        self.precision.step(self.optimizer)
-        return {"loss": losses.total.detach(), **{name: part.detach() for name, part in losses.parts.items()}}
-
-    def forward(self, batch: Batch, step: int) -> SigaLosses:
-        """Teacher-forced losses of one batch. Correct's weight goes by step, the outlier rule by step/data_ratio."""
-        device = self.dist.device
-        images = self.bare.normalise(batch.images.to(device, non_blocking=True))
-        masks = masks_to_float(batch.masks.to(device, non_blocking=True))
-        ids, lengths = self.codec.encode(batch.labels)
-        text = torch.from_numpy(ids).to(device)
-        lengths = torch.from_numpy(lengths).to(device)
-        with self.precision.autocast():
-            output = self.model(images, text[:, :-1], masks)
-        return self.bare.losses(
-            output, text, lengths, step, step // self.options.data_ratio, processes=self.dist.world_size
-        )

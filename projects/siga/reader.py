@@ -13,34 +13,15 @@ from torch import nn
 from common.infer.recognizer import Prediction
 from common.train.checkpoint import load
 from projects.siga.model.base import SigaModel
-from projects.siga.model.build import Codec, build_siga, load_weights, make_codec
+from projects.siga.model.build import Codec, build_row, load_weights, make_codec
 from projects.siga.model.losses import glyph_targets, predicted_text
-from projects.siga.model.variants import variant
-
-
-def codec_of(name: str, character: str | None, batch_max_length: int) -> Codec:
-    """The codec of a variant, with its published characters unless others are given."""
-    from projects.siga.registry import CHARSET_36, SIGA_36
-
-    family = variant(name).family
-    return make_codec(family, character or (CHARSET_36 if family == "T" else SIGA_36), batch_max_length)
-
-
-def build_row(name: str, character: str | None = None, batch_max_length: int = 25, **options: Any) -> SigaModel:
-    """The registry's `build`: the variant with as many classes as `character` asks for; see `build_siga` for the
-    rest.
-    """
-    codec = codec_of(name, character, batch_max_length)
-    if options.get("image_size"):
-        options["image_size"] = tuple(options["image_size"])
-    return build_siga(name, num_class=codec.num_classes, batch_max_length=batch_max_length, **options)
 
 
 def open_reader(checkpoint: Path, options: Mapping[str, Any], device: torch.device) -> SigaReader:
     """The registry's `open`. Raises UserError for a checkpoint that does not fit these options."""
     model = build_row(**options)
     load_weights(model, load(checkpoint), str(checkpoint))
-    codec = codec_of(options["name"], options.get("character"), options.get("batch_max_length", 25))
+    codec = make_codec(model.settings.family, options.get("character"), options.get("batch_max_length", 25))
     return SigaReader(model.to(device).eval(), codec, device)
 
 

@@ -22,7 +22,7 @@ def _row(variant: Variant) -> ModelRow:
         kind="recogniser",
         image_size=variant.image_size,
         charset=CHARSET_36 if variant.family == "T" else SIGA_36,
-        build="projects.siga.reader:build_row",
+        build="projects.siga.model.build:build_row",
         open="projects.siga.reader:open_reader",
         options={"name": variant.name},
         weights=weights,

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,86 +18,109 @@ from common.train.checkpoint import load, write_json
 from common.train.distributed import Dist, process_group
 from common.train.log import DASHES, append
 from common.train.session import check_writable, precision_note
-from projects.siga.building import build_model
-from projects.siga.data import BENCHMARK, FAST, RELEASED_T, evaluation_sets
+from projects.siga import data
 from projects.siga.evaluate import T_HEADS, Evaluation, SetResult, evaluate
-from projects.siga.evaluate_flags import TEST
+from projects.siga.flags_test import TestOptions, parse_test
 from projects.siga.model.base import SigaModel
-from projects.siga.model.build import Codec, load_weights, make_codec
-from projects.siga.options import check_ranges, note_dead, parse
+from projects.siga.model.build import Codec, build_row, load_weights, make_codec
 
 
-def checkpoints(options: argparse.Namespace) -> list[Path]:
-    """The files to evaluate: one, or all `iter_*` of `--model_dir` within `--range`, by their number."""
-    given = Path((options.family == "T" and options.model_dir) or options.saved_model)
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, build, evaluate."""
+    o = parse_test(argv, lambda path: read_card(numbered(Path(path), None)[0]))
+    with process_group(o.device, o.dist_url, o.local_rank, o.dist_timeout) as dist:
+        with dist.failing_together():
+            paths = numbered(Path(o.checkpoint), o.range)
+            sets = chosen_sets(o)
+            codec = make_codec(o.family, o.character, o.batch_max_length)
+            model = build_row(o.model_name, **o.build)
+        print(precision_note(o.amp, False, o.tf32, dist.device))
+        for path in paths:
+            evaluate_one(path, model, codec, sets, o, dist)
+    return 0
+
+
+def numbered(given: Path, steps: str | None) -> list[Path]:
+    """The files to evaluate: `given`, or all `iter_*` of that folder by their number, within `steps` (a-b)."""
     if not given.is_dir():
         return [given]
-    numbered = {
-        path: int(found[1]) for path in given.glob("iter_*.pth") if (found := re.fullmatch(r"iter_(\d+)", path.stem))
-    }
-    low, high = _bounds(getattr(options, "range", None))
-    chosen = sorted((path for path, n in numbered.items() if low <= n <= high), key=numbered.get)
+    low, high = 0, float("inf")
+    if steps:
+        found = re.fullmatch(r"(\d+)-(\d+)", steps)
+        if not found:
+            raise UserError(f"--range: {steps!r}: give two step numbers as 100000-300000")
+        low, high = int(found[1]), int(found[2])
+    files = {path: int(path.stem[5:]) for path in given.glob("iter_*.pth") if path.stem[5:].isdigit()}
+    chosen = sorted((path for path, number in files.items() if low <= number <= high), key=files.get)
     if not chosen:
         raise UserError(f"--model_dir: {given}: no iter_N.pth with {low} <= N <= {high}; name a checkpoint file")
     return chosen
 
 
-def _bounds(text: str | None) -> tuple[float, float]:
-    """`a-b` as two numbers; everything without it."""
-    if not text:
-        return 0, float("inf")
-    found = re.fullmatch(r"(\d+)-(\d+)", text)
-    if not found:
-        raise UserError(f"--range: {text!r}: give two step numbers as 100000-300000")
-    return int(found[1]), int(found[2])
-
-
-def adopt_card(options: argparse.Namespace, argv: Sequence[str] | None, path: Path) -> argparse.Namespace:
-    """Options that the command line leaves open, from the card beside our own checkpoints.
-
-    Raises:
-        UserError: the card names another model than the command line.
-    """
-    card = read_card(path)
-    name = str(card.get("model", "")).removeprefix("siga/")
-    if not name:
-        return options
-    if name != options.model_name:
-        if {"model_name", "TransformerModel", "Transformer"} & options.given:
-            raise UserError(f"{path}: it holds {name}, not {options.model_name}; give --model_name {name}")
-        options = parse_test(argv, name)
-    stored = dict(card.get("options") or {})
-    if "image_size" in stored:
-        stored["imgH"], stored["imgW"] = stored.pop("image_size")
-    for key, value in stored.items():
-        if key not in options.given and not (key == "character" and options.sensitive):
-            setattr(options, key, value)
-    return options
-
-
-def parse_test(argv: Sequence[str] | None, model_name: str = "TRBA") -> argparse.Namespace:
-    """The test script's options; `model_name` where the command line names none."""
-    return parse(argv, TEST, prog="test.py", description=__doc__.splitlines()[0], model_name=model_name)
-
-
-def chosen_sets(options: argparse.Namespace) -> dict[str, WordDataset]:
+def chosen_sets(o: TestOptions) -> dict[str, WordDataset]:
     """The sets that the flags ask for; see `--select_data` (R, S), `--benchmark_all_eval` and `--fast_acc` (T)."""
-    if not options.eval_data:
+    if not o.eval_data:
         raise UserError("--eval_data: not given; name the root of the evaluation LMDBs")
-    if options.all_ten:
-        return evaluation_sets(options.eval_data, BENCHMARK, options)
-    if options.family == "T":
-        names = FAST if options.fast_acc else None
-        if names is None and options.benchmark_all_eval:
-            there = {path.name for path in discover(options.eval_data)}
-            names = RELEASED_T if there & set(RELEASED_T) else BENCHMARK  # the ten where the released list is not there
-        return evaluation_sets(options.eval_data, names, options)
-    if options.select_data == "/":
-        return evaluation_sets(options.eval_data, None, options)
-    folder = Path(options.eval_data) / options.select_data
-    return evaluation_sets(
-        folder if folder.is_dir() else options.eval_data, None if folder.is_dir() else [options.select_data], options
+    root, names = o.eval_data, None
+    if o.all_ten:
+        names = data.BENCHMARK
+    elif o.family == "T":
+        names = data.FAST if o.fast_acc else None
+        if names is None and o.benchmark_all_eval:
+            there = {path.name for path in discover(root)}
+            names = data.RELEASED_T if there & set(data.RELEASED_T) else data.BENCHMARK
+    elif o.select_data != "/":
+        folder = Path(root) / o.select_data
+        root, names = (folder, None) if folder.is_dir() else (root, [o.select_data])
+    longest = data.longest_label(o.family, o.batch_max_length, o.data_filtering_off, o.sensitive)
+    return data.evaluation_sets(
+        root,
+        names,
+        image_size=o.image_size,
+        max_length=longest,
+        character=o.character,
+        sensitive=o.sensitive,
+        pad=o.PAD,
     )
+
+
+def evaluate_one(
+    path: Path, model: SigaModel, codec: Codec, sets: dict[str, WordDataset], o: TestOptions, dist: Dist
+) -> Evaluation:
+    """Load a checkpoint, read all sets, write and print the figures."""
+    with dist.failing_together():
+        load_weights(model, load(path), str(path))
+        folder = check_writable(result_folder(path, o.exp_name, o.output)) if dist.is_main else None
+    single = o.family == "T" and o.calculate_infer_time
+    with autocast(dist.device, o.amp):
+        evaluation = evaluate(
+            model.to(dist.device),
+            codec,
+            sets,
+            batch_size=1 if single else o.batch_size,
+            workers=o.workers,
+            dist=dist,
+            glyph="iter2",  # the released test script reports this head in the place of the glyph head
+        )
+    parameters = sum(p.numel() for p in model.parameters()) / 1e6
+    text = log_text(path, evaluation, parameters)
+    if folder is not None:
+        append(folder / "log_all_evaluation.txt", log_text_t(evaluation, parameters) if o.family == "T" else text)
+        if o.json:
+            figures = {"checkpoint": str(path), "sets": rows(evaluation), "totals": totals(evaluation)}
+            write_json(Path(o.json), figures)
+    print(text, end="")
+    print([published_row(evaluation.total)])
+    protocol = "exact match of the filtered label" if o.family == "T" else "lower case, letters and digits only"
+    print(f"protocol: {protocol}; " + "; ".join(f"{name}: {value:0.3f}" for name, value in totals(evaluation).items()))
+    return evaluation
+
+
+def result_folder(path: Path, name: str | None, output: str) -> Path:
+    """`./result/{exp_name}`; without a name the checkpoint's path less its first part, joined by underscores."""
+    parts = [part for part in path.parts if part not in (".", "..", path.anchor)]
+    return Path(output) / "result" / (name or "_".join(parts[1:] or parts))
 
 
 def rows(evaluation: Evaluation) -> list[dict[str, object]]:
@@ -136,8 +158,8 @@ def published_row(result: SetResult) -> dict[str, object]:
 def totals(evaluation: Evaluation) -> dict[str, float]:
     """The total over all sets (each word counts once a set), and the paper's average of six where all are there."""
     sums = {"all": round(evaluation.accuracy, 3)}
-    if set(FAST) <= set(evaluation.sets):
-        six = Evaluation({name: evaluation.sets[name] for name in FAST})
+    if set(data.FAST) <= set(evaluation.sets):
+        six = Evaluation({name: evaluation.sets[name] for name in data.FAST})
         sums["six sets (IIIT3000 SVT IC13_857 IC15_1811 SVTP CUTE)"] = round(six.accuracy, 3)
     return sums
 
@@ -172,67 +194,6 @@ def log_text_t(evaluation: Evaluation, parameters: float) -> str:
     lines += ["accuracy: ", *(f"{column}_total_Acc:{round(total.head(head), 3)}" for column, head in columns.items())]
     spent = 1000 * total.seconds / max(total.words, 1)
     return "\n".join([*lines, f"averaged_infer_time: {spent:0.3f}\t# parameters: {parameters:0.3f}", ""])
-
-
-def result_folder(options: argparse.Namespace, path: Path) -> Path:
-    """`./result/{exp_name}`; without a name the checkpoint's path less its first part, joined by underscores."""
-    parts = [part for part in path.parts if part not in (".", "..", path.anchor)]
-    name = options.exp_name or "_".join(parts[1:] or parts)
-    return Path(options.output) / "result" / name
-
-
-def evaluate_one(
-    path: Path, model: SigaModel, codec: Codec, sets: dict[str, WordDataset], options: argparse.Namespace, dist: Dist
-) -> Evaluation:
-    """Load a checkpoint, read all sets, write and print the figures."""
-    with dist.failing_together():
-        load_weights(model, load(path), str(path))
-        folder = check_writable(result_folder(options, path)) if dist.is_main else None
-    single = options.family == "T" and options.calculate_infer_time
-    with autocast(dist.device, options.amp):
-        evaluation = evaluate(
-            model.to(dist.device),
-            codec,
-            sets,
-            batch_size=1 if single else options.batch_size,
-            workers=options.workers,
-            dist=dist,
-            glyph="iter2",
-        )
-    parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    text = log_text(path, evaluation, parameters)
-    if folder is not None:
-        published = log_text_t(evaluation, parameters) if options.family == "T" else text
-        append(folder / "log_all_evaluation.txt", published)
-        if options.json:
-            write_json(
-                Path(options.json), {"checkpoint": str(path), "sets": rows(evaluation), "totals": totals(evaluation)}
-            )
-    print(text, end="")
-    print([published_row(evaluation.total)])
-    protocol = "exact match of the filtered label" if options.family == "T" else "lower case, letters and digits only"
-    print(f"protocol: {protocol}; " + "; ".join(f"{name}: {value:0.3f}" for name, value in totals(evaluation).items()))
-    return evaluation
-
-
-@command
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, build, evaluate."""
-    options = parse_test(argv)
-    device = "auto" if options.device == "cuda" and "device" not in options.given else options.device
-    with process_group(device, options.dist_url, options.local_rank) as dist:
-        with dist.failing_together():
-            check_ranges(options)
-            files = checkpoints(options)
-            options = adopt_card(options, argv, files[0])
-            note_dead(options, TEST)
-            sets = chosen_sets(options)
-            codec = make_codec(options.family, options.character, options.batch_max_length)
-            model = build_model(options, codec)
-        print(precision_note(options.amp, False, options.tf32, dist.device))
-        for path in files:
-            evaluate_one(path, model, codec, sets, options, dist)
-    return 0
 
 
 if __name__ == "__main__":

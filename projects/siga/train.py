@@ -7,298 +7,243 @@ python projects/siga/train.py …
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from common.data.bad import BadSamples
 from common.data.loader import WordLoader
 from common.data.words import WordDataset
 from common.errors import command
-from common.train.bad import share_bad
-from common.train.checkpoint import git_commit
 from common.train.distributed import Dist, process_group, wrap
-from common.train.engine import numbered
-from common.train.log import Meters, MetricsLog, ScalarWriter, Window
+from common.train.jobs import Evaluate, States, every
+from common.train.log import MetricsLog, ScalarWriter
+from common.train.loop import Clock, Engine, Job, Loop
 from common.train.optim import Precision
-from common.train.seed import seed_everything
-from common.train.session import check_room, check_writable, precision_note, state_bytes
-from common.train.signals import StopRequest
-from common.train.state import TrainingState
-from projects.siga import files as states
-from projects.siga import logs
-from projects.siga.building import build_model, starting_weights
-from projects.siga.data import check_samples, evaluation_sets, training_data, training_loader, wanted_sets
-from projects.siga.evaluate import Evaluation, as_row, evaluate
-from projects.siga.method import Stepper, make_optimizer, make_schedule, total_steps
-from projects.siga.model.build import make_codec
-from projects.siga.options import check, note_dead, parse
-from projects.siga.panels import glyph_panels
-
-CONSOLE = ["loss", "share", "predmask", "correct", "low", "middle"]
-PUBLISHED_T = {  # the terms of which T's curves show the sum; the event file has _ for blanks
-    "loss_our": ("ours",),
-    "loss_TRBA": ("trba",),
-    "loss_glyph": ("glyph1", "glyph2"),
-    "loss_Iter": ("iter1", "iter2"),
-    "loss_final": ("share",),
-    "Pred_mask_loss": ("predmask",),
-    "Correct Location": ("correct",),
-    "Segmention_loss": ("low", "middle"),
-}
-
-
-@dataclass
-class Run:
-    """A training run once everything is built: the step, the state to save, where it writes, what it measures."""
-
-    options: argparse.Namespace
-    dist: Dist
-    folder: Path
-    stepper: Stepper
-    state: TrainingState
-    sets: dict[str, WordDataset]
-    scalars: ScalarWriter
-    metrics: MetricsLog
-    bad: BadSamples
-    meters: Meters = field(default_factory=Meters)
-    since_evaluation: Window = field(default_factory=Window)
-    started: float = field(default_factory=time.time)
-    masks_missing: int = 0
-
-    def go(self, batches: WordLoader) -> int:
-        """Train to the last step or to a request to stop. Returns the exit status."""
-        options, state = self.options, self.state
-        with self.stepper.stop, contextlib.closing(self.scalars):
-            for step, group in numbered(batches, state.step, options.total_steps, self.meters, options.accumulate):
-                parts = self.stepper(group, step)
-                state.step = step + 1
-                self.note(step, parts, group)
-                self.tell_missing(batches.masks_missing, step)
-                if self.evaluation_due(step):
-                    self.evaluate(step)
-                self.keep(step)
-                if self.stepper.stopping:
-                    self.save_state()
-                    print(f"asked to stop: state saved after step {state.step}; go on with --resume auto")
-                    return 0
-        best = f"best accuracy {state.extra['best_accuracy']:.3f}" if self.sets else "nothing evaluated (--eval_data)"
-        print(f"done: {options.total_steps} steps; {best}; files in {self.folder}")
-        return 0
-
-    def note(self, step: int, parts: dict[str, torch.Tensor], group: Sequence) -> None:
-        """Meters, console, metrics.jsonl and tensorboard after a step."""
-        options = self.options
-        self.meters.add(**parts)
-        self.state.extra["loss_sum"] += float(parts["loss"])
-        self.state.extra["loss_count"] += 1
-        last = step + 1 == options.total_steps
-        if (step + 1) % options.print_interval == 0 or last:
-            print(self.meters.line(step + 1, options.total_steps, CONSOLE))
-            lr = self.stepper.optimizer.param_groups[0]["lr"]
-            self.metrics.write(
-                step=step + 1,
-                lr=lr,
-                images_per_second=round(self.meters.throughput * self.dist.world_size, 2),
-                data_wait=round(self.meters.data_wait, 2),
-                **{k: round(v, 6) for k, v in self.meters.means().items()},
-            )
-        if step % options.log_interval == 0 and self.dist.is_main:
-            self.log_scalars(step, parts, group)
-
-    def tell_missing(self, count: int, step: int) -> None:
-        """A line when the number of stored masks that were not there has doubled; zeros stood in for them."""
-        if count >= max(2 * self.masks_missing, 1):
-            self.masks_missing = count
-            print(
-                f"masks: {count} missing or unreadable by step {step + 1}, all-zero ones used; make them again with "
-                "mask_create"
-            )
-            self.metrics.write(step=step + 1, event="masks", missing=count)
-
-    def log_scalars(self, step: int, parts: dict[str, torch.Tensor], group: Sequence) -> None:
-        """Tensorboard: `lr` (R, S) or T's list of losses and its pictures; our loss terms below `loss/`."""
-        self.scalars.scalar("lr", self.stepper.optimizer.param_groups[0]["lr"], step)
-        for name, value in parts.items():
-            self.scalars.scalar(f"loss/{name}", value, step)
-        if self.options.family != "T":
-            return
-        for name, terms in PUBLISHED_T.items():
-            self.scalars.scalar(name, sum(parts[term] for term in terms), step)
-        if self.scalars.writer is not None:
-            for name, picture in glyph_panels(self.stepper, group[0]).items():
-                self.scalars.image(name, picture, step)
-
-    def evaluation_due(self, step: int) -> bool:
-        """R, S: after each `--val_interval` steps (of data_ratio); T: after steps 1, N + 1, 2 N + 1 and so on, as
-        published; all: at the end, too."""
-        every = self.options.val_interval * self.options.data_ratio
-        done = step if self.options.family == "T" else step + 1
-        return bool(self.sets) and (done % every == 0 or step + 1 == self.options.total_steps)
-
-    def evaluate(self, step: int) -> None:
-        """Evaluate all sets, log in the published form, keep the best checkpoint."""
-        share_bad(self.bad, self.dist)
-        options, extra = self.options, self.state.extra
-        evaluation = evaluate(
-            self.stepper.bare,
-            self.stepper.codec,
-            self.sets,
-            batch_size=options.test_batch_size or options.batch_size,
-            workers=options.workers,
-            dist=self.dist,
-        )
-        better = evaluation.best_accuracy > extra["best_accuracy"]
-        extra["best_accuracy"] = max(extra["best_accuracy"], evaluation.best_accuracy)
-        if self.dist.is_main:
-            self.log_evaluation(step, evaluation)
-            if better:
-                self.save_weights("best_accuracy.pth", step, accuracy=evaluation.accuracy)
-        if options.family != "T":
-            print(f"accuracy-->{evaluation.accuracy:.3f}")
-            print(f"Iteration:{step // options.data_ratio}->time:{time.time() - self.started}")
-        extra["loss_sum"], extra["loss_count"] = 0.0, 0
-        self.meters.pause()
-
-    def log_evaluation(self, step: int, evaluation: Evaluation) -> None:
-        """The evaluation in text files, tensorboard and metrics.jsonl (rank 0)."""
-        options, extra = self.options, self.state.extra
-        if options.family == "T":
-            text = logs.evaluation_t(
-                step + 1,
-                options.total_steps,
-                self.stepper.optimizer.param_groups[0]["lr"],
-                extra["loss_sum"] / max(extra["loss_count"], 1),
-                time.time() - self.started,
-                extra["best_accuracy"],
-                evaluation,
-            )
-            logs.append(self.folder / "log_train.txt", text)
-            self.scalars.scalar("accuracy", evaluation.best_accuracy, step)
-            print(text, end="")
-        else:
-            ratio_iteration = step // options.data_ratio
-            text = logs.evaluation_rs(ratio_iteration, evaluation)
-            logs.append(self.folder / "result" / "log_all_evaluation.txt", text)
-            if options.benchmark_all_eval:
-                heads = {"Share_pred": evaluation.accuracy, "language": 0.0, "final": 0.0}
-                self.scalars.scalars("total_accuracy", heads, ratio_iteration)
-            else:
-                self.scalars.scalar("total_accuracy", evaluation.accuracy, ratio_iteration)
-        self.scalars.flush()
-        self.metrics.write(step=step + 1, event="evaluation", **as_row(evaluation))
-
-    def save_weights(self, name: str, step: int, **card) -> None:
-        """A checkpoint in the published form, with its card."""
-        optimizer, extra = self.stepper.optimizer, self.state.extra
-        card |= {"commit": git_commit(), "start": extra["start"], "warnings": extra["warnings"]}
-        states.save_published(self.folder / name, self.stepper.model, optimizer, step, self.options, **card)
-
-    def keep(self, step: int) -> None:
-        """Numbered checkpoint and training state, where they are due after this step."""
-        name = states.published_name(self.options, step + 1)
-        with self.dist.failing_together():
-            if name and self.dist.is_main:
-                self.save_weights(name, step)
-        every = self.options.save_interval or self.options.val_interval * self.options.data_ratio
-        if (step + 1) % every == 0 or step + 1 == self.options.total_steps:
-            self.save_state()
-
-    def save_state(self) -> None:
-        """Write the list of bad samples and the training state. Collective."""
-        share_bad(self.bad, self.dist)
-        states.save_state(self.state, self.folder, self.options, self.dist)
-
-
-def build(options: argparse.Namespace, dist: Dist) -> tuple[Run, WordLoader]:
-    """Check the input and build the run: (run, its batches). Everything that can be refused is refused here."""
-    folder = states.run_folder(options)
-    with dist.failing_together():
-        check(options)
-        if dist.is_main:
-            check_writable(folder)
-        seed_everything(options.manual_seed)
-        dataset, chosen, about = training_data(options)
-        sets = evaluation_sets(options.eval_data, wanted_sets(options), options) if options.eval_data else {}
-        about += f"\n{check_samples(dataset, options.check_data)}"
-        codec = make_codec(options.family, options.character, options.batch_max_length)
-        model = build_model(options, codec)
-        start = states.starting_point(folder, options, dist)
-        notes, warnings = starting_weights(model, options, start)
-        loader, per_epoch = training_loader(dataset, chosen, options, dist, folder)
-        options.total_steps = total_steps(options, per_epoch)
-        if dist.is_main:
-            check_room(folder, 2 * state_bytes(model), "a checkpoint")
-    sync = options.family == "R" and dist.distributed
-    if sync and dist.device.type != "cuda":
-        notes.append("SyncBatchNorm exists on CUDA only: batch statistics are those of each process")
-    wrapped = wrap(model, dist, find_unused=True, sync_batch_norm=sync)
-    if options.family == "T" and dist.rank:  # published: seed + rank; R and S draw alike on all ranks
-        seed_everything(options.manual_seed, dist.rank)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    stepper = Stepper(
-        make_optimizer(wrapped, options),
-        make_schedule(options),
-        Precision(options.amp, dist.device),
-        options,
-        dist,
-        folder,
-        StopRequest(),
-        torch.compile(wrapped) if options.compile else wrapped,
-        codec,
-    )
-    state = TrainingState(
-        stepper.model,
-        stepper.optimizer,
-        {"sampler": loader.sampler, "scaler": stepper.precision},
-        {key: value for key, value in vars(options).items() if key not in ("variant", "given")},
-        extra={"best_accuracy": -1.0, "loss_sum": 0.0, "loss_count": 0, "start": " ".join(notes), "warnings": warnings},
-    )
-    with dist.failing_together():
-        notes.append(states.resume(state, model, start, options, dist))
-    notes.append(precision_note(options.amp, options.compile, options.tf32, dist.device))
-    notes.append(
-        f"{dist.world_size} process(es), {options.total_steps} steps, {per_epoch} batches an epoch, {trained:,} trained"
-    )
-    warnings = state.extra["warnings"]
-    print("\n".join([about, *notes, *warnings]))
-    if dist.is_main:
-        logs.start(folder, options.family, about, "\n".join([repr(model), *notes]), options, trained, warnings)
-    tensorboard = Path(options.output) / options.tensorboard / folder.name if options.tensorboard else None
-    main = dist.is_main
-    with dist.failing_together():
-        if tensorboard is not None and main:
-            check_writable(tensorboard, "--tensorboard")
-    if state.step:
-        loader.bad.recall()
-    run = Run(
-        options,
-        dist,
-        folder,
-        stepper,
-        state,
-        sets,
-        ScalarWriter(tensorboard if main else None),
-        MetricsLog(folder / "metrics.jsonl" if main else None, state.step or None),
-        loader.bad,
-    )
-    return run, loader
+from common.train.session import check_room, check_writable, folder_lock, precision_note, state_bytes
+from common.train.state import TrainingState, seed_everything
+from projects.siga import data, files
+from projects.siga.evaluate import evaluate
+from projects.siga.flags import TRAIN, Options, parse_training, ratios
+from projects.siga.method import SigaMethod, make_optimizer, make_schedule
+from projects.siga.model.base import SigaModel
+from projects.siga.model.build import build_row, init_published, make_codec
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, build, train."""
-    options = parse(argv, prog="train.py", description=__doc__.splitlines()[0])
-    device = "auto" if options.device == "cuda" and "device" not in options.given else options.device
-    with process_group(device, options.dist_url, options.local_rank) as dist:
-        note_dead(options)
-        run, batches = build(options, dist)
-        return run.go(batches)
+    """Parse, prepare the data, train."""
+    o, values = parse_training(argv)
+    folder = files.run_folder(o.exp_name, o.variant, o.manual_seed, Path(o.output) / o.saved_path)
+    with process_group(o.device, o.dist_url, o.local_rank, o.dist_timeout) as dist:
+        with dist.failing_together():
+            if dist.is_main:
+                check_writable(folder)
+        with folder_lock(folder, dist):
+            return train(o, values, folder, dist)
+
+
+def train(o: Options, values: dict[str, Any], folder: Path, dist: Dist) -> int:
+    """Build the run and train it to its last step or to a request to stop. Returns the exit status."""
+    with dist.failing_together():
+        seed_everything(o.manual_seed)
+        loader, per_epoch, about = training_loader(o, folder, dist)
+        sets = evaluation_sets(o)
+        rectify = {"yes": True, "no": False, None: None}[o.rectify_masks]
+        model = build_row(o.model_name, **o.build, freeze_tps=False, rectify_masks=rectify)
+        init_published(model)
+        start = files.starting_point(folder, o.resume, o.saved_model, dist)
+        notes, warnings = files.starting_weights(model, o.tps, o.pretrained, o.download, start)
+        if dist.is_main:
+            check_room(folder, 2 * state_bytes(model), "a checkpoint")
+    wrapped, told = distributed(model, o, dist)
+    codec, precision = make_codec(o.family, o.character, o.batch_max_length), Precision(o.amp, dist.device)
+    clock = Clock(o.steps or 10 * max(per_epoch // o.accumulate, 1))
+    schedule = make_schedule(o.family, o.lr, clock.total, cosine=o.scheduler, drops=o.drops, rate=o.lr_drop_rate)
+    optimizer = make_optimizer(wrapped, o.optimizer, o.lr, beta1=o.beta1, rho=o.rho, eps=o.eps)
+    method = SigaMethod(wrapped, codec, schedule, precision, dist, o.data_ratio)
+    begun = {"start": " ".join(notes), "warnings": warnings}
+    state = TrainingState(
+        wrapped,
+        optimizer,
+        {"sampler": loader.sampler, "scaler": precision},
+        values,
+        extra={"best_accuracy": -1.0, "loss_sum": 0.0, "loss_count": 0, **begun},
+    )
+    with dist.failing_together():
+        changed = partial(TRAIN.changed, now=values, variant=o.family)
+        notes += [told, files.resume(state, start, changed, o.allow_changes, clock.total, dist)]
+    clock.step = state.step
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    notes += [
+        precision_note(o.amp, o.compile, o.tf32, dist.device),
+        f"{dist.world_size} process(es), {clock.total} steps, {per_epoch} batches an epoch, {trained:,} trained",
+    ]
+    log = run_log(o, folder, state, loader, method, dist)
+    print("\n".join([about, *filter(None, notes), *state.extra["warnings"]]))
+    if dist.is_main:
+        described = "\n".join([repr(model), *filter(None, notes)])
+        files.start_logs(folder, o.family, about, described, values, trained, state.extra["warnings"])
+    if clock.step:
+        loader.bad.recall()
+    states = States(state, folder, dist, loader.bad, keep=o.keep_states, on_full=o.disk_full)
+    loop = Loop(
+        method,
+        clock,
+        loader,
+        Engine(wrapped, optimizer, precision, dist),
+        o.grad_clip,
+        o.accumulate,
+        note=log.step,
+        jobs=jobs(o, folder, method, sets, state, states, log),
+        leave=states,
+        folder=folder,
+    )
+    with contextlib.closing(log.scalars):
+        finished = loop.run()
+    if not finished:
+        print(f"asked to stop: state saved after step {clock.step}; resume with --resume auto")
+        return 0
+    best = f"best accuracy {state.extra['best_accuracy']:.3f}" if sets else "nothing evaluated (--eval_data)"
+    print(f"done: {clock.total} steps; {best}; files in {folder}")
+    return 0
+
+
+def training_loader(o: Options, folder: Path, dist: Dist) -> tuple[WordLoader, int, str]:
+    """The batches of this rank, the batches of an epoch, and what the logs say about the data."""
+    sources = data.find_sources(o.train_data, o.selected)
+    shares = ratios(o.shares, [name for name, _ in sources])
+    masks, about_masks = data.mask_source(o.family, o.mask_path, o.train_data, o.Aug)
+    augment, place = data.augmentation(o.family, o.Aug, o.manual_seed, o.aug_resample, o.recipe)
+    dataset, coverage = data.training_data(
+        sources,
+        image_size=o.image_size,
+        max_length=o.batch_max_length,
+        character=o.character,
+        sensitive=o.sensitive,
+        foreign=o.foreign,
+        unsupported_share=o.unsupported_share,
+        keep_empty=o.keep_empty_labels,
+        exclude=o.exclude,
+        masks=masks,
+        augment=augment,
+        augment_at=place,
+    )
+    usage = o.total_data_usage_ratio if o.family == "T" else None
+    lines = data.describe(dataset, sources, o.train_data, shares, o.batch_size, usage)
+    lines += [*coverage, about_masks, data.check_samples(dataset, o.check_data)]
+    loader, per_epoch = data.training_loader(
+        dataset,
+        sources,
+        family=o.family,
+        batch_size=o.batch_size,
+        shares=shares,
+        usage=o.usage,
+        seed=o.manual_seed,
+        workers=o.workers,
+        bad_share=o.bad_share,
+        folder=folder,
+        dist=dist,
+    )
+    return loader, per_epoch, "\n".join(lines)
+
+
+def evaluation_sets(o: Options) -> dict[str, WordDataset]:
+    """The sets that are evaluated while training; none without `--eval_data`."""
+    if not o.eval_data:
+        return {}
+    fast = data.FAST if o.family == "T" and o.fast_acc else None
+    longest = data.longest_label(o.family, o.batch_max_length, o.data_filtering_off, o.sensitive)
+    return data.evaluation_sets(
+        o.eval_data,
+        fast or (data.BENCHMARK if o.benchmark_all_eval else None),
+        image_size=o.image_size,
+        max_length=longest,
+        character=o.character,
+        sensitive=o.sensitive,
+    )
+
+
+def distributed(model: SigaModel, o: Options, dist: Dist) -> tuple[torch.nn.Module, str]:
+    """The model on its device, shared by the processes as published and perhaps compiled, and a line for the log."""
+    sync = o.family == "R" and dist.distributed
+    wrapped = wrap(model, dist, find_unused=True, sync_batch_norm=sync)
+    if o.family == "T" and dist.rank:  # published: seed + rank; R and S draw alike on all ranks
+        seed_everything(o.manual_seed, dist.rank)
+    told = ""
+    if sync and dist.device.type != "cuda":
+        told = "SyncBatchNorm exists on CUDA only: batch statistics are those of each process"
+    return torch.compile(wrapped) if o.compile else wrapped, told
+
+
+def run_log(
+    o: Options, folder: Path, state: TrainingState, loader: WordLoader, method: SigaMethod, dist: Dist
+) -> files.RunLog:
+    """Console, metrics and curves of the run; rank 0 writes."""
+    tensorboard = Path(o.output) / o.tensorboard / folder.name if o.tensorboard else None
+    with dist.failing_together():
+        if tensorboard is not None and dist.is_main:
+            check_writable(tensorboard, "--tensorboard")
+    return files.RunLog(
+        folder,
+        o.family,
+        state,
+        ScalarWriter(tensorboard if dist.is_main else None),
+        MetricsLog(folder / "metrics.jsonl" if dist.is_main else None, state.step or None),
+        dist,
+        loader,
+        method.pictures,
+        data_ratio=o.data_ratio,
+        print_interval=o.print_interval,
+        log_interval=o.log_interval,
+        ten_sets=o.benchmark_all_eval,
+    )
+
+
+def jobs(
+    o: Options,
+    folder: Path,
+    method: SigaMethod,
+    sets: dict[str, WordDataset],
+    state: TrainingState,
+    states: States,
+    log: files.RunLog,
+) -> list[Job]:
+    """What is done after a step: evaluation, the numbered checkpoint, the training state."""
+    dist, period = method.dist, o.val_interval * o.data_ratio
+    weights = files.Weights(folder, state, (f"siga/{o.model_name}", o.build))
+    size = o.test_batch_size or o.batch_size
+    evaluation = Evaluate(
+        measure=lambda: evaluate(method.bare, method.codec, sets, batch_size=size, workers=o.workers, dist=dist),
+        accuracy=lambda result: result.best_accuracy,
+        state=state,
+        dist=dist,
+        keep_best=lambda clock, result: weights("best_accuracy.pth", clock, accuracy=result.accuracy),
+        record=log.evaluation,
+        bad=states.bad,
+    )
+
+    def evaluate_now(clock: Clock) -> None:
+        evaluation(clock)
+        log.pause()
+
+    def numbered(clock: Clock) -> None:
+        with dist.failing_together():
+            if dist.is_main:
+                weights(files.published_name(o.family, clock, o.data_ratio), clock)
+
+    def evaluation_due(clock: Clock) -> bool:
+        done = clock.step - 1 if o.family == "T" else clock.step  # T validates after steps 1, N + 1, 2 N + 1, …
+        return bool(sets) and (done % period == 0 or clock.done)
+
+    return [
+        Job(evaluation_due, evaluate_now),
+        Job(lambda clock: files.published_name(o.family, clock, o.data_ratio) is not None, numbered),
+        Job(every(o.save_interval or period), states),
+    ]
 
 
 if __name__ == "__main__":

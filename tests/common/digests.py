@@ -63,4 +63,5 @@ def check(stored: Path, case: str, parts: dict[str, Any]) -> None:
     if case not in rows.get(key(), {}):
         pytest.skip(f"no fingerprints of {case} for {key()}")
     expected = rows[key()][case]
-    assert {name: found[name] for name in expected} == expected
+    differ = [name for name in expected if found[name] != expected[name]]
+    assert not differ, f"{case}: {differ} differ"

@@ -7,12 +7,11 @@ import json
 
 import pytest
 
-from projects.siga.evaluate_flags import TEST
 from projects.siga.flags import TRAIN
-from projects.siga.options import build_parser
+from projects.siga.flags_test import TEST
 from tests.parity import harness
 
-TYPES = {"int": int, "float": float, "str": None}
+TYPES = {"int": int, "float": float, "str": str}
 # (flag, what differs): why. "*" stands for every script.
 DIFFERENCES = {
     ("--model_name", "required"): "T's spellings name the model too; without any the script says which there are",
@@ -47,7 +46,7 @@ def parser_of(script: str) -> list[argparse.ArgumentParser]:
     """Our parser(s) that stand for a published script; T's one parser serves training and testing."""
     family = script.split("/")[0].removeprefix("SIGA_")
     flags = {"train.py": [TRAIN], "test.py": [TEST]}.get(script.split("/")[1].split(" ")[0], [TRAIN, TEST])
-    return [build_parser(family, some, prog=script) for some in flags]
+    return [table.parser(script, "", family) for table in flags]
 
 
 def difference(row: dict, what: str) -> bool:
@@ -65,11 +64,16 @@ def describe(action: argparse.Action) -> dict:
     return {"type": action.type, "default": action.default, "nargs": action.nargs, "required": action.required}
 
 
+def is_switch(action: argparse.Action) -> bool:
+    """A flag that takes no value and means True."""
+    return action.nargs == 0 and action.const is True
+
+
 def matches(action: argparse.Action, row: dict) -> bool:
     """The action takes the published type, default and number of values, but for the differences listed above."""
     if row.get("action") == "store_true":
-        return isinstance(action, argparse._StoreTrueAction) and action.default is False
-    if isinstance(action, argparse._StoreTrueAction):
+        return is_switch(action) and action.default is False
+    if is_switch(action):
         return False
     default = row.get("default")
     same_default = default == "<private path>" or difference(row, "default") or action.default == default

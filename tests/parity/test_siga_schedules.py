@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from projects.siga.method import make_optimizer, make_schedule, total_steps, warm_cosine
-from projects.siga.options import parse
+from projects.siga.flags import Options, parse_training
+from projects.siga.method import make_optimizer, make_schedule, warm_cosine
 from tests.parity import harness
 
 ABSOLUTE = 1e-9
@@ -32,14 +31,15 @@ def schedule_of(name: str, case: dict):
     if family == "S":
         per_epoch = case.get("steps_per_epoch") or case["table_length"] // case["epochs"]
         return warm_cosine(case["base"], case["epochs"] * per_epoch, case["warmup_epochs"] * per_epoch, case["final"])
-    options = parse(
-        ["--model_name", FAMILY[family], "--scheduler"] if family == "T" else ["--model_name", FAMILY[family]],
-        prog="test",
-        description="",
-    )
-    options.lr = case.get("max_lr", case.get("base"))
-    options.total_steps = case.get("total_steps") or case.get("table_length") or case["T_max"]
-    return make_schedule(options)
+    options = options_of(family, *(["--scheduler"] if family == "T" else []))
+    lr = case.get("max_lr", case.get("base"))
+    total = case.get("total_steps") or case.get("table_length") or case["T_max"]
+    return make_schedule(family, lr, total, cosine=options.scheduler, drops=options.drops)
+
+
+def options_of(family: str, *more: str) -> Options:
+    """The training script's options for a model of this family."""
+    return parse_training(["--model_name", FAMILY[family], "--train_data", "data", *more])[0]
 
 
 def test_learning_rate_of_every_step(name: str, case: dict) -> None:
@@ -62,15 +62,16 @@ def test_script_uses_the_published_table(name: str, case: dict) -> None:
     """S: ten epochs, two of them warm-up, without further flags."""
     if name[0] != "S":
         pytest.skip("R and T take their whole schedule from make_schedule above")
-    options = parse(["--model_name", "TSBA"], prog="test", description="")
-    options.total_steps = total_steps(options, 500)
-    schedule, expected = make_schedule(options), warm_cosine(options.lr, 5000, 1000)
+    options = options_of("S")
+    assert options.steps is None, "ten epochs"
+    schedule, expected = make_schedule("S", options.lr, 5000), warm_cosine(options.lr, 5000, 1000)
     assert [schedule(step) for step in range(5000)] == [expected(step) for step in range(5000)]
 
 
 def test_optimiser_has_the_published_numbers(name: str, case: dict) -> None:
-    options = parse(["--model_name", FAMILY[name[0]]], prog="test", description="")
-    group = make_optimizer(torch.nn.Linear(2, 2), SimpleNamespace(**vars(options))).param_groups[0]
+    options = options_of(name[0])
+    words = {"beta1": options.beta1, "rho": options.rho, "eps": options.eps}
+    group = make_optimizer(torch.nn.Linear(2, 2), options.optimizer, options.lr, **words).param_groups[0]
     expected = {
         "R": {"lr": 0.00045, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0},
         "S": {"lr": 0.0005, "betas": (0.9, 0.99), "eps": 8e-8, "weight_decay": 0.05},

@@ -13,9 +13,9 @@ from common.errors import UserError
 from common.reproduce import recipe
 from common.train.checkpoint import save_atomic
 from projects.siga import train
-from projects.siga.building import build_model, starting_weights
-from projects.siga.model.build import build_siga, init_published, make_codec
-from projects.siga.options import check, parse
+from projects.siga.files import starting_weights
+from projects.siga.flags import parse_training
+from projects.siga.model.build import build_row, build_siga, init_published
 from tests.siga.corpus import command, write_corpus
 
 DEIT = "deit_base_patch16_224-b5f2ef4d.pth"
@@ -37,10 +37,9 @@ def no_cache(tmp_path: Path, monkeypatch) -> Path:
 
 
 def begin(words: list[str], start=None):
-    options = parse(words, prog="train.py", description="")
-    codec = make_codec(options.family, options.character, options.batch_max_length)
-    model = build_model(options, codec)
-    return model, *starting_weights(model, options, start)
+    o, _ = parse_training([*words, "--train_data", "data"])
+    model = build_row(o.model_name, **o.build, freeze_tps=False)
+    return model, *starting_weights(model, o.tps, o.pretrained, o.download, start)
 
 
 def deit(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -80,14 +79,14 @@ def test_part_of_a_vit_is_refused(tmp_path: Path, no_cache: Path) -> None:
 
 
 def test_the_warning_is_in_every_log_and_the_metadata(corpus: Path, tmp_path: Path, monkeypatch, no_cache, capsys):
-    monkeypatch.setattr("projects.siga.building.start_from", _absent)
+    monkeypatch.setattr("projects.siga.files.start_from", _absent)
     words = command(corpus, tmp_path, "char_str_small", "--num_iter", 1, "--save_interval", 1)
     assert train.main(words) == 0
     run = tmp_path / "saved_models" / "run-Seed1111"
     assert "WARNING: absent" in capsys.readouterr().out
     assert "WARNING: absent" in (run / "log_train.txt").read_text()
     assert json.loads((run / "iter_1.pth.json").read_text())["warnings"] == ["WARNING: absent"]
-    assert train.main([*words[:], "--num_iter", "2", "--resume", "auto"]) == 0
+    assert train.main([*words, "--num_iter", "2", "--resume", "auto", "--allow_changes"]) == 0
     assert json.loads((run / "iter_2.pth.json").read_text())["warnings"] == ["WARNING: absent"], "kept on resuming"
 
 
@@ -172,8 +171,7 @@ def test_paper_scale_of_every_published_model(scale: str, model: str, processes:
     words = recipe.command_line(train_step.run, {**values, "scale": scale, "pretrained": "SIGA_R.pth"})
     at = words.index("--nproc_per_node")
     assert words[at + 1] == str(processes)
-    options = parse(words[at + 3 :], prog="train.py", description="")
-    check(options)
+    options, _ = parse_training(words[at + 3 :])
     assert options.model_name == model and found.model == f"siga/{model}"
     assert "SIGA_R.pth" in (options.pretrained, options.tps)
     assert options.batch_size == {"paper": 320, "paper-s": 288, "paper-t": 48}[scale]

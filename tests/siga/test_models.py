@@ -303,8 +303,9 @@ def test_exported_graph_reads_the_same_at_any_batch_size(name) -> None:
     pytest.importorskip("onnxruntime")
     from common.infer.export import check, drawn_words, export
     from common.infer.recognizer import Recognizer
-    from projects.siga.reader import SigaReader, build_row, codec_of
+    from projects.siga.model.build import build_row
+    from projects.siga.reader import SigaReader
 
     model = build_row(name, batch_max_length=4).eval()
-    recognizer = Recognizer(SigaReader(model, codec_of(name, None, 4), torch.device("cpu")))
+    recognizer = Recognizer(SigaReader(model, make_codec(model.settings.family, None, 4), torch.device("cpu")))
     assert check(recognizer, export(recognizer), drawn_words(recognizer)) < 1e-3

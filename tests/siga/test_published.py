@@ -11,16 +11,16 @@ import torch
 from tensorboardX.proto.event_pb2 import Event
 
 from common.data.decode import resize_mask
-from common.data.loader import to_batch
 from common.data.masks import fit_mask
 from common.errors import UserError
 from common.train.distributed import Dist
-from projects.siga import logs, train
-from projects.siga.data import training_data, training_loader
+from common.train.loop import Clock
+from common.train.state import TrainingState
+from projects.siga import files, train
 from projects.siga.evaluate import Evaluation, SetResult
+from projects.siga.flags import Options, fractions, parse_training
 from projects.siga.method import make_schedule
 from projects.siga.model.build import build_siga
-from projects.siga.options import check, fractions, parse
 from projects.siga.test import log_text_t, published_row
 from tests.siga.corpus import command, write_corpus
 
@@ -44,8 +44,8 @@ def curves(folder: Path) -> dict[str, list[float]]:
     return found
 
 
-def options_of(words: list[str]):
-    return parse(words, prog="train.py", description="")
+def options_of(words: list[str]) -> Options:
+    return parse_training(words)[0]
 
 
 # ---- masks
@@ -73,8 +73,8 @@ def test_fractions_of_s_are_dropped_before_the_resize() -> None:
 )
 def test_masks_travel_as_their_loss_cuts_them(model: str, more: list, dtype: type, corpus: Path, tmp_path: Path):
     """R's fractions reach the model, whose loss cuts them after the rectification; the others arrive as 0 and 1."""
-    dataset, _, _ = training_data(options_of(command(corpus, tmp_path, model, *more)))
-    batch = to_batch(dataset.__getitems__(range(len(dataset))))
+    options = options_of(command(corpus, tmp_path, model, *more))
+    batch = next(iter(train.training_loader(options, tmp_path, Dist())[0]))
     assert batch.masks.numpy().dtype == dtype
     values = set(np.unique(batch.masks.numpy()))
     assert (values <= {0, 1}) == (dtype == np.uint8)
@@ -122,39 +122,41 @@ def test_r_sums_the_overlap_of_each_process() -> None:
 
 def test_t_uses_the_first_part_of_each_source(corpus: Path, tmp_path: Path) -> None:
     words = command(corpus, tmp_path, "char_str_small", "--total_data_usage_ratio", "0.25")
-    options = options_of(words)
-    dataset, chosen, about = training_data(options)
-    loader, per_epoch = training_loader(dataset, chosen, options, Dist(), tmp_path)
+    loader, per_epoch, about = train.training_loader(options_of(words), tmp_path, Dist())
     drawn = {int(index) for _, batch in zip(range(20), loader) for index in batch.indices}
     assert drawn == {*range(5), *range(20, 25)}, "five of the twenty words of each of MJ and ST"
     assert per_epoch == 3
     assert "num total samples of MJ: 20 x 0.25 (total_data_usage_ratio) = 5" in about.splitlines()
-    check(options)
     for wrong in ("0", "2", "x"):
-        options.total_data_usage_ratio = wrong
         with pytest.raises(UserError, match="--total_data_usage_ratio"):
-            check(options)
+            options_of([*words, "--total_data_usage_ratio", wrong])
 
 
 @pytest.mark.parametrize("model", ["TRBA", "TSBA"])
 def test_schedule_1_is_a_constant_rate(model: str) -> None:
-    options = options_of(["--model_name", model, "--schedule", "1", "--lr", "0.3"])
-    options.total_steps = 100
-    rates = make_schedule(options)
-    assert fractions(options) == [1.0] and {rates(step) for step in range(100)} == {0.3}
+    options = options_of(["--model_name", model, "--train_data", "data", "--schedule", "1", "--lr", "0.3"])
+    rates = make_schedule(options.family, options.lr, 100, drops=options.drops)
+    assert fractions(["1"]) == options.drops == [1.0] and {rates(step) for step in range(100)} == {0.3}
 
 
 # ---- steps of validation
 
 
 def test_t_validates_after_steps_1_and_5001() -> None:
-    def due(family: str) -> list[int]:
-        options = SimpleNamespace(val_interval=5000, data_ratio=1, family=family, total_steps=12_000)
-        run = SimpleNamespace(options=options, sets={"SVT": None})
-        return [step + 1 for step in range(12_000) if train.Run.evaluation_due(run, step)]
+    def due(model: str) -> list[int]:
+        words = ["--model_name", model, "--train_data", "data", "--val_interval", "5000"]
+        method, sets, clock = SimpleNamespace(dist=Dist()), {"SVT": None}, Clock(12_000)
+        state, states = TrainingState(torch.nn.Linear(1, 1)), SimpleNamespace(bad=None)
+        evaluation = train.jobs(
+            options_of(words), Path(), method, sets, state, states, SimpleNamespace(evaluation=None)
+        )[0]
+        found = []
+        for clock.step in range(1, 12_001):
+            found += [clock.step] if evaluation.due(clock) else []
+        return found
 
-    assert due("T") == [1, 5001, 10001, 12000]
-    assert due("R") == due("S") == [5000, 10000, 12000]
+    assert due("SIGA_T") == [1, 5001, 10001, 12000]
+    assert due("TRBA") == due("TSBA") == [5000, 10000, 12000]
 
 
 # ---- forms of the logs
@@ -169,7 +171,7 @@ def evaluation() -> Evaluation:
 
 
 def test_evaluation_file_of_r() -> None:
-    assert logs.evaluation_rs(999, evaluation()) == (
+    assert files.evaluation_rs(999, evaluation()) == (
         "-" * 80 + "\n"
         "iteration: 999 \n"
         "dataset: SVT accuracy: Share_pred: 75.000 language: 0.000 final: 0.000 \n"
@@ -179,7 +181,7 @@ def test_evaluation_file_of_r() -> None:
 
 
 def test_training_log_of_t() -> None:
-    lines = logs.evaluation_t(5001, 10_000, 0.5, 12.0, 3.0, 80.0, evaluation()).splitlines()
+    lines = files.evaluation_t(5001, 10_000, 0.5, 12.0, 3.0, 80.0, evaluation()).splitlines()
     assert lines[0] == "[5001/10000] LR: 0.50000, Train loss: 12.00000, Valid loss: 1.00000, Elapsed_time: 3.00000"
     assert lines[1] == (
         "char_accuracy    : 40.000, bpe_accuracy     : 50.000, wp_accuracy      : 60.000, fused_accuracy   : 70.000, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,11 @@ from common.models.weights import strip_prefix
 from common.train.checkpoint import load, save_atomic
 from projects.siga import train
 from projects.siga.data import mask_source
+from projects.siga.flags_test import parse_test
 from projects.siga.mask_create import merge
 from projects.siga.mask_create.shards import encode_mask
 from projects.siga.model.kmeans_mask import text_mask
-from projects.siga.options import parse
-from projects.siga.test import chosen_sets, parse_test
+from projects.siga.test import chosen_sets
 from tests.common.compare import same
 from tests.siga.corpus import command, launch, write_corpus, write_words
 
@@ -64,14 +65,14 @@ def test_published_masks_train(merged: bool, corpus: Path, tmp_path: Path, capsy
 
 
 def test_absent_masks_of_s_are_told(corpus: Path) -> None:
-    words = ["--model_name", "TSBA_small", "--train_data", str(corpus / "training" / "MJ")]
-    assert f"no folder {corpus / 'Mask' / 'MJ'}" in mask_source(parse(words, prog="train.py", description=""))[1]
+    about = mask_source("S", None, str(corpus / "training" / "MJ"), False)[1]
+    assert f"no folder {corpus / 'Mask' / 'MJ'}" in about
 
 
 def test_sets_of_one_name_are_all_evaluated(tmp_path: Path) -> None:
     for folder in ("a/SVT", "b/SVT", "b/CUTE80", "c/IC13_857", "IC13_857"):
         write_words(tmp_path / folder, ["ab"])
-    options = parse_test(["--eval_data", str(tmp_path), "--select_data", "/"])
+    options = parse_test(["--eval_data", str(tmp_path), "--select_data", "/"], lambda path: {})
     assert list(chosen_sets(options)) == ["IC13_857", "a/SVT", "CUTE80", "b/SVT", "c/IC13_857"]
     for name, found in (
         ("b", ["CUTE80", "SVT"]),
@@ -79,11 +80,9 @@ def test_sets_of_one_name_are_all_evaluated(tmp_path: Path) -> None:
         ("CUTE80", ["CUTE80"]),
         ("IC13_857", ["IC13_857"]),
     ):
-        options.select_data = name
-        assert list(chosen_sets(options)) == found
-    options.select_data = "SVT"
+        assert list(chosen_sets(replace(options, select_data=name))) == found
     with pytest.raises(UserError, match="sets of one name: a/SVT, b/SVT"):
-        chosen_sets(options)
+        chosen_sets(replace(options, select_data="SVT"))
 
 
 def rectification(state: dict[str, torch.Tensor]) -> list[torch.Tensor]:
@@ -108,5 +107,5 @@ def test_frozen_rectification_stays_frozen(corpus: Path, tmp_path: Path, capsys)
         assert f"TPS: weights from {path}, frozen" in printed and told in printed
         state = out / run / STATE.format(4)
         same(rectification(load(state)["model"]), rectification(net), "TPS")
-    assert train.main(command(corpus, out, "TRBA_small", "--num_iter", 5, "--resume", "auto")) == 0
+    assert train.main(command(corpus, out, "TRBA_small", "--num_iter", 5, "--resume", "auto", "--allow_changes")) == 0
     assert f"TPS: weights from {state}, frozen" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from common.data.bad import stored
 from common.data.loader import epoch_order
 from common.train.checkpoint import load
 from projects.siga import train
-from projects.siga.method import Stepper
+from projects.siga.method import SigaMethod
 from projects.siga.test import main as evaluate_main
 from tests.common.compare import same
 from tests.common.lmdbs import put
@@ -110,17 +110,17 @@ def test_resume_is_exact(whole: Path, corpus: Path, tmp_path: Path) -> None:
 
 
 def test_sigterm_saves_once_and_resume_goes_on(whole: Path, corpus: Path, tmp_path: Path, monkeypatch) -> None:
-    plain = Stepper.__call__
+    plain = SigaMethod.losses
 
-    def interrupted(self, batches, step):
-        if step == 1:
+    def interrupted(self, batch, clock, number):
+        if clock.step == 1:
             signal.raise_signal(signal.SIGTERM)
-        return plain(self, batches, step)
+        return plain(self, batch, clock, number)
 
     run = tmp_path / "saved_models" / "run"
     words = command(corpus, tmp_path, "TRBA_small", "--Aug", "--save_interval", 4, "--resume", "auto")
     with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "__call__", interrupted)
+        patch.setattr(SigaMethod, "losses", interrupted)
         assert train.main(words) == 0
     assert [path.name for path in sorted(run.glob("training_state*"))] == [STATE.format(2)]
     assert train.main(words) == 0
@@ -180,7 +180,7 @@ def test_one_list_of_bad_samples_of_two_processes_and_a_resumed_run(tmp_path: Pa
         return [(Path(row.path).name, row.number) for row in rows]
 
     for steps, port in ((1, 29736), (2, 29737)):
-        done = launch("train.py", [*words, "--resume", "auto", "--num_iter", str(steps)], port=port)
+        done = launch("train.py", [*words, "--resume", "auto", "--allow_changes", "--num_iter", str(steps)], port=port)
         assert done.returncode == 0, done.stderr[-2000:]
         assert (listed() == expected) == (steps == 2) and len(listed()) == steps + 1
 
@@ -218,15 +218,13 @@ def test_published_command_of_t(corpus: Path, tmp_path: Path, monkeypatch) -> No
 
 
 def test_non_finite_loss_stops_before_the_step(corpus: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    plain = Stepper.forward
+    plain = SigaMethod.losses
 
-    def poisoned(self, batch, step):
-        losses = plain(self, batch, step)
-        if step == 1:
-            losses.total = losses.total * float("nan")
-        return losses
+    def poisoned(self, batch, clock, number):
+        total, parts = plain(self, batch, clock, number)
+        return (total * float("nan") if clock.step == 1 else total), parts
 
-    monkeypatch.setattr(Stepper, "forward", poisoned)
+    monkeypatch.setattr(SigaMethod, "losses", poisoned)
     assert train.main(command(corpus, tmp_path, "TRBA_small", "--save_interval", 1)) == 2
     run = tmp_path / "saved_models" / "run"
     assert len(json.loads((run / "non_finite_1.json").read_text())["batch"]) == 4

@@ -20,6 +20,7 @@ from torch import nn
 
 from common.errors import UserError
 from common.models.weights import LoadReport, load_strict, strip_prefix
+from common.text.charset import CHARSET_36, SIGA_36
 from common.text.codecs import GlyphCodec, GoCodec
 from projects.siga.model.base import SigaModel
 from projects.siga.model.char_str import CharStrModel
@@ -29,11 +30,21 @@ from projects.siga.model.variants import variant
 Codec = GlyphCodec | GoCodec
 
 
-def make_codec(family: str, character: str, batch_max_length: int) -> Codec:
-    """Text <-> ids of R, S (end = padding = 0, start = number of classes) or T ([GO] 0, [s] 1)."""
+def make_codec(family: str, character: str | None, batch_max_length: int) -> Codec:
+    """Text <-> ids of R, S (end = padding = 0, start = number of classes) or T ([GO] 0, [s] 1); without `character`
+    the published one."""
     if family == "T":
-        return GoCodec(character, batch_max_length)
-    return GlyphCodec(character, batch_max_length + 1, truncate=family == "R")
+        return GoCodec(character or CHARSET_36, batch_max_length)
+    return GlyphCodec(character or SIGA_36, batch_max_length + 1, truncate=family == "R")
+
+
+def build_row(name: str, character: str | None = None, batch_max_length: int = 25, **options: Any) -> SigaModel:
+    """The variant with as many classes as `character` asks for, as the registry and metadata files name it; see
+    `build_siga` for the rest."""
+    codec = make_codec(variant(name).family, character, batch_max_length)
+    if options.get("image_size"):
+        options["image_size"] = tuple(options["image_size"])
+    return build_siga(name, num_class=codec.num_classes, batch_max_length=batch_max_length, **options)
 
 
 def build_siga(
