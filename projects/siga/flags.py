@@ -125,7 +125,7 @@ STEPS = (
 FILES = (
     Flag("--exp_name", help="name of the run; default Seed{seed}-{model} (R, S), {model} (T, which adds -Seed{seed})",
          free=True),
-    Flag("--saved_model", default="", help="checkpoint to continue from: weights, and optimizer and step if it has them",
+    Flag("--saved_model", default="", help="checkpoint to resume from: weights, and optimizer and step if it has them",
          free=True),
     Flag("--saved_path", default="./saved_models", help="folder of the runs", free=True),
     Flag("--resume --retrain", default=False, nargs="?", const="auto",

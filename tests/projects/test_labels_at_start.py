@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
+from common.train.distributed import Dist
 from projects.dig import data as dig_data
 from projects.dig import flags_finetune, text
 from projects.mgpstr import data as mgpstr_data
 from projects.mgpstr.flags import read_options, train_options
 from projects.mgpstr.label_codes import LabelCodes
 from projects.siga import data as siga_data
-from projects.siga.options import parse
+from projects.siga import train
+from projects.siga.flags import parse_training
 from projects.ssm.finetune.data import SceneTextDataModule
 from tests.common.lmdbs import write_words
 
@@ -42,12 +44,12 @@ def mgpstr(root: Path, *argv: str):
 
 
 def siga(root: Path, *argv: str):
-    options = parse(
-        ["--model_name", "TRBA", "--train_data", str(root / "training"), "--select_data", "MJ", *argv],
-        prog="train.py", description="",
+    o, _ = parse_training(
+        ["--model_name", "TRBA", "--train_data", str(root / "training"), "--select_data", "MJ", "--batch_size", "2",
+         "--workers", "0", *argv]
     )  # fmt: skip
-    dataset, _, about = siga_data.training_data(options)
-    return dataset, about
+    loader, _, about = train.training_loader(o, root, Dist())
+    return loader.dataset, about
 
 
 @pytest.mark.parametrize("start", [mgpstr, siga], ids=["mgpstr", "siga"])
@@ -101,8 +103,8 @@ def test_ssm_stops(tmp_path) -> None:
 def test_words_without_a_label_are_in_no_accuracy(start, tmp_path, capsys) -> None:
     write_words(tmp_path / "evaluation" / "zh", ["中文", "ab"])
     if start is siga_data:
-        options = parse(["--model_name", "TRBA", "--train_data", "x"], prog="train.py", description="")
-        [dataset] = siga_data.evaluation_sets(tmp_path / "evaluation", None, options).values()
+        words = ["--model_name", "TRBA", "--train_data", "x", "--eval_data", str(tmp_path / "evaluation")]
+        [dataset] = train.evaluation_sets(parse_training(words)[0]).values()
         assert "zh: 1 words have an empty label" in capsys.readouterr().out
     else:
         network = read_options(["--Transformer", "mgp-str", "--eval_data", "x"], "test_final.py").network
