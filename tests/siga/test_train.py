@@ -247,7 +247,7 @@ def refused(words: list[str], capsys, *parts: str) -> None:
         (["--train_data", "/no/such"], ["/no/such", "no such folder"]),
         (["--select_data", "XX"], ["no LMDB named XX", "MJ"]),
         (["--character", "!?"], ["--character", "no usable sample", "40 empty"]),
-        (["--character", "0123456789"], ["--character", "no character of it"]),
+        (["--character", "0123456789"], ["--character", "outside the charset", "32 become empty"]),
         (["--foreign", "error", "--character", "abc"], ["outside the charset"]),
         (["--device", "cuda"], ["--device", "CUDA"]),
         (["--amp", "fp16"], ["--amp", "CUDA"]),
@@ -291,7 +291,10 @@ def test_checkpoints_of_another_kind_are_refused(whole: Path, corpus: Path, tmp_
     refused([*words, "--saved_model", str(half)], capsys, str(half), "truncated")
     refused([*words, "--model_name", "TSBA_small", "--saved_model", str(whole / "0.pth")], capsys, "0.pth")
     refused(
-        [*words, "--saved_model", str(whole / "0.pth"), "--character", "abcdefghijklmnop"], capsys, "0.pth", "charset"
+        [*words, "--saved_model", str(whole / "0.pth"), "--character", "abcdefghijklmnop", "--unsupported_share", "1"],
+        capsys,
+        "0.pth",
+        "charset",
     )
     refused([*words, "--resume", str(whole / STATE.format(2)), "--batch_size", "2"], capsys, "batch_size")
     refused([*words, "--resume", str(whole / STATE.format(2)), "--optimizer", "adadelta"], capsys, "optimizer")
