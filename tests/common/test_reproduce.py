@@ -192,3 +192,21 @@ def test_variants_of_the_paper_scale_and_start_weights(project: Path, tmp_path: 
     assert "--pretrained: missing.pth does not exist" in capsys.readouterr().err
     assert cli.main([*words, "paper-small"]) == 2
     assert "has no scale 'paper-small'; it has smoke, paper-big" in capsys.readouterr().err
+
+
+def test_the_hint_keeps_the_output_folder(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "recipe.toml").write_text(recipe_text(second="{python} -c 'raise SystemExit(3)'"))
+    out = tmp_path / "else where"
+    assert run("--out", str(out)) == 2
+    assert f"continue with `strlab reproduce toy --scale smoke --out '{out}'`" in capsys.readouterr().err
+    assert run() == 2 and "--out" not in capsys.readouterr().err
+
+
+def test_the_gpu_scale_needs_a_gpu_before_anything_is_rendered(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "recipe.toml").write_text(recipe_text().replace("[smoke]", "[gpu]").replace("smoke.steps", "gpu.steps"))
+    monkeypatch.setattr(command, "default_device", lambda: "cpu")
+    assert cli.main(["reproduce", "toy", "--scale", "gpu"]) == 2
+    assert "--scale gpu: no CUDA device can be used here; take --scale cpu" in capsys.readouterr().err
+    assert not (project / "data").exists() and not (project / "outputs").exists()

@@ -84,3 +84,15 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True,
                           check=False)  # fmt: skip
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
+
+
+def test_the_figures_are_those_of_the_command() -> None:
+    """`python docs/figures.py` would write the very files that are there."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location("figures", ROOT / "docs" / "figures.py")
+    figures = module_from_spec(spec)
+    spec.loader.exec_module(figures)
+    assert set(figures.FIGURES) == set(AUTHORS)
+    for name, figure in figures.FIGURES.items():
+        assert (ROOT / "docs" / "images" / f"{name}.svg").read_text("utf-8") == figures.svg(figure), name
