@@ -182,8 +182,15 @@ class EpochFiles:
 
     def checkpoint(self, name: str, epoch: int | str) -> None:
         """Write `checkpoint-<name>.pth`. Collective."""
+        with self.dist.failing_together():
+            if self.dist.is_main:
+                self.write(name, epoch)
+
+    def write(self, name: str, epoch: int | str) -> None:
+        """Write `checkpoint-<name>.pth` and its metadata file, on rank 0 alone (for `Evaluate.keep_best`)."""
         path = self.folder / f"checkpoint-{name}.pth"
-        save_published(path, lambda: self.published_form(epoch), self.dist, self.card, step=self.clock.step)
+        save_atomic(path, self.published_form(epoch))
+        write_card(path, self.card[0], self.card[1], step=self.clock.step)
 
     def line(self, epoch: int, entry: Mapping[str, Any]) -> None:
         """One line of log.txt, on rank 0."""

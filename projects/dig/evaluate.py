@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 from collections.abc import Iterator, Sequence
@@ -14,14 +13,16 @@ from torch import Tensor
 
 from common.data.bad import BadSamples
 from common.data.loader import Batch, SeededSampler, word_loader
+from common.data.words import WordDataset
 from common.files import write_text
 from common.metrics.accuracy import Row, Scores
 from common.metrics.papers import dig_f_measure, dig_normalise, dig_scores
+from common.text.codecs import EosPadUnkCodec
 from common.text.coverage import empty_line
 from common.train.checkpoint import write_json
 from common.train.distributed import Dist
-from common.train.progress import EpochLog
-from projects.dig import data, text
+from common.train.log import EpochLog
+from projects.dig import data
 from projects.dig.model.beam import beam_search, published_beam_search
 from projects.dig.model.losses import valid
 from projects.dig.model.recogniser import Recogniser
@@ -74,59 +75,63 @@ class SetResult:
     fitting: tuple[int, float]
 
 
+@dataclass(frozen=True)
 class Evaluator:
     """Reads sets with one model.
 
-    Args:
-        options: the parsed flags of `run_class_finetuning.py`.
-        dist: with `--dist_eval` the words are shared among its ranks, each read once.
+    Attributes:
+        codec: of the model.
+        image_size: (height, width) of its input.
+        batch_size: images at a time.
+        share: the ranks of `dist` share the words (`--dist_eval`), each read once; else every rank reads all.
+        lower: lower-case the labels (`--voc_type LOWERCASE`).
+        beam_width: 0 reads greedily.
+        legacy_beam_search, legacy_items, legacy_percent: faults of the published code, see the README.
     """
 
-    def __init__(self, options: argparse.Namespace, dist: Dist) -> None:
-        self.options, self.dist = options, dist
-        self.codec = text.codec(options.voc_type, options.max_len)
-        self.shared = options.dist_eval and dist.world_size > 1
+    dist: Dist
+    codec: EosPadUnkCodec
+    image_size: tuple[int, int]
+    batch_size: int = 96
+    workers: int = 0
+    share: bool = False
+    lower: bool = False
+    beam_width: int = 0
+    legacy_beam_search: bool = False
+    legacy_items: bool = False
+    legacy_percent: bool = False
 
     def evaluate(self, model: Recogniser, path: str | Path, name: str = "") -> SetResult:
-        """Read one set and print its published lines. Collective under `--dist_eval`."""
+        """Read one set and print its published lines. Collective where the ranks share the words."""
         path = Path(path)
         dataset = data.words(
             [path],
             self.codec,
-            (self.options.input_h, self.options.input_w),
-            lower=self.options.voc_type == "LOWERCASE",
+            self.image_size,
+            lower=self.lower,
             all_lengths=True,
-            legacy_items=self.options.legacy_items,
+            legacy_items=self.legacy_items,
         )
         training = model.training
         model.eval()
         words = Words(unlabelled=len(dataset.index_bad))
+        shared = self.share and self.dist.distributed
+        rank, world = (self.dist.rank, self.dist.world_size) if shared else (0, 1)
+        batches = -(-len(range(rank, len(dataset), world)) // self.batch_size)
         log = EpochLog("Test:", every=10, stamp=True)
-        for _, batch in log.over(self._batches(dataset, words), self._count(dataset)):
+        for _, batch in log.over(self._batches(dataset, words, rank, world), batches):
             log.add(len(batch), **self._read(model, batch, words))
         model.train(training)
-        if self.shared:
+        if shared:
             words = words.merge(self.dist.gather(words))
         return self._summary(name or path.name, path, words)
 
-    def _rank(self) -> tuple[int, int]:
-        return (self.dist.rank, self.dist.world_size) if self.shared else (0, 1)
-
-    def _size(self) -> int:
-        """Words of a batch, as published."""
-        return int(1.5 * self.options.batch_size)
-
-    def _count(self, dataset) -> int:
-        rank, world = self._rank()
-        return -(-len(range(rank, len(dataset), world)) // self._size())
-
-    def _batches(self, dataset, words: Words) -> Iterator[Batch]:
-        rank, world = self._rank()
+    def _batches(self, dataset: WordDataset, words: Words, rank: int, world: int) -> Iterator[Batch]:
         if rank >= len(dataset):
             return
-        sampler = SeededSampler(len(dataset), self._size(), rank=rank, world_size=world, shuffle=False, even=False)
-        bad = BadSamples(len(dataset) + words.unlabelled, limit=1.0)  # they are told beside the figures
-        yield from word_loader(dataset, sampler, self.options.num_workers, bad=bad, pin_memory=False)
+        sampler = SeededSampler(len(dataset), self.batch_size, rank=rank, world_size=world, shuffle=False, even=False)
+        bad = BadSamples(len(dataset) + words.unlabelled, limit=1.0)  # they are reported next to the figures
+        yield from word_loader(dataset, sampler, self.workers, bad=bad, pin_memory=False)
         words.unread = len(bad) - words.unlabelled
 
     @torch.no_grad()
@@ -148,8 +153,8 @@ class Evaluator:
 
     def _decode(self, model: Recogniser, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Ids `[B, max_len]` and confidences `[B]`, by the search that the flags ask for."""
-        width = self.options.beam_width
-        if width and self.options.legacy_beam_search:
+        width = self.beam_width
+        if width and self.legacy_beam_search:
             ids = published_beam_search(model, memory, width)
             return ids, torch.ones(len(ids))
         if width:
@@ -193,7 +198,7 @@ class Evaluator:
             f"* {path}: {len(pairs)} images, Acc {result.accuracy:.4f} loss {result.loss:.4f} "
             f"Rec_fmeasure {result.f_measure:.4f}"
         )
-        shown = f"{result.accuracy:.4f}" if self.options.legacy_percent else f"{100 * result.accuracy:.2f}"
+        shown = f"{result.accuracy:.4f}" if self.legacy_percent else f"{100 * result.accuracy:.2f}"
         print(f"Accuracy of the network on the {len(pairs)} test images: {shown}%", flush=True)
         if len(fitting) < len(pairs):
             print(
@@ -206,16 +211,15 @@ class Evaluator:
         return result
 
 
-def sets_of(options: argparse.Namespace) -> list[tuple[str, Path]]:
-    """The set at `--eval_data_path` and those of `--other_test_data_folders` beside it that exist."""
-    first = Path(options.eval_data_path)
+def sets_of(first: Path, others: Sequence[str]) -> list[tuple[str, Path]]:
+    """Names and folders of the set `first` and of those of the `others` next to it that exist."""
     found = [(first.name, first)]
-    for name in options.other_test_data_folders:
+    for name in others:
         path = first.parent / name
         if path.is_dir() and path != first:
             found.append((name, path))
         elif path != first:
-            print(f"{path}: no such set, left out")
+            print(f"{path}: no such set, skipped")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of the published form: what a recogniser takes from a pre-trained or fine-tuned one (section 4.2)."""
+"""Weights in checkpoints of the published form: what a recogniser takes from a pre-trained or fine-tuned one."""
 
 from __future__ import annotations
 
@@ -111,3 +111,8 @@ def shape_of(state: Mapping[str, Tensor], what: str = "checkpoint") -> Shape:
 def load_state(path: str | Path, keys: str = "model|module") -> dict[str, torch.Tensor]:
     """The state dict of a checkpoint file."""
     return state_of(load(path), keys, str(path))
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Trainable parameters."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

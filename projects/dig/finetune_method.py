@@ -1,47 +1,66 @@
-"""One epoch of fine-tuning, with validation on the way, and how a recogniser is built from the flags."""
+"""Fine-tuning in the training loop: the loss of a micro-batch, the rates of a step, the averaged copy; augmentation."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from common.augment.abinet import AbinetAugment, published_strengths
 from common.augment.views import ContrastiveView
 from common.data.loader import Batch
-from common.train.ema import Ema
-from common.train.optim import accumulating
-from common.train.progress import EpochLog
+from common.text.codecs import EosPadUnkCodec
+from common.train.distributed import unwrap
+from common.train.loop import Clock
+from common.train.optim import Ema, Precision
 from projects.dig import data, text
-from projects.dig.evaluate import Evaluator, SetResult
 from projects.dig.model.losses import sequence_loss
-from projects.dig.model.recogniser import Recogniser, build_recogniser
-from projects.dig.trainer import Trainer
 
 
-def build_model(options: argparse.Namespace) -> Recogniser:
-    """The recogniser that the flags ask for, with the dropout of training."""
-    return build_recogniser(
-        options.model,
-        **build_options(options),
-        drop=options.drop,
-        attention_drop=options.attn_drop_rate,
-        drop_path=options.drop_path,
-    )
+@dataclass
+class FineTuning:
+    """The recogniser's `Method` for `common.train.loop.Loop`.
 
+    Attributes:
+        model: a recogniser, perhaps wrapped.
+        lr, weight_decay: of every step.
+        smoothing, legacy_smoothing: label smoothing, see `smoothed_cross_entropy`.
+        whole: keep all columns of the targets; else those after the batch's longest word are cut.
+        ema: the averaged copy of `--model_ema`, or None.
+    """
 
-def build_options(options: argparse.Namespace) -> dict:
-    """What decides the form of the weights, also kept in the checkpoints' cards."""
-    return {
-        "decoder_type": options.decoder_type,
-        "decoder_name": options.decoder_name,
-        "classes": options.nb_classes,
-        "max_len": options.max_len,
-        "conditioned": options.text_cond_vis,
-        "one_row": options.use_1d_attdec,
-        "image_size": (options.input_h, options.input_w),
-    }
+    model: nn.Module
+    precision: Precision
+    device: torch.device
+    codec: EosPadUnkCodec
+    lr: np.ndarray
+    weight_decay: np.ndarray
+    smoothing: float = 0.0
+    legacy_smoothing: bool = False
+    whole: bool = False
+    ema: Ema | None = None
+
+    def losses(self, batch: Batch, clock: Clock, number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy under teacher forcing, and the share of words that the teacher-forced decoder reads right."""
+        images = data.normalise(batch.images.to(self.device, non_blocking=True))
+        targets, lengths = data.targets(self.codec, batch.labels, self.device, trim=not self.whole)
+        with self.precision.autocast():
+            logits = self.model(images, targets, lengths).scores
+        loss = sequence_loss(logits, targets, lengths, self.smoothing, self.legacy_smoothing)
+        right = text.equal_words(logits.detach().argmax(-1), targets, self.codec)
+        return loss, {"loss": loss.detach(), "class_acc": right.float().mean()}
+
+    def rates(self, step: int) -> tuple[float, float]:
+        """Learning rate and weight decay."""
+        return float(self.lr[step]), float(self.weight_decay[step])
+
+    def stepped(self, clock: Clock) -> None:
+        """Move the averaged copy."""
+        if self.ema is not None:
+            self.ema.update(unwrap(self.model))
 
 
 class HostModel:
@@ -66,85 +85,16 @@ class HostEma(Ema):
         super().update(HostModel(model), decay)
 
 
-def build_ema(options: argparse.Namespace, model: nn.Module) -> Ema | None:
-    """The averaged copy of `--model_ema`, None without the flag."""
-    if not options.model_ema:
-        return None
-    return (HostEma if options.model_ema_force_cpu else Ema)(model, options.model_ema_decay)
+def augmentation(
+    image_size: tuple[int, int], *, abinet: bool, frozen: bool, seed: int, rank: int, lmdbs: int
+) -> Callable | list[Callable]:
+    """The distortions of `--num_view 2`: SeqCLR's, or with `abinet` ABINet's.
 
-
-class FineTuning:
-    """The training loop: steps, validation, best checkpoint."""
-
-    def __init__(self, trainer: Trainer, evaluator: Evaluator | None) -> None:
-        self.trainer, self.evaluator = trainer, evaluator
-        options = trainer.options
-        self.codec = text.codec(options.voc_type, options.max_len)
-
-    def loss(self, batch: Batch) -> tuple[Tensor, float]:
-        """Loss of a micro-batch and the share of its words that the teacher-forced decoder reads right."""
-        options, device = self.trainer.options, self.trainer.dist.device
-        images = data.normalise(batch.images.to(device, non_blocking=True))
-        # a compiled model wants one shape, and the faulty smoothing counts every column
-        targets, lengths = data.targets(
-            self.codec, batch.labels, device, trim=not (options.compile or options.legacy_smoothing)
-        )
-        with self.trainer.amp.autocast():
-            logits = self.trainer.model(images, targets, lengths).scores
-        loss = sequence_loss(logits, targets, lengths, options.smoothing, options.legacy_smoothing)
-        return loss, text.equal_words(logits.detach().argmax(-1), targets, self.codec).float().mean()
-
-    def train_one_epoch(self, epoch: int) -> dict[str, float]:
-        """Run the steps left in the epoch; returns the mean of each meter over all ranks."""
-        trainer = self.trainer
-        log = EpochLog(f"Epoch: [{epoch}]", every=100, stamp=True)
-        trainer.model.train()
-        for batches in trainer.steps(log):
-            total = accuracy = 0.0
-            for number, batch in enumerate(batches):
-                with accumulating(trainer.model, last=number == len(batches) - 1):
-                    loss, right = self.loss(batch)
-                    trainer.backward(loss, batch)
-                total, accuracy = total + loss.detach() / len(batches), accuracy + right / len(batches)
-            norm = trainer.optimise()
-            trainer.record(log, {"loss": total, "class_acc": accuracy}, norm, sum(len(b) for b in batches))
-            self._between(epoch, trainer.step % trainer.per_epoch)
-        return log.averages(trainer.dist)
-
-    def _between(self, epoch: int, done: int) -> None:
-        """Validation and checkpoints inside an epoch, after `done` of its steps."""
-        options = self.trainer.options
-        if done and done % options.eval_freq == 0:
-            self.validate(epoch)
-            if options.save_ckpt and done % (10 * options.eval_freq) == 0:
-                self.trainer.save_checkpoint(f"{epoch}_{done}", f"{epoch}_{done}")
-
-    def validate(self, epoch: int) -> SetResult | None:
-        """Read the validation set; a strictly better accuracy writes `checkpoint-best.pth`. None without evaluation."""
-        trainer = self.trainer
-        if self.evaluator is None:
-            return None
-        result = self.evaluator.evaluate(trainer.bare, trainer.options.eval_data_path)
-        if trainer.extra["max_accuracy"] < result.accuracy:
-            trainer.extra["max_accuracy"] = result.accuracy
-            if trainer.options.save_ckpt:
-                trainer.save_checkpoint("best", epoch)
-        print(f"Max accuracy: {trainer.extra['max_accuracy']:.2%}")
-        trainer.metrics.write(step=trainer.step, epoch=epoch, accuracy=100 * result.accuracy, val_loss=result.loss)
-        trainer.board.scalar("perf/test_acc", result.accuracy, epoch)
-        trainer.board.scalar("perf/test_loss", result.loss, epoch)
-        return result
-
-
-def augmentation(options: argparse.Namespace, rank: int) -> Callable | list[Callable] | None:
-    """What `--num_view` and `--use_abi_aug` ask for: nothing, ABINet's, or SeqCLR's distortions.
-
-    `--legacy-frozen-augment` gives one for each LMDB, whose kind and strength depend on seed + `rank`.
+    `frozen` (`--legacy-frozen-augment`) gives one for each of the `lmdbs`, whose kind and strength depend on
+    `seed` + `rank` alone.
     """
-    if options.num_view <= 1:
-        return None
-    if not options.use_abi_aug:
-        return ContrastiveView(size=(options.input_h, options.input_w))
-    if options.legacy_frozen_augment:
-        return [AbinetAugment(one) for one in published_strengths(options.seed + rank, len(options.data_path))]
+    if not abinet:
+        return ContrastiveView(size=image_size)
+    if frozen:
+        return [AbinetAugment(one) for one in published_strengths(seed + rank, lmdbs)]
     return AbinetAugment()

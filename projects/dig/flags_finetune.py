@@ -1,188 +1,220 @@
-"""The command line of `run_class_finetuning.py`: flags that act, flags of the original that never did."""
+"""The command line of `run_class_finetuning.py` and the options that the script reads."""
 
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError
-from common.flags import add_no_effect, new_parser, note_no_effect, settle_device
-from projects.dig import flags as shared
-from projects.dig import text
+from common.flags import Flag, Table, device_of, fill
+from projects.dig import flags, text
+from projects.dig.flags import no_effect
 from projects.dig.model.decoder import SIZES as DECODERS
 from projects.dig.model.recogniser import ENCODERS
 
-SWITCH = ("switch", False)
-NO_EFFECT: dict[str, tuple] = {
-    "insert_sem": SWITCH, "input_size": (int, 224), "num_mem_slots": (int, 0), "use_mem_in_decoder": SWITCH,
-    "warmup_lr": (float, 1e-6), "use_multi_label_loss": SWITCH, "color_jitter": (float, 0.4),
-    "aa": (str, "rand-m9-mstd0.5-inc1"), "train_interpolation": (str, "bicubic"), "crop_pct": (float, None),
-    "reprob": (float, 0.25), "remode": (str, "pixel"), "recount": (int, 1), "resplit": SWITCH, "mixup": (float, 0.8),
-    "cutmix": (float, 1.0), "cutmix_minmax": (float, None, "+"), "mixup_prob": (float, 1.0),
-    "mixup_switch_prob": (float, 0.5), "mixup_mode": (str, "batch"), "init_scale": (float, 0.001),
-    "use_mean_pooling": SWITCH, "imagenet_default_mean_and_std": ("switch", True), "train_url": (str, ""),
-    "num_parts": (int, 1),
-}  # fmt: skip
+SCRIPT, DESCRIPTION = "run_class_finetuning.py", "Fine-tune, train or evaluate a DiG recogniser."
+NOT_OFFERED = "not available, see the README"
 SETS = [
     "svt_647", "ic03_867", "ic13_1015", "IC13_857", "ic15_1811", "svt_p_645", "cute80_288", "cocotextval_9896",
     "ctw_1572", "totaltext_2201", "ost_heavy", "ost_weak",
 ]  # fmt: skip
 
 
-def parser() -> argparse.ArgumentParser:
-    """All flags of the script."""
-    parser = new_parser("run_class_finetuning.py", "Fine-tune, train or evaluate a DiG recogniser.")
-    add_model(parser)
-    add_weights(parser)
-    add_data(parser)
-    add_loop(parser)
-    add_legacy(parser)
-    shared.add_optimisation(parser, lr=1e-3, min_lr=1e-6, warmup_epochs=5)
-    shared.add_run(parser, workers=5)
-    add_no_effect(parser, NO_EFFECT)
-    parser.add_argument("--use_cls", action="store_false", dest="use_mean_pooling", help="no effect")
-    return parser
+TABLE = Table({
+    "model": (
+        Flag("--model", default="deit_base_patch16_224", help=f"one of {', '.join(ENCODERS)}"),
+        Flag("--decoder_name", default="tf_decoder", help=f"one of {', '.join(DECODERS)}"),
+        Flag("--decoder_type", default="tf_decoder", help="tf_decoder, or attention for the GRU"),
+        Flag("--text_cond_vis", bool, help="modulate the image tokens by each query"),
+        Flag("--use_1d_attdec", bool, help="average the rows of patches before the decoder"),
+        Flag("--drop", float, 0.0, "dropout of the encoder; the decoder's is 0.1"),
+        Flag("--attn_drop_rate", float, 0.0, "dropout of the encoder's attention"),
+        Flag("--drop_path", float, 0.1, "stochastic depth of the encoder"),
+        Flag("--nb_classes", int, 1000, f"size of the charset: {text.sizes()}"),
+        Flag("--voc_type", default="ALLCASES_SYMBOLS", choices=text.VOCABULARIES, help="charset"),
+        Flag("--max_len", int, 100, "steps of the decoder; words have up to max_len - 2"),
+        Flag("--use_seq_cls_token", flags.switch, False, NOT_OFFERED),
+        Flag("--use_contrastive_center_loss", bool, help=NOT_OFFERED),
+        Flag("--w2v_path", int, help=NOT_OFFERED),
+        Flag("--enable_deepspeed", bool, help=NOT_OFFERED),
+    ),
+    "weights": (
+        Flag("--finetune", default="", help="a pre-trained or fine-tuned checkpoint to start from", free=True),
+        Flag("--model_key", default="model|module", help="entry of the checkpoint that holds the weights", free=True),
+        Flag("--model_prefix", default="", help="put in front of the checkpoint's names", free=True),
+        Flag("--fixed_encoder_layers", int, 0, "freeze the embedding and k - 1 blocks"),
+    ),
+    "data": (
+        Flag("--data_path", default=flags.PLACEHOLDER, nargs="+", help="LMDB folders to train on"),
+        Flag("--eval_data_path", help="LMDB folder to validate on, the first set of --eval", free=True),
+        Flag("--other_test_data_folders", nargs="+", default=SETS, help="further sets next to it, for --eval",
+             free=True),
+        Flag("--data_set", default="IMNET", choices=["CIFAR", "IMNET", "image_folder", "image_lmdb"],
+             help="must be image_lmdb"),
+        Flag("--num_samples", float, inf, "of each LMDB: a number, or a share <= 1"),
+        Flag("--num_view", int, 1, "above 1: augment"),
+        Flag("--use_abi_aug", bool, help="ABINet's augmentation instead of SeqCLR's"),
+        Flag("--input_h", int, 32, "height of the input", range=(1, inf)),
+        Flag("--input_w", int, 128, "width of the input", range=(1, inf)),
+    ),
+    "training and evaluation": (
+        Flag("--batch_size", int, 64, "of one process and one micro-batch", range=(1, inf)),
+        Flag("--epochs", int, 30, "passes over the data", range=(1, inf)),
+        Flag("--update_freq", int, 1, "micro-batches of a step", range=(1, inf)),
+        Flag("--save_ckpt_freq", int, 1, "epochs between checkpoints; 20 above 100 epochs", range=(1, inf), free=True),
+        Flag("--save_ckpt", bool, True, "write checkpoints", free=True),
+        Flag("--no_save_ckpt", bool, True, "write none", const=False, dest="save_ckpt", free=True),
+        Flag("--eval_freq", int, 1000, "steps between validations", range=(1, inf), free=True),
+        Flag("--disable_eval_during_finetuning", bool, help="no validation while training", free=True),
+        Flag("--layer_decay", float, 0.75, "learning rate from layer to layer; 1: off"),
+        Flag("--smoothing", float, 0.1, "label smoothing"),
+        Flag("--model_ema", bool, help="keep an averaged copy in the checkpoints"),
+        Flag("--model_ema_decay", float, 0.9999, "of the averaged copy"),
+        Flag("--model_ema_force_cpu", bool, help="keep it in the host's memory", free=True),
+        Flag("--eval", bool, help="only evaluate", free=True),
+        Flag("--dist_eval", bool, help="share the evaluation among the processes", free=True),
+        Flag("--beam_width", int, 0, "beam search when evaluating; 0: greedy", free=True),
+    ),
+    "faults of the published code": (
+        Flag("--legacy-items", bool, help="replace unusable samples by their neighbours"),
+        Flag("--legacy-smoothing", bool, help="label smoothing with its broadcast fault"),
+        Flag("--legacy-beam-search", bool, help="beams that take over foreign histories", free=True),
+        Flag("--legacy-frozen-augment", bool, help="draw the kind of distortion once a run"),
+        Flag("--legacy-percent", bool, help="print shares of words with a percent sign", free=True),
+    ),
+    "optimisation": flags.optimisation(lr=1e-3, min_lr=1e-6, warmup_epochs=5),
+    "run": flags.run(workers=5),
+    "": (
+        no_effect("--insert_sem"), no_effect("--input_size", int, 224), no_effect("--num_mem_slots", int, 0),
+        no_effect("--use_mem_in_decoder"), no_effect("--warmup_lr", float, 1e-6), no_effect("--use_multi_label_loss"),
+        no_effect("--color_jitter", float, 0.4), no_effect("--aa", str, "rand-m9-mstd0.5-inc1"),
+        no_effect("--train_interpolation", str, "bicubic"), no_effect("--crop_pct", float),
+        no_effect("--reprob", float, 0.25), no_effect("--remode", str, "pixel"), no_effect("--recount", int, 1),
+        no_effect("--resplit"), no_effect("--mixup", float, 0.8), no_effect("--cutmix", float, 1.0),
+        no_effect("--cutmix_minmax", float, nargs="+"), no_effect("--mixup_prob", float, 1.0),
+        no_effect("--mixup_switch_prob", float, 0.5), no_effect("--mixup_mode", str, "batch"),
+        no_effect("--init_scale", float, 0.001), no_effect("--use_mean_pooling"),
+        no_effect("--use_cls", const=False, dest="use_mean_pooling"),
+        no_effect("--imagenet_default_mean_and_std", bool, True), no_effect("--train_url", str, ""),
+        no_effect("--num_parts", int, 1),
+    ),
+})  # fmt: skip
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Encoder and decoder."""
-    group = parser.add_argument_group("model")
-    group.add_argument("--model", default="deit_base_patch16_224", help=f"one of {', '.join(ENCODERS)}")
-    group.add_argument("--decoder_name", default="tf_decoder", help=f"one of {', '.join(DECODERS)}")
-    group.add_argument("--decoder_type", default="tf_decoder", help="tf_decoder, or attention for the GRU")
-    group.add_argument("--text_cond_vis", action="store_true", help="modulate the image tokens by each query")
-    group.add_argument("--use_1d_attdec", action="store_true", help="average the rows of patches before the decoder")
-    group.add_argument("--drop", type=float, default=0.0, help="dropout of the encoder; the decoder's is 0.1")
-    group.add_argument("--attn_drop_rate", type=float, default=0.0, help="dropout of the encoder's attention")
-    group.add_argument("--drop_path", type=float, default=0.1, help="stochastic depth of the encoder")
-    group.add_argument("--nb_classes", type=int, default=1000, help=f"size of the charset: {text.sizes()}")
-    group.add_argument("--voc_type", default="ALLCASES_SYMBOLS", choices=text.VOCABULARIES, help="charset")
-    group.add_argument("--max_len", type=int, default=100, help="steps of the decoder; words have up to max_len - 2")
-    group.add_argument("--use_seq_cls_token", type=bool, default=False, help="not available, see the README")
-    group.add_argument("--use_contrastive_center_loss", action="store_true", help="not available, see the README")
-    group.add_argument("--w2v_path", type=int, help="not available, see the README")
-    group.add_argument("--enable_deepspeed", action="store_true", help="not available, see the README")
+@dataclass(frozen=True)
+class Options(flags.RunOptions):
+    """The flags of fine-tuning and evaluation that act."""
+
+    model: str
+    decoder_name: str
+    decoder_type: str
+    text_cond_vis: bool
+    use_1d_attdec: bool
+    drop: float
+    attn_drop_rate: float
+    nb_classes: int
+    voc_type: str
+    max_len: int
+    finetune: str
+    model_key: str
+    model_prefix: str
+    fixed_encoder_layers: int
+    data_path: list[str]
+    eval_data_path: str | None
+    other_test_data_folders: list[str]
+    num_samples: float
+    num_view: int
+    use_abi_aug: bool
+    update_freq: int
+    save_ckpt: bool
+    disable_eval_during_finetuning: bool
+    layer_decay: float
+    smoothing: float
+    model_ema: bool
+    model_ema_decay: float
+    model_ema_force_cpu: bool
+    eval: bool
+    dist_eval: bool
+    beam_width: int
+    legacy_items: bool
+    legacy_smoothing: bool
+    legacy_beam_search: bool
+    legacy_frozen_augment: bool
+    legacy_percent: bool
+
+    def build_options(self) -> dict[str, Any]:
+        """What decides the form of the weights; also kept in the checkpoints' metadata."""
+        return {
+            "decoder_type": self.decoder_type,
+            "decoder_name": self.decoder_name,
+            "classes": self.nb_classes,
+            "max_len": self.max_len,
+            "conditioned": self.text_cond_vis,
+            "one_row": self.use_1d_attdec,
+            "image_size": self.image_size,
+        }
 
 
-def add_weights(parser: argparse.ArgumentParser) -> None:
-    """Where the weights come from."""
-    group = parser.add_argument_group("weights")
-    group.add_argument("--finetune", default="", help="a pre-trained or fine-tuned checkpoint to start from")
-    group.add_argument("--model_key", default="model|module", help="where in the checkpoint the weights are")
-    group.add_argument("--model_prefix", default="", help="put in front of the checkpoint's names")
-    group.add_argument("--fixed_encoder_layers", type=int, default=0, help="freeze the embedding and k - 1 blocks")
+def parse(argv: Sequence[str] | None = None) -> tuple[Options, argparse.Namespace]:
+    """The options, and the value of every flag as the published checkpoints keep them.
+
+    Raises `UserError` for combinations that cannot run.
+    """
+    values, given = TABLE.parse(argv, SCRIPT, DESCRIPTION)
+    if isinstance(values["data_path"], str):
+        values["data_path"] = [values["data_path"]]
+    if values["epochs"] > 100:
+        values["save_ckpt_freq"] = max(values["save_ckpt_freq"], 20)  # as published: long runs keep fewer checkpoints
+    check(values)
+    values["device"] = device_of(values["device"], "device" in given)
+    return fill(Options, values), argparse.Namespace(**values)
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """Data."""
-    group = parser.add_argument_group("data")
-    group.add_argument("--data_path", default=shared.PLACEHOLDER, nargs="+", help="LMDB folders to train on")
-    group.add_argument("--eval_data_path", help="LMDB folder to validate on, the first set of --eval")
-    group.add_argument(
-        "--other_test_data_folders", nargs="+", default=SETS, help="further sets beside that, for --eval"
-    )
-    group.add_argument("--data_set", default="IMNET", choices=["CIFAR", "IMNET", "image_folder", "image_lmdb"],
-                       help="must be image_lmdb")  # fmt: skip
-    group.add_argument("--num_samples", type=float, default=math.inf, help="of each LMDB: a number, or a share <= 1")
-    group.add_argument(
-        "--unsupported_share", type=float, default=0.05,
-        help="share of labels that lose more than marks to --voc_type that stops the run",
-    )  # fmt: skip
-    group.add_argument("--exclude", default="", help="list of words not to train on, from `strlab doctor --against`")
-    group.add_argument("--num_view", type=int, default=1, help="above 1: augment")
-    group.add_argument("--use_abi_aug", action="store_true", help="ABINet's augmentation instead of SeqCLR's")
-    group.add_argument("--input_h", type=int, default=32, help="height of the input")
-    group.add_argument("--input_w", type=int, default=128, help="width of the input")
-
-
-def add_loop(parser: argparse.ArgumentParser) -> None:
-    """Length of the run, losses, evaluation."""
-    group = parser.add_argument_group("training and evaluation")
-    group.add_argument("--batch_size", type=int, default=64, help="of one process and one micro-batch")
-    group.add_argument("--epochs", type=int, default=30, help="passes over the data")
-    group.add_argument("--update_freq", type=int, default=1, help="micro-batches of a step")
-    group.add_argument("--save_ckpt_freq", type=int, default=1, help="epochs between checkpoints; 20 above 100 epochs")
-    group.add_argument("--save_ckpt", action="store_true", default=True, help="write checkpoints")
-    group.add_argument("--no_save_ckpt", action="store_false", dest="save_ckpt", help="write none")
-    group.add_argument("--eval_freq", type=int, default=1000, help="steps between validations")
-    group.add_argument("--disable_eval_during_finetuning", action="store_true", help="no validation while training")
-    group.add_argument("--layer_decay", type=float, default=0.75, help="learning rate from layer to layer; 1: off")
-    group.add_argument("--smoothing", type=float, default=0.1, help="label smoothing")
-    group.add_argument("--model_ema", action="store_true", help="keep an averaged copy in the checkpoints")
-    group.add_argument("--model_ema_decay", type=float, default=0.9999, help="of the averaged copy")
-    group.add_argument("--model_ema_force_cpu", action="store_true", help="keep it in the host's memory")
-    group.add_argument("--eval", action="store_true", help="only evaluate")
-    group.add_argument("--dist_eval", action="store_true", help="share the evaluation among the processes")
-    group.add_argument("--beam_width", type=int, default=0, help="beam search when evaluating; 0: greedy")
-
-
-def add_legacy(parser: argparse.ArgumentParser) -> None:
-    """Published behaviour that was mended here, see the README."""
-    group = parser.add_argument_group("faults of the published code")
-    group.add_argument("--legacy-items", action="store_true", help="replace unusable samples by their neighbours")
-    group.add_argument("--legacy-smoothing", action="store_true", help="label smoothing with its broadcast fault")
-    group.add_argument("--legacy-beam-search", action="store_true", help="beams that take over foreign histories")
-    group.add_argument("--legacy-frozen-augment", action="store_true", help="draw the kind of distortion once a run")
-    group.add_argument("--legacy-percent", action="store_true", help="print shares of words with a percent sign")
-
-
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse and check. Raises `UserError` for combinations that cannot run."""
-    options = parser().parse_args(argv)
-    check(options)
-    note_no_effect(options, NO_EFFECT)
-    settle_device(options, argv)
-    if options.epochs > 100 and options.save_ckpt_freq < 20:
-        options.save_ckpt_freq = 20  # as published: long runs keep fewer checkpoints
-    return options
-
-
-def check(options: argparse.Namespace) -> None:
+def check(values: Mapping[str, Any]) -> None:
     """Refuse early, in words."""
-    shared.check_common(options)
-    check_model(options)
-    if options.data_set != "image_lmdb":
-        raise UserError(f"--data_set: {options.data_set}: words come from LMDBs; give --data_set image_lmdb")
-    needs_validation = options.eval or not options.disable_eval_during_finetuning
-    if needs_validation and not options.eval_data_path:
+    flags.check_run(values)
+    check_model(values)
+    if values["data_set"] != "image_lmdb":
+        raise UserError(f"--data_set: {values['data_set']}: words come from LMDBs; give --data_set image_lmdb")
+    if not values["eval_data_path"] and (values["eval"] or not values["disable_eval_during_finetuning"]):
         raise UserError("--eval_data_path: it is needed; or give --disable_eval_during_finetuning to train without")
-    if options.eval and not (options.resume or options.finetune or options.auto_resume):
+    if values["eval"] and not (values["resume"] or values["finetune"] or values["auto_resume"]):
         raise UserError("--resume: --eval needs a checkpoint")
-    if isinstance(options.data_path, str):
-        options.data_path = [options.data_path]
-    if not options.eval:
-        missing = [path for path in options.data_path if not Path(path).is_dir()]
-        if missing:
-            raise UserError(f"--data_path: {missing[0]}: no such LMDB folder")
-    if options.num_samples <= 0:
-        raise UserError(f"--num_samples: {options.num_samples} must be above 0")
-    if options.update_freq < 1:
-        raise UserError(f"--update_freq: {options.update_freq} must be at least 1")
-    if not 0 <= options.smoothing < 1:
-        raise UserError(f"--smoothing: {options.smoothing} must lie in [0, 1)")
+    missing = [] if values["eval"] else [path for path in values["data_path"] if not Path(path).is_dir()]
+    if missing:
+        raise UserError(f"--data_path: {missing[0]}: no such LMDB folder")
+    if values["num_samples"] <= 0:
+        raise UserError(f"--num_samples: {values['num_samples']} must be above 0")
+    if not 0 <= values["smoothing"] < 1:
+        raise UserError(f"--smoothing: {values['smoothing']} must lie in [0, 1)")
 
 
-def check_model(options: argparse.Namespace) -> None:
+def check_model(values: Mapping[str, Any]) -> None:
     """Model, decoder and charset fit each other."""
-    if options.model not in ENCODERS:
-        raise UserError(f"--model: {options.model!r} is unknown; use one of {', '.join(ENCODERS)}")
-    if options.decoder_type not in ("tf_decoder", "attention"):
-        raise UserError(f"--decoder_type: {options.decoder_type!r} is neither tf_decoder nor attention")
-    if options.decoder_name not in DECODERS:
-        raise UserError(f"--decoder_name: {options.decoder_name!r} is unknown; use one of {', '.join(DECODERS)}")
-    text.check_classes(options.nb_classes, options.voc_type)
-    if not 3 <= options.max_len <= 200:
-        raise UserError(f"--max_len: {options.max_len} must be 3 to 200, the length of the decoder's position table")
-    recurrent = options.decoder_type == "attention"
-    if recurrent and options.beam_width:
+    model, classes, beams = values["model"], values["nb_classes"], values["beam_width"]
+    if model not in ENCODERS:
+        raise UserError(f"--model: {model!r} is unknown; use one of {', '.join(ENCODERS)}")
+    if values["decoder_type"] not in ("tf_decoder", "attention"):
+        raise UserError(f"--decoder_type: {values['decoder_type']!r} is neither tf_decoder nor attention")
+    if values["decoder_name"] not in DECODERS:
+        raise UserError(f"--decoder_name: {values['decoder_name']!r} is unknown; use one of {', '.join(DECODERS)}")
+    text.check_classes(classes, values["voc_type"])
+    if not 3 <= values["max_len"] <= 200:
+        raise UserError(f"--max_len: {values['max_len']} must be 3 to 200, the length of the decoder's position table")
+    recurrent = values["decoder_type"] == "attention"
+    if recurrent and beams:
         raise UserError("--beam_width: the GRU decoder reads greedily only; give --beam_width 0")
-    if recurrent and (options.text_cond_vis or options.use_1d_attdec):
+    if recurrent and (values["text_cond_vis"] or values["use_1d_attdec"]):
         raise UserError("--decoder_type: --text_cond_vis and --use_1d_attdec belong to tf_decoder")
-    if not 0 <= options.beam_width <= options.nb_classes:
-        raise UserError(f"--beam_width: {options.beam_width} must be 0 to {options.nb_classes}")
-    cure = "leave it out (README, section Deviations)"
+    if not 0 <= beams <= classes:
+        raise UserError(f"--beam_width: {beams} must be 0 to {classes}")
     for name in ("use_seq_cls_token", "use_contrastive_center_loss", "w2v_path", "enable_deepspeed"):
-        if getattr(options, name):
-            raise UserError(f"--{name}: the published path behind it cannot run and is not offered; {cure}")
+        if values[name]:
+            raise UserError(
+                f"--{name}: the published path behind it cannot run and is not offered; leave the flag out (README, "
+                "section Deviations)"
+            )

@@ -1,16 +1,49 @@
-"""Which parameters train with which weight decay and share of the learning rate, and what changes over the steps (spec
-dig, sections 6.2 to 6.4)."""
+"""The optimizer: parameter groups, the names of `--opt`, what changes over the steps (spec dig, 6.2 to 6.4)."""
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
+from common.errors import UserError
 from common.train import optim
 from common.train.schedule import warmup_cosine_table
+
+# published names of the same rules; "fused" was Apex's faster form of them
+SAME = {
+    "nesterov": "sgd", "momentum": "sgd", "fusedsgd": "sgd", "fusedmomentum": "sgd", "fusedadam": "adam",
+    "fusedadamw": "adamw",
+}  # fmt: skip
+PLAIN_MOMENTUM = ("momentum", "fusedmomentum")
+
+
+def optimizer_name(opt: str) -> str:
+    """torch's optimizer behind `--opt`."""
+    return SAME.get(opt.lower(), opt.lower())
+
+
+def build_optimizer(
+    groups: list[dict[str, Any]], opt: str, lr: float, *, eps: float, betas: Sequence[float] | None, momentum: float
+) -> torch.optim.Optimizer:
+    """The optimizer that `--opt` names, with the options that its rule has."""
+    name, chosen = optimizer_name(opt), {}
+    if name == "sgd":
+        # the published "sgd" is Nesterov's too
+        chosen.update(momentum=momentum, nesterov=opt.lower() not in PLAIN_MOMENTUM)
+    elif name == "rmsprop":
+        chosen.update(momentum=momentum, alpha=0.9, eps=eps)
+    elif name != "adafactor":
+        chosen["eps"] = eps
+    if betas and name in ("adam", "adamw", "nadam", "radam"):
+        chosen["betas"] = tuple(betas)
+    if name in ("adam", "adamw"):
+        chosen["fused"] = True  # one pass over memory a step, on CPU and CUDA
+    return optim.build_optimizer(name, groups, lr, **chosen)
 
 
 def layer_id(name: str, depth: int) -> int:
@@ -55,6 +88,7 @@ def freeze_encoder(model: nn.Module, layers: int) -> list[str]:
     return [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
 
 
+@lru_cache(maxsize=1)
 def contrast_weights(
     epoch: int, iterations: int, weight: float, start_epoch: int = 0, warmup_steps: int = 0
 ) -> np.ndarray:
@@ -87,3 +121,31 @@ def step_table(
     """
     warmup = warmup_steps if warmup_steps > 0 else warmup_epochs * niter_per_ep
     return warmup_cosine_table(base_value, final_value, epochs * niter_per_ep, warmup)
+
+
+def step_tables(
+    lr: float,
+    min_lr: float,
+    decay: float,
+    decay_end: float | None,
+    epochs: int,
+    per_epoch: int,
+    warmup: tuple[int, int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Learning rate and weight decay of every step, float64 `[epochs * per_epoch]`.
+
+    Args:
+        lr: peak, for the whole batch of a step.
+        warmup: `--warmup_epochs` and `--warmup_steps`.
+
+    Raises:
+        UserError: the warm-up is longer than the run.
+    """
+    try:
+        rates = step_table(lr, min_lr, epochs, per_epoch, *warmup)
+    except ValueError:
+        raise UserError(
+            f"--warmup_epochs, --warmup_steps: the warm-up is longer than the {epochs * per_epoch} steps of the run "
+            f"({per_epoch} an epoch)"
+        ) from None
+    return rates, step_table(decay, decay if decay_end is None else decay_end, epochs, per_epoch)

@@ -113,7 +113,7 @@ def reconstructions(report: Report, finished: Finished, count: int = 12) -> None
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of the latest epoch in a folder."""
-    from common.train.epoch_resume import numbered_checkpoints
+    from common.train.checkpoint import numbered_checkpoints
 
     return next(iter(numbered_checkpoints(folder)), None)
 

@@ -7,6 +7,7 @@ torchrun --nproc_per_node=8 projects/dig/run_class_finetuning.py …
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,114 +16,172 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from common.errors import UserError, command
 from common.models.weights import load_strict
-from common.text.coverage import check_coverage
-from common.train.checkpoint import load
+from common.train.checkpoint import load, numbered_checkpoints
 from common.train.distributed import Dist
-from common.train.epoch_resume import numbered_checkpoints, resume
-from common.train.session import session
+from common.train.jobs import Evaluate, each_epoch
+from common.train.loop import Clock, Job
+from common.train.optim import Ema
 from projects.dig import data, text
-from projects.dig.evaluate import Evaluator, report, sets_of
-from projects.dig.files import load_pretrained, state_of, summary
-from projects.dig.finetune_method import FineTuning, augmentation, build_ema, build_model, build_options
-from projects.dig.flags_finetune import parse
+from projects.dig.evaluate import Evaluator, SetResult, report, sets_of
+from projects.dig.files import load_pretrained, parameter_count, state_of, summary
+from projects.dig.finetune_method import FineTuning, HostEma, augmentation
+from projects.dig.flags import session_of
+from projects.dig.flags_finetune import Options, parse
+from projects.dig.model.recogniser import Recogniser, build_recogniser
 from projects.dig.optim import freeze_encoder, parameter_groups
-from projects.dig.pretrain_method import parameter_count
-from projects.dig.trainer import Stopped, Trainer
+from projects.dig.run import STOPPED, Run
 
 
-def start_model(options):
-    """The model with the weights of `--finetune`, where that is given."""
-    model = build_model(options)
-    if options.finetune:
-        state = state_of(load(options.finetune), options.model_key, options.finetune)
-        loaded = load_pretrained(model, state, options.finetune, options.model_prefix)
-        print(f"Weights of {options.finetune}: {summary(loaded)}")
+def training_words(o: Options, dist: Dist) -> data.WordDataset:
+    """The words of `--data_path`, augmented as the flags say."""
+    augment = None
+    if o.num_view > 1:
+        augment = augmentation(
+            o.image_size, abinet=o.use_abi_aug, frozen=o.legacy_frozen_augment, seed=o.seed, rank=dist.rank,
+            lmdbs=len(o.data_path),
+        )  # fmt: skip
+    return data.words(
+        o.data_path,
+        text.codec(o.voc_type, o.max_len),
+        o.image_size,
+        lower=o.voc_type == "LOWERCASE",
+        augment=augment,
+        number=o.num_samples,
+        legacy_items=o.legacy_items,
+    )
+
+
+def start_model(o: Options) -> Recogniser:
+    """The recogniser with the dropout of training, and the weights of `--finetune` where that is given."""
+    model = build_recogniser(
+        o.model, **o.build_options(), drop=o.drop, attention_drop=o.attn_drop_rate, drop_path=o.drop_path
+    )
+    if o.finetune:
+        state = state_of(load(o.finetune), o.model_key, o.finetune)
+        print(f"Weights of {o.finetune}: {summary(load_pretrained(model, state, o.finetune, o.model_prefix))}")
     return model
 
 
-def prepare(options, dist: Dist) -> FineTuning:
-    """Data, model and optimizer of the run, resumed where there is something to resume."""
-    codec = text.codec(options.voc_type, options.max_len)
-    dataset = data.words(
-        options.data_path,
-        codec,
-        (options.input_h, options.input_w),
-        lower=options.voc_type == "LOWERCASE",
-        augment=augmentation(options, dist.rank),
-        number=options.num_samples,
-        legacy_items=options.legacy_items,
-        exclude=options.exclude,
-    )
-    for line in check_coverage(dataset.coverage(), options.unsupported_share, "--voc_type"):
-        print(line)
-    model = start_model(options).to(dist.device)
-    count = parameter_count(model)
-    frozen = freeze_encoder(model, options.fixed_encoder_layers)
-    depth = model.encoder.depth
-    trainer = Trainer(
-        options,
+def evaluator_of(o: Options, dist: Dist) -> Evaluator:
+    """Reads sets as the flags say."""
+    return Evaluator(
         dist,
-        model,
+        text.codec(o.voc_type, o.max_len),
+        o.image_size,
+        batch_size=int(1.5 * o.batch_size),  # as published
+        workers=o.num_workers,
+        share=o.dist_eval,
+        lower=o.voc_type == "LOWERCASE",
+        beam_width=o.beam_width,
+        legacy_beam_search=o.legacy_beam_search,
+        legacy_items=o.legacy_items,
+        legacy_percent=o.legacy_percent,
+    )
+
+
+def train(o: Options, values: argparse.Namespace, dist: Dist) -> None:
+    """Build the run, resume it where there is something to resume, and run it to its end."""
+    dataset = training_words(o, dist)
+    model = start_model(o).to(dist.device)
+    count = parameter_count(model)  # as published: before anything is frozen
+    frozen = freeze_encoder(model, o.fixed_encoder_layers)
+    print(f"{len(dataset)} words ({dict(dataset.counts)})")
+    print(f"{count / 1e6:.2f} M parameters, {len(frozen)} tensors frozen")
+    ema = (HostEma if o.model_ema_force_cpu else Ema)(model, o.model_ema_decay) if o.model_ema else None
+    run = Run(
+        o,
+        values,
+        dist,
         dataset,
-        parameter_groups(model, options.weight_decay, options.layer_decay, depth),
-        accumulate=options.update_freq,
-        ema=build_ema(options, model),
-        card=(f"dig/{options.model}", build_options(options)),
+        model,
+        parameter_groups(model, o.weight_decay, o.layer_decay, model.encoder.depth),
+        card=(f"dig/{o.model}", o.build_options()),
+        accumulate=o.update_freq,
+        ema=ema,
         find_unused=True,
     )
-    resume(trainer)
-    print(
-        f"{len(dataset)} words ({dict(dataset.counts)}), {count / 1e6:.2f} M parameters, {len(frozen)} tensors frozen"
+    method = FineTuning(
+        run.model,
+        run.precision,
+        dist.device,
+        text.codec(o.voc_type, o.max_len),
+        run.lr,
+        run.weight_decay,
+        o.smoothing,
+        o.legacy_smoothing,
+        whole=o.compile or o.legacy_smoothing,  # compiled models want one shape; the faulty loss counts every column
+        ema=ema,
     )
-    trainer.print_plan(len(dataset))
-    evaluator = None if options.disable_eval_during_finetuning else Evaluator(options, dist)
-    return FineTuning(trainer, evaluator)
+    jobs, count = [], parameter_count(model)
+
+    def save_inside(clock: Clock) -> None:
+        run.files.checkpoint(f"{clock.epoch}_{clock.inside}", f"{clock.epoch}_{clock.inside}")
+
+    def keep_best(clock: Clock, result: SetResult) -> None:
+        if o.save_ckpt:
+            run.files.write("best", (clock.step - 1) // clock.per_epoch)
+
+    def note(clock: Clock, result: SetResult) -> None:
+        epoch = (clock.step - 1) // clock.per_epoch
+        print(f"Max accuracy: {run.state.extra['max_accuracy']:.2%}")
+        run.metrics.write(step=clock.step, epoch=epoch, accuracy=100 * result.accuracy, val_loss=result.loss)
+        run.board.scalar("perf/test_acc", result.accuracy, epoch)
+        run.board.scalar("perf/test_loss", result.loss, epoch)
+
+    validate = None
+    if not o.disable_eval_during_finetuning:
+        evaluator = evaluator_of(o, dist)
+        validate = Evaluate(
+            measure=lambda: evaluator.evaluate(model, o.eval_data_path),
+            accuracy=lambda result: result.accuracy,
+            state=run.state,
+            dist=dist,
+            keep_best=keep_best,
+            record=note,
+            best_key="max_accuracy",
+        )
+
+    def end_epoch(clock: Clock) -> None:
+        averages, epoch = run.averages(), clock.epoch - 1
+        if o.save_ckpt and (clock.epoch % o.save_ckpt_freq == 0 or clock.done):
+            run.files.checkpoint(str(epoch), epoch)
+        if validate is not None:
+            result = validate(clock)
+            averages |= {"train_max_accuracy": run.state.extra["max_accuracy"], "test_loss": result.loss}
+            averages |= {"test_acc": result.accuracy, "test_recognition_fmeasure": result.f_measure}
+        run.note_epoch({**averages, "n_parameters": count})
+
+    if validate is not None:
+        jobs.append(Job(lambda clock: clock.inside > 0 and clock.inside % o.eval_freq == 0, validate))
+    if o.save_ckpt:
+        jobs.append(Job(lambda clock: clock.inside > 0 and clock.inside % (10 * o.eval_freq) == 0, save_inside))
+    jobs.append(Job(each_epoch(), end_epoch))
+    if not run.loop(method, jobs, save=o.save_ckpt).run():
+        print(STOPPED)
 
 
-def train(options, dist: Dist) -> None:
-    """All epochs, each followed by its checkpoint, validation and log line."""
-    run = prepare(options, dist)
-    trainer = run.trainer
-    count = parameter_count(trainer.bare)
-    for epoch in trainer.epochs():
-        averages = run.train_one_epoch(epoch)
-        last = epoch + 1 == options.epochs
-        if options.save_ckpt and ((epoch + 1) % options.save_ckpt_freq == 0 or last):
-            trainer.save_checkpoint(str(epoch), epoch)
-        entry = {f"train_{name}": value for name, value in averages.items()}
-        result = run.validate(epoch)
-        if result is not None:
-            entry["train_max_accuracy"] = trainer.extra["max_accuracy"]
-            entry |= {"test_loss": result.loss, "test_acc": result.accuracy}
-            entry["test_recognition_fmeasure"] = result.f_measure
-        trainer.note_epoch(epoch, {**entry, "n_parameters": count})
-        trainer.end_epoch(options.save_ckpt)
-
-
-def evaluate(options, dist: Dist) -> None:
+def evaluate(o: Options, dist: Dist) -> None:
     """`--eval`: read the set at `--eval_data_path` and its siblings, print all figures, write them down."""
-    where = options.resume or options.finetune or next(map(str, numbered_checkpoints(Path(options.output_dir))), "")
+    where = o.resume or o.finetune or next(map(str, numbered_checkpoints(Path(o.output_dir))), "")
     if not where:
         raise UserError("--resume: --eval needs a checkpoint, and there is none in --output_dir")
-    model = build_model(options)
-    load_strict(model, state_of(load(where), options.model_key, where), what=where)
+    model = build_recogniser(o.model, **o.build_options())
+    load_strict(model, state_of(load(where), o.model_key, where), what=where)
     model.to(dist.device)
     print(f"Evaluating {where}: {parameter_count(model) / 1e6:.2f} M parameters")
-    evaluator = Evaluator(options, dist)
-    results = [evaluator.evaluate(model, path, name) for name, path in sets_of(options)]
+    evaluator = evaluator_of(o, dist)
+    sets = sets_of(Path(o.eval_data_path), o.other_test_data_folders)
+    results = [evaluator.evaluate(model, path, name) for name, path in sets]
     if dist.is_main:
-        report(results, Path(options.output_dir))
+        report(results, Path(o.output_dir))
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, build, run."""
-    options = parse(argv)
-    with session(options) as dist:
-        try:
-            (evaluate if options.eval else train)(options, dist)
-        except Stopped:
-            print("stopped after saving its state; run the same command to go on")
+    options, values = parse(argv)
+    with session_of(options, values) as dist:
+        evaluate(options, dist) if options.eval else train(options, values, dist)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ torchrun --nproc_per_node=8 projects/dig/run_mae_pretraining_moco.py …
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,59 +17,82 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from common.augment.views import ContrastiveView
 from common.errors import command
 from common.train.distributed import Dist
-from common.train.epoch_resume import resume
-from common.train.session import session
+from common.train.jobs import each_epoch
+from common.train.loop import Clock, Job
+from common.train.schedule import constant, momentum_cosine
 from projects.dig.data import PairDataset
-from projects.dig.flags_pretrain import parse
+from projects.dig.files import parameter_count
+from projects.dig.flags import session_of
+from projects.dig.flags_pretrain import Options, parse
+from projects.dig.model.masking import RandomMasking
+from projects.dig.model.pretraining import MODELS, build_pretrainer
 from projects.dig.optim import parameter_groups
-from projects.dig.pretrain_method import (
-    build_model,
-    build_options,
-    parameter_count,
-    train_one_epoch,
-    uses_all_parameters,
-)
-from projects.dig.trainer import Stopped, Trainer
+from projects.dig.pretrain_method import PreTraining
+from projects.dig.run import STOPPED, Run
 
 
-def prepare(options, dist: Dist) -> Trainer:
-    """Data, model and optimizer of the run, resumed where there is something to resume."""
-    size = (options.input_h, options.input_w)
-    view = ContrastiveView(size=size)
-    dataset = PairDataset(options.image_alone_path, view, size, options.aloneimage_num_samples)
-    model = build_model(options).to(dist.device)
-    trainer = Trainer(
-        options,
+def train(o: Options, values: argparse.Namespace, dist: Dist) -> None:
+    """Build the run, resume it where there is something to resume, and run it to its end."""
+    view = ContrastiveView(size=o.image_size)
+    dataset = PairDataset(o.image_alone_path, view, o.image_size, o.aloneimage_num_samples)
+    model = build_pretrainer(o.model, **o.build_options()).to(dist.device)
+    count = parameter_count(model)
+    print(f"{len(dataset)} images, {count / 1e6:.2f} M parameters")
+    run = Run(
+        o,
+        values,
         dist,
-        model,
         dataset,
-        parameter_groups(model, options.weight_decay),
-        card=(f"dig/{options.model}", build_options(options)),
-        find_unused=not uses_all_parameters(options.model),
+        model,
+        parameter_groups(model, o.weight_decay),
+        card=(f"dig/{o.model}", o.build_options()),
+        find_unused=MODELS[o.model][0] == "moco",  # the contrast-only model's mask token never gets a gradient
         sync_batch_norm=True,
     )
-    resume(trainer)
-    print(f"{len(dataset)} images, {parameter_count(model) / 1e6:.2f} M parameters")
-    trainer.print_plan(len(dataset))
-    return trainer
+    method = PreTraining(
+        run.model,
+        run.precision,
+        dist.device,
+        RandomMasking(model.encoder.grid, o.mask_ratio, views=2),
+        model.encoder.patch,
+        o.batch_size,
+        o.seed,
+        dist.rank,
+        run.lr,
+        run.weight_decay,
+        momentum=momentum_cosine(o.moco_m, o.epochs) if o.use_moco_m_cos else constant(o.moco_m),
+        contrast=(o.loss_weight_contrast, o.contrast_start_epoch, o.contrast_warmup_steps),
+        pixel_weight=o.loss_weight_pixel,
+        only_first=o.only_mim_on_ori_img,
+        normalise_target=o.normlize_target,
+    )
+
+    def inside_due(clock: Clock) -> bool:
+        """As published: by the number of the step from 0, and not after step 0."""
+        number = (clock.step - 1) % clock.per_epoch
+        return number > 0 and number % (10 * o.eval_freq) == 0
+
+    def save_inside(clock: Clock) -> None:
+        epoch, number = divmod(clock.step - 1, clock.per_epoch)
+        run.files.checkpoint(f"{epoch}_{number}", f"{epoch}_{number}")
+
+    def end_epoch(clock: Clock) -> None:
+        averages, epoch = run.averages(), clock.epoch - 1
+        if clock.epoch % o.save_ckpt_freq == 0 or clock.done:
+            run.files.checkpoint(str(epoch), epoch)
+        run.note_epoch({**averages, "n_parameters": count})
+
+    jobs = [Job(inside_due, save_inside), Job(each_epoch(), end_epoch)]
+    if not run.loop(method, jobs).run():
+        print(STOPPED)
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, build, run."""
-    options = parse(argv)
-    with session(options) as dist:
-        trainer = prepare(options, dist)
-        try:
-            for epoch in trainer.epochs():
-                averages = train_one_epoch(trainer, epoch)
-                if (epoch + 1) % options.save_ckpt_freq == 0 or epoch + 1 == options.epochs:
-                    trainer.save_checkpoint(str(epoch), epoch)
-                entry = {f"train_{name}": value for name, value in averages.items()}
-                trainer.note_epoch(epoch, {**entry, "n_parameters": parameter_count(trainer.bare)})
-                trainer.end_epoch()
-        except Stopped:
-            print(f"stopped after step {trainer.step}; run the same command to go on")
+    options, values = parse(argv)
+    with session_of(options, values) as dist:
+        train(options, values, dist)
 
 
 if __name__ == "__main__":

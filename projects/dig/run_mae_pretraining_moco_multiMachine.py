@@ -10,7 +10,6 @@ not run. Under SLURM or by hand, torchrun with `run_mae_pretraining_moco.py` doe
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,32 +20,35 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from common.errors import UserError, command
-from projects.dig.flags_pretrain import multi_machine_parser
+from projects.dig.flags_pretrain import DESCRIPTION, NODES, TABLE
 
 SCRIPT = Path(__file__).with_name("run_mae_pretraining_moco.py")
 OWN = ("--init_method", "--rank", "--dataset_dir", "--remote_folders", "--world_size", "--image_alone_path")
 
 
-def launcher_words(options: argparse.Namespace, argv: Sequence[str]) -> list[str]:
+def launcher_words(argv: Sequence[str]) -> list[str]:
     """The torchrun arguments, the script and its flags. Raises `UserError` for an address without a port."""
+    values, _ = TABLE.parse(argv, Path(__file__).name, DESCRIPTION, variant=NODES)
+    method, rank, nodes = values["init_method"], values["rank"], values["world_size"]
     try:
-        where = urlsplit(options.init_method)
+        where = urlsplit(method)
         whole = where.scheme == "tcp" and where.hostname and where.port
     except ValueError:  # a port that is no number
         whole = False
     if not whole:
-        raise UserError(f"--init_method: {options.init_method} is not tcp://HOST:PORT")
-    if not 0 <= options.rank < options.world_size:
-        raise UserError(f"--rank: {options.rank} must be 0 to {options.world_size - 1}, one less than --world_size")
+        raise UserError(f"--init_method: {method} is not tcp://HOST:PORT")
+    if not 0 <= rank < nodes:
+        raise UserError(f"--rank: {rank} must be 0 to {nodes - 1}, one less than --world_size")
     head = [
-        f"--nnodes={options.world_size}",
-        f"--node_rank={options.rank}",
+        f"--nnodes={nodes}",
+        f"--node_rank={rank}",
         f"--nproc_per_node={max(torch.cuda.device_count(), 1)}",
         f"--master_addr={where.hostname}",
         f"--master_port={where.port}",
         str(SCRIPT),
     ]
-    return [*head, *passed_on(argv), "--image_alone_path", *folders(options)]
+    paths = folders(values["image_alone_path"], values["dataset_dir"], values["remote_folders"])
+    return [*head, *passed_on(argv), "--image_alone_path", *paths]
 
 
 def passed_on(argv: Sequence[str]) -> list[str]:
@@ -60,22 +62,20 @@ def passed_on(argv: Sequence[str]) -> list[str]:
     return kept
 
 
-def folders(options: argparse.Namespace) -> list[str]:
-    """LMDB folders: `--image_alone_path` split at two underscores, else `--remote_folders` below `--dataset_dir`."""
-    given = options.image_alone_path
+def folders(given: Sequence[str], parent: str, names: str) -> list[str]:
+    """LMDB folders: those `given`, split at two underscores, else `names` split the same way, in `parent`."""
     if given:
         return [part for text in given for part in text.split("__") if part]
-    if not options.dataset_dir:
+    if not parent:
         raise UserError("--image_alone_path: it is needed, or --dataset_dir with --remote_folders")
-    return [str(Path(options.dataset_dir) / name) for name in options.remote_folders.split("__")]
+    return [str(Path(parent) / name) for name in names.split("__")]
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, translate, hand over to torchrun."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    options = multi_machine_parser().parse_args(argv)
-    words = launcher_words(options, argv)
+    words = launcher_words(argv)
     print("torchrun", *words, flush=True)
     from torch.distributed.run import main as torchrun
 

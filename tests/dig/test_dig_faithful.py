@@ -16,7 +16,6 @@ from common.train.checkpoint import load
 from projects.dig import flags_finetune, flags_pretrain, run_class_finetuning
 from projects.dig.data import PairDataset
 from projects.dig.finetune_method import augmentation
-from projects.dig.flags_finetune import parse
 from projects.dig.model.recogniser import build_recogniser
 from projects.dig.text import codec, equal_words
 from tests.common.lmdbs import noise, write_words
@@ -52,11 +51,11 @@ def test_class_acc_agrees_with_the_decoded_strings_on_random_ids() -> None:
 
 def test_frozen_augmentation_depends_on_rank_and_lmdb(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path)
-    options = parse(finetune(corpus, tmp_path / "out", "--legacy-frozen-augment"))
-    kinds = [[one.strength.geometry[0] for one in augmentation(options, rank)] for rank in range(8)]
-    assert "".join(first for first, _ in kinds) == "prprrapr" and all(len(lmdbs) == 2 for lmdbs in kinds)
-    assert augmentation(options, 0)[0].strength != augmentation(options, 0)[1].strength
-    assert augmentation(parse(finetune(corpus, tmp_path / "out")), 0).strength is None
+    more = {"abinet": True, "seed": 0, "lmdbs": 2}
+    frozen = [augmentation((32, 128), frozen=True, rank=rank, **more) for rank in range(8)]
+    assert "".join(first.strength.geometry[0] for first, _ in frozen) == "prprrapr"
+    assert all(first.strength != second.strength for first, second in frozen)
+    assert augmentation((32, 128), frozen=False, rank=0, **more).strength is None
     assert (
         run_class_finetuning.main(finetune(corpus, tmp_path / "out", "--legacy-frozen-augment", "--max_steps", 2)) == 0
     )
@@ -87,7 +86,10 @@ def test_files_with_module_names_are_read_and_evaluated(tmp_path: Path) -> None:
 
 def test_every_published_size_has_its_paper_scale() -> None:
     """The commands of each scale are ones that the scripts take, for the size that the scale names."""
-    parsers = {"pretrain": flags_pretrain.parser(), "finetune": flags_finetune.parser()}
+    parsers = {
+        "pretrain": flags_pretrain.TABLE.parser("pretrain", ""),
+        "finetune": flags_finetune.TABLE.parser("finetune", ""),
+    }
     for scale, size in (("paper", "small"), ("paper-tiny", "tiny"), ("paper-base", "base")):
         chosen = recipe.load("dig").scale(scale)
         assert chosen.model == f"dig/simmim_vit_{size}_patch4_32x128"

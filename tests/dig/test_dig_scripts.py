@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import signal
@@ -15,9 +14,9 @@ import torch
 from common.data.bad import stored
 from common.data.loader import epoch_order
 from common.train.checkpoint import load
-from common.train.optim import build_optimizer
-from projects.dig import evaluate, flags, run_class_finetuning, run_mae_pretraining_moco
-from projects.dig.trainer import STATE
+from projects.dig import evaluate, run_class_finetuning, run_mae_pretraining_moco
+from projects.dig.optim import build_optimizer
+from projects.dig.run import STATE
 from tests.common.compare import same
 from tests.common.lmdbs import write_words
 from tests.dig.runs import finetune, pretrain, start, write_corpus
@@ -186,6 +185,34 @@ def test_bad_samples_of_all_processes_are_listed(wounded, corpus: Path, tmp_path
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
+def test_a_batch_without_a_readable_picture_on_one_of_two_processes(script: str, corpus: Path, tmp_path: Path) -> None:
+    """120 words, one unreadable, batches of one: the other process used to wait for ever at the end of the epoch."""
+    _, words = SCRIPTS[script]
+    write_words(tmp_path / "words", [f"w{i}" for i in range(120)], broken=[40])
+    more = ["--batch_size", 1, "--epochs", 1, "--warmup_epochs", 0, "--warmup_steps", 0]
+    flag = "--data_path" if script == "run_class_finetuning" else "--image_alone_path"
+    run = start(script, words(corpus, tmp_path / "out", *more, flag, tmp_path / "words"), processes=2)
+    output, _ = run.communicate(timeout=600)
+    assert run.returncode == 0, output
+    assert listed(tmp_path / "out") == [41]
+    assert load(tmp_path / "out" / STATE)["step"] == 60 and (tmp_path / "out" / "checkpoint-0.pth").exists()
+
+
+def test_a_batch_without_a_readable_picture_in_one_process(corpus: Path, tmp_path: Path, capsys) -> None:
+    """The step is counted, nothing is stepped, and a line says so."""
+    write_words(tmp_path / "words", ["ab", "cat", "dog", "tea"], broken=[2])
+    more = ["--batch_size", 1, "--epochs", 1, "--warmup_epochs", 0, "--bad_share", 0.5]
+    more += ["--data_path", tmp_path / "words", "--disable_eval_during_finetuning"]
+    assert run_class_finetuning.main(finetune(corpus, tmp_path / "out", *more)) == 0
+    assert listed(tmp_path / "out") == [3] and "no sample of its batches can be read" in capsys.readouterr().out
+    state = load(tmp_path / "out" / STATE)
+    assert state["step"] == 4 and {float(part["step"]) for part in state["optimizer"]["state"].values()} == {3.0}
+    more[more.index("--bad_share") + 1] = 0.1
+    assert run_class_finetuning.main(finetune(corpus, tmp_path / "other", *more)) == 2
+    assert "raise --bad_share" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_killed_with_two_processes_and_started_again(script: str, corpus: Path, tmp_path: Path) -> None:
     _, words = SCRIPTS[script]
     command = words(corpus, tmp_path, "--batch_size", 2, "--state_steps", 1, "--epochs", 200, "--save_ckpt_freq", 500)
@@ -224,7 +251,7 @@ def test_terminated_run_saves_and_leaves(corpus: Path, tmp_path: Path) -> None:
     run.send_signal(signal.SIGTERM)
     output, _ = run.communicate(timeout=60)
     assert run.returncode == 0, output
-    assert "run the same command to go on" in output
+    assert "run the same command to resume" in output
     assert load(tmp_path / STATE)["step"] > 0
 
 
@@ -358,6 +385,5 @@ def test_published_names_of_optimisers() -> None:
 
 
 def optimiser(name: str) -> torch.optim.Optimizer:
-    chosen = argparse.Namespace(opt=name, opt_eps=1e-8, opt_betas=None, momentum=0.9)
-    weights = [torch.nn.Parameter(torch.zeros(2))]
-    return build_optimizer(flags.optimizer_name(chosen), weights, 0.1, **flags.optimizer_options(chosen))
+    weights = [{"params": [torch.nn.Parameter(torch.zeros(2))]}]
+    return build_optimizer(weights, name, 0.1, eps=1e-8, betas=None, momentum=0.9)

@@ -12,7 +12,6 @@ from PIL import Image
 from common.data.lmdb import WordLmdb
 from common.errors import UserError
 from projects.dig import run_mae_pretraining_moco_multiMachine as multi
-from projects.dig.flags_pretrain import multi_machine_parser
 from projects.dig.tools import (
     create_cvl_lmdb,
     create_iam_lmdb,
@@ -99,11 +98,11 @@ def test_npy_that_would_run_code_is_refused(tmp_path: Path, capsys) -> None:
 def test_multi_machine_words_become_torchrun_words() -> None:
     argv = ["--world_size", "2", "--rank", "1", "--init_method", "tcp://first:23456", "--batch_size", "8",
             "--image_alone_path", "a__b", "--num_view", "2"]  # fmt: skip
-    words = multi.launcher_words(multi_machine_parser().parse_args(argv), argv)
+    words = multi.launcher_words(argv)
     assert words[:2] == ["--nnodes=2", "--node_rank=1"]
     assert "--master_addr=first" in words and "--master_port=23456" in words
     assert words[-7:] == ["--batch_size", "8", "--num_view", "2", "--image_alone_path", "a", "b"]
     for address in ("first:1", "tcp://first", "tcp://first:x"):
         wrong = ["--init_method", address]
         with pytest.raises(UserError, match="tcp://HOST:PORT"):
-            multi.launcher_words(multi_machine_parser().parse_args(wrong), wrong)
+            multi.launcher_words(wrong)
