@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
@@ -11,9 +9,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.flags import LAUNCH, Flag
-from common.train.distributed import Dist
 from common.train.optim import OPTIMIZERS
-from common.train.session import epoch_session
 from projects.dig.optim import SAME, optimizer_name
 
 PLACEHOLDER = "/datasets01/imagenet_full_size/061417/train"  # the published default of --data_path, a leftover
@@ -34,6 +30,7 @@ class RunOptions:
     pin_mem: bool
     state_steps: int
     max_steps: int
+    allow_changes: bool
     bad_share: float
     world_size: int
     dist_on_itp: bool
@@ -109,6 +106,7 @@ def run(*, workers: int) -> tuple[Flag, ...]:
         Flag("--resume", default="", help="a training state or a checkpoint", free=True),
         Flag("--auto_resume", bool, True, "resume from what is in --output_dir", free=True),
         Flag("--no_auto_resume", bool, True, "start anew", const=False, dest="auto_resume", free=True),
+        Flag("--allow_changes", bool, help="resume although flags that decide the result differ", free=True),
         Flag("--start_epoch", int, 0, "first epoch of a run that resumes nothing", range=(0, inf), free=True),
         Flag("--num_workers", int, workers, "loader processes; 0 loads in this one", range=(0, inf), free=True),
         Flag("--pin_mem", bool, True, "page-locked batches on CUDA", free=True),
@@ -135,12 +133,3 @@ def check_run(values: Mapping[str, Any]) -> None:
         raise UserError(f"--opt_betas: {' '.join(map(str, betas))}: give two numbers in [0, 1), for example 0.9 0.999")
     if optimizer_name(values["opt"]) not in OPTIMIZERS:
         raise UserError(f"--opt: {values['opt']!r} is not one of {', '.join([*OPTIMIZERS, *SAME])}")
-
-
-def session_of(o: RunOptions, values: argparse.Namespace) -> contextlib.AbstractContextManager[Dist]:
-    """The process group, seeds, lock and `screen.txt` of a run; prints the `values` of all flags as published."""
-    return epoch_session(
-        o.output_dir, o.log_dir or "", device=o.device, dist_url=o.dist_url, local_rank=o.local_rank,
-        world_size=o.world_size, seed=o.seed, amp=o.amp, compiled=o.compile, tf32=o.tf32, open_mpi=o.dist_on_itp,
-        dist_timeout=o.dist_timeout, echo=values,
-    )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.data.bad import FILE_NAME, BadSamples
-from common.data.loader import SeededSampler, word_loader
+from common.data.bad import FILE_NAME
+from common.data.loader import epoch_loader
 from common.data.words import WordDataset
-from common.errors import UserError
+from common.flags import Table
 from common.models.weights import load_strict
 from common.train.distributed import Dist, wrap
 from common.train.jobs import EpochFiles, States, each_epoch, every
@@ -36,6 +37,7 @@ class Run:
     Args:
         o: the options.
         values: every flag's value, for the published checkpoints and the state.
+        table: of the script's flags: which of them may differ where the run resumes.
         model: on the run's device.
         groups: optimizer groups of its parameters.
         card: registry name and build options, written next to every checkpoint.
@@ -48,6 +50,7 @@ class Run:
         self,
         o: RunOptions,
         values: argparse.Namespace,
+        table: Table,
         dist: Dist,
         dataset: WordDataset,
         model: nn.Module,
@@ -59,18 +62,12 @@ class Run:
         **wrapping: Any,
     ) -> None:
         self.o, self.dist, self.accumulate, self.folder = o, dist, accumulate, Path(o.output_dir)
-        sampler = SeededSampler(len(dataset), o.batch_size, o.seed, dist.rank, dist.world_size, drop_last=True)
-        listed = self.folder / FILE_NAME if dist.is_main else None
-        cure = "look with `strlab doctor`, or raise --bad_share"
-        bad = BadSamples(len(dataset) + len(dataset.index_bad), o.bad_share, listed, cure)
-        pin = o.pin_mem and dist.device.type == "cuda"
-        self.loader = word_loader(dataset, sampler, o.num_workers, bad=bad, pin_memory=pin, in_step=True)
-        per_epoch = len(sampler) // accumulate
-        if not per_epoch:
-            raise UserError(
-                f"--update_freq: {accumulate} micro-batches of {o.batch_size} on {dist.world_size} processes are more "
-                f"than the {len(dataset)} samples of an epoch"
-            )
+        self.loader, per_epoch = epoch_loader(
+            dataset, o.batch_size, seed=o.seed, rank=dist.rank, world_size=dist.world_size, workers=o.num_workers,
+            accumulate=accumulate, accumulate_flag="--update_freq", bad_share=o.bad_share,
+            bad_list=self.folder / FILE_NAME if dist.is_main else None,
+            pin_memory=o.pin_mem and dist.device.type == "cuda",
+        )  # fmt: skip
         self.clock = Clock(o.epochs * per_epoch, per_epoch, stop_at=o.max_steps)
 
         images = o.batch_size * accumulate * dist.world_size
@@ -96,13 +93,17 @@ class Run:
             self.folder, dist, self.clock, self.state, card,
             weights_of=lambda content, what: state_of(content, what=what),
             load_weights=lambda module, state, what: load_strict(module, state, what=what),
-            bad=bad,
+            bad=self.loader.bad,
         )  # fmt: skip
-        self.states = States(self.state, self.folder, dist, bad, STATE)
-        if dist.is_main:
-            check_room(self.folder, 2 * state_bytes(model))
+        self.states = States(self.state, self.folder, dist, self.loader.bad, STATE)
+        with dist.failing_together():
+            if dist.is_main:
+                check_room(self.folder, 2 * state_bytes(model))
 
-        self.files.resume(o.resume, o.auto_resume, o.start_epoch)
+        def changed(before: Mapping[str, Any]) -> list[str]:
+            return table.changed(before, vars(values))
+
+        self.files.resume(o.resume, o.auto_resume, o.start_epoch, changed, o.allow_changes)
         if dist.is_main:
             self.metrics = MetricsLog(self.folder / "metrics.jsonl", self.clock.step or None)
         print_plan(peak, images, per_epoch, len(dataset), getattr(o, "update_freq", 0))

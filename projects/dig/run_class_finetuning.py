@@ -21,12 +21,12 @@ from common.train.distributed import Dist
 from common.train.jobs import Evaluate, each_epoch
 from common.train.loop import Clock, Job
 from common.train.optim import Ema
+from common.train.session import session
 from projects.dig import data, text
 from projects.dig.evaluate import Evaluator, SetResult, report, sets_of
 from projects.dig.files import load_pretrained, parameter_count, state_of, summary
 from projects.dig.finetune_method import FineTuning, HostEma, augmentation
-from projects.dig.flags import session_of
-from projects.dig.flags_finetune import Options, parse
+from projects.dig.flags_finetune import TABLE, Options, parse
 from projects.dig.model.recogniser import Recogniser, build_recogniser
 from projects.dig.optim import freeze_encoder, parameter_groups
 from projects.dig.run import STOPPED, Run
@@ -91,6 +91,7 @@ def train(o: Options, values: argparse.Namespace, dist: Dist) -> None:
     run = Run(
         o,
         values,
+        TABLE,
         dist,
         dataset,
         model,
@@ -180,7 +181,7 @@ def evaluate(o: Options, dist: Dist) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, build, run."""
     options, values = parse(argv)
-    with session_of(options, values) as dist:
+    with session(options, values) as dist:
         evaluate(options, dist) if options.eval else train(options, values, dist)
 
 

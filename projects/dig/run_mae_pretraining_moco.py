@@ -20,10 +20,10 @@ from common.train.distributed import Dist
 from common.train.jobs import each_epoch
 from common.train.loop import Clock, Job
 from common.train.schedule import constant, momentum_cosine
+from common.train.session import session
 from projects.dig.data import PairDataset
 from projects.dig.files import parameter_count
-from projects.dig.flags import session_of
-from projects.dig.flags_pretrain import Options, parse
+from projects.dig.flags_pretrain import TABLE, Options, parse
 from projects.dig.model.masking import RandomMasking
 from projects.dig.model.pretraining import MODELS, build_pretrainer
 from projects.dig.optim import parameter_groups
@@ -41,6 +41,7 @@ def train(o: Options, values: argparse.Namespace, dist: Dist) -> None:
     run = Run(
         o,
         values,
+        TABLE,
         dist,
         dataset,
         model,
@@ -91,7 +92,7 @@ def train(o: Options, values: argparse.Namespace, dist: Dist) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, build, run."""
     options, values = parse(argv)
-    with session_of(options, values) as dist:
+    with session(options, values) as dist:
         train(options, values, dist)
 
 
