@@ -45,7 +45,7 @@ def keep_first(dataset: WordDataset, limits: Sequence[float]) -> None:
     if len(kept) < len(index):
         labels = [index.label(int(i)).encode("utf-8", "surrogatepass") for i in kept]
         sources, numbers = index.source[kept], index.number[kept]
-        dataset.index = LabelIndex(labels, sources, numbers, index.counts, index.bad, len(limits))
+        dataset.index = LabelIndex(labels, sources, numbers, index.counts, index.bad, len(limits), index.coverage)
 
 
 class PublishedItems(WordDataset):

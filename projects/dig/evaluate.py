@@ -86,7 +86,7 @@ class Evaluator:
         share: the ranks of `dist` share the words (`--dist_eval`), each read once; else every rank reads all.
         lower: lower-case the labels (`--voc_type LOWERCASE`).
         beam_width: 0 reads greedily.
-        legacy_beam_search, legacy_items, legacy_percent: faults of the published code, see the README.
+        legacy_beam_search, legacy_items, legacy_percent, legacy_empty: faults of the published code, see the README.
     """
 
     dist: Dist
@@ -100,6 +100,7 @@ class Evaluator:
     legacy_beam_search: bool = False
     legacy_items: bool = False
     legacy_percent: bool = False
+    legacy_empty: bool = False
 
     def evaluate(self, model: Recogniser, path: str | Path, name: str = "") -> SetResult:
         """Read one set and print its published lines. Collective where the ranks share the words."""
@@ -112,6 +113,9 @@ class Evaluator:
             all_lengths=True,
             legacy_items=self.legacy_items,
         )
+        for source, coverage in dataset.coverage().items():
+            if coverage.foreign:
+                print(coverage.line(source))
         training = model.training
         model.eval()
         words = Words(unlabelled=len(dataset.index_bad))
@@ -147,9 +151,12 @@ class Evaluator:
         words.labels += batch.labels
         words.confidences += confidences.tolist()
         words.losses += losses
-        scores = dig_scores(predictions, batch.labels)
         shown = {"loss": sum(losses) / len(losses)} if losses else {}
-        return shown | {"acc": scores.accuracy, "recognition_fmeasure": scores.f_measure}
+        pairs = [(p, g) for p, g in zip(predictions, batch.labels) if self.legacy_empty or dig_normalise(g)]
+        if pairs:
+            scores = dig_scores(*zip(*pairs))
+            shown |= {"acc": scores.accuracy, "recognition_fmeasure": scores.f_measure}
+        return shown
 
     def _decode(self, model: Recogniser, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Ids `[B, max_len]` and confidences `[B]`, by the search that the flags ask for."""
@@ -180,8 +187,9 @@ class Evaluator:
 
     def _summary(self, name: str, path: Path, words: Words) -> SetResult:
         pairs = [(dig_normalise(p), dig_normalise(g)) for p, g in zip(words.predictions, words.labels)]
-        labels = [label for label, (_, truth) in zip(words.labels, pairs) if truth]
-        empty, pairs = len(pairs) - len(labels), [(found, truth) for found, truth in pairs if truth]
+        counted = [self.legacy_empty or bool(truth) for _, truth in pairs]
+        labels = [label for label, use in zip(words.labels, counted) if use]
+        empty, pairs = len(pairs) - len(labels), [pair for pair, use in zip(pairs, counted) if use]
         count, right = max(len(pairs), 1), [p == g for p, g in pairs]
         longest = data.longest_word(self.codec.max_length)
         fitting = [hit for hit, label in zip(right, labels) if len(label) <= longest]

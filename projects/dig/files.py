@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.models.weights import LoadReport, load_partial, strip_prefix
+from common.models import weights
+from common.models.weights import LoadReport, load_partial, unwrapped
 from common.train.checkpoint import load
+from projects.dig import text
 
-NOT_IN_PRETRAINING = ("encoder.norm.", "decoder.", "linear_norm.", "patch_embed.")
+OWN = ("encoder.mask_token", "encoder.patch_embed.proj.weight", "encoder.blocks.0.norm1.weight")
 
 
 def state_of(checkpoint: object, keys: str = "model|module", what: str = "checkpoint") -> dict[str, Tensor]:
-    """The state dict inside a loaded checkpoint: the first of `keys` that it has, else the checkpoint itself.
+    """The state dict inside a loaded checkpoint: the first of `keys` that it has, else the checkpoint itself, without
+    what wrappers of the model have put before the names.
 
     Raises `UserError` where that is no dict of tensors.
     """
@@ -26,7 +30,12 @@ def state_of(checkpoint: object, keys: str = "model|module", what: str = "checkp
         state = next((checkpoint[key] for key in keys.split("|") if key in checkpoint), checkpoint)
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{what}: weights: no state dict under {keys!r} and none at the top; see --model_key")
-    return strip_prefix(state)  # files of a model in DistributedDataParallel
+    return unwrapped(state, OWN)
+
+
+def needed(name: str) -> bool:
+    """Tensors without which taking over weights is a mistake: the encoder's embedding and blocks."""
+    return name.startswith(("encoder.blocks.", "encoder.patch_embed."))
 
 
 def load_pretrained(
@@ -34,35 +43,40 @@ def load_pretrained(
 ) -> LoadReport:
     """Take every weight of `state` whose name and shape fit `model`; the rest of the model keeps its initial values.
 
-    A leading `backbone.` is removed, `prefix` is put in front of what remains. The momentum branch, the
-    projectors and the pixel head of a pre-training checkpoint are left aside.
+    A leading `backbone.` is removed, `prefix` is put in front of what remains. The momentum branch, the projectors and
+    the pixel head of a pre-training checkpoint stay unused. Prints what was kept, is new and was dropped.
 
     Raises:
-        UserError: a block of the encoder or its patch embedding does not fit: a checkpoint of another method or size.
+        UserError: a tensor of the encoder does not fit: a checkpoint of another method or size. Names are listed.
     """
-    return load_partial(
-        model,
-        state,
-        lambda name: prefix + name.removeprefix("backbone."),
-        required=lambda name: name.startswith(("encoder.blocks.", "encoder.patch_embed.")),
-        what=what,
-        say=lambda table: None,  # the script prints `summary`
-    )
+    return load_partial(model, state, lambda name: prefix + name.removeprefix("backbone."), required=needed, what=what)
 
 
-def summary(report: LoadReport) -> str:
-    """Kept, missing and unused names in one line, grouped by their first part."""
-    parts = (("kept", report.kept), ("missing", report.missing), ("unused", report.unexpected))
-    return "; ".join(f"{title}: {grouped(names)}" for title, names in parts)
+def load_by_character(model: nn.Module, state: Mapping[str, Tensor], before: str, after: str, what: str) -> LoadReport:
+    """As `load_pretrained`, from a recogniser of the charset `before`: rows of the classes move to where their
+    characters are in `after`. Prints the characters kept, new and dropped."""
+    old, new = text.classes_of(before), text.classes_of(after)
+    begin = ["[begin]"]
+    axes = [
+        weights.ClassAxis("decoder.classifier.*", 0, old, new),
+        weights.ClassAxis("decoder.decoder.fc.*", 0, old, new),
+        weights.ClassAxis("decoder.trg_word_emb.weight", 0, old + begin, new + begin),
+        weights.ClassAxis("decoder.decoder.tgt_embedding.weight", 0, old + begin, new + begin),
+    ]
+    return weights.load_by_character(model, state, axes, required=needed, what=what)
 
 
-def grouped(names: list[str]) -> str:
-    """`encoder (150), decoder (100)`: first parts of dotted names with their number of tensors."""
-    counts: dict[str, int] = {}
-    for name in names:
-        head = name.split(".")[0]
-        counts[head] = counts.get(head, 0) + 1
-    return ", ".join(f"{head} ({count})" for head, count in counts.items()) or "none"
+def charset_of(path: str | Path, classes: int) -> str:
+    """The charset of a recogniser's checkpoint: from its metadata file, else by the number of its classes.
+
+    Raises `UserError` where neither says it.
+    """
+    note = Path(path).with_name(Path(path).name + ".json")
+    try:
+        charset = json.loads(note.read_text("utf-8"))["options"]["charset"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return text.codec_of_classes(classes, 3).charset
+    return str(charset)
 
 
 @dataclass(frozen=True)

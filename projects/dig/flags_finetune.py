@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -11,6 +10,8 @@ from typing import Any
 
 from common.errors import UserError
 from common.flags import Flag, Table, device_of, fill
+from common.text.charset import NAMED, described, read_charset
+from common.text.coverage import DEFAULT_SHARE
 from projects.dig import flags, text
 from projects.dig.flags import no_effect
 from projects.dig.model.decoder import SIZES as DECODERS
@@ -36,6 +37,7 @@ TABLE = Table({
         Flag("--drop_path", float, 0.1, "stochastic depth of the encoder"),
         Flag("--nb_classes", int, 1000, f"size of the charset: {text.sizes()}"),
         Flag("--voc_type", default="ALLCASES_SYMBOLS", choices=text.VOCABULARIES, help="charset"),
+        Flag("--charset_file", default="", help="another charset, one character a line; --nb_classes follows from it"),
         Flag("--max_len", int, 100, "steps of the decoder; words have up to max_len - 2"),
         Flag("--use_seq_cls_token", flags.switch, False, NOT_OFFERED),
         Flag("--use_contrastive_center_loss", bool, help=NOT_OFFERED),
@@ -44,6 +46,8 @@ TABLE = Table({
     ),
     "weights": (
         Flag("--finetune", default="", help="a pre-trained or fine-tuned checkpoint to start from", free=True),
+        Flag("--init", default="",
+             help="a fine-tuned checkpoint to start from; rows of another charset move by character", free=True),
         Flag("--model_key", default="model|module", help="entry of the checkpoint that holds the weights", free=True),
         Flag("--model_prefix", default="", help="put in front of the checkpoint's names", free=True),
         Flag("--fixed_encoder_layers", int, 0, "freeze the embedding and k - 1 blocks"),
@@ -57,6 +61,8 @@ TABLE = Table({
              help="must be image_lmdb"),
         Flag("--num_samples", float, inf, "of each LMDB: a number, or a share <= 1"),
         Flag("--num_view", int, 1, "above 1: augment"),
+        Flag("--unsupported_share", float, DEFAULT_SHARE, "largest share of labels with characters outside the "
+             "charset, which are trained as UNKNOWN; above it the run stops", range=(0, 1), free=True),
         Flag("--use_abi_aug", bool, help="ABINet's augmentation instead of SeqCLR's"),
         Flag("--input_h", int, 32, "height of the input", range=(1, inf)),
         Flag("--input_w", int, 128, "width of the input", range=(1, inf)),
@@ -84,6 +90,8 @@ TABLE = Table({
         Flag("--legacy-smoothing", bool, help="label smoothing with its broadcast fault"),
         Flag("--legacy-beam-search", bool, help="beams that take over foreign histories", free=True),
         Flag("--legacy-frozen-augment", bool, help="draw the kind of distortion once a run"),
+        Flag("--legacy-empty", bool, help="labels without letters and digits count: read where nothing is read",
+             free=True),
         Flag("--legacy-percent", bool, help="print shares of words with a percent sign", free=True),
     ),
     "optimisation": flags.optimisation(lr=1e-3, min_lr=1e-6, warmup_epochs=5),
@@ -118,8 +126,11 @@ class Options(flags.RunOptions):
     attn_drop_rate: float
     nb_classes: int
     voc_type: str
+    charset_file: str
+    charset: str
     max_len: int
     finetune: str
+    init: str
     model_key: str
     model_prefix: str
     fixed_encoder_layers: int
@@ -128,6 +139,7 @@ class Options(flags.RunOptions):
     other_test_data_folders: list[str]
     num_samples: float
     num_view: int
+    unsupported_share: float
     use_abi_aug: bool
     update_freq: int
     save_ckpt: bool
@@ -144,6 +156,7 @@ class Options(flags.RunOptions):
     legacy_smoothing: bool
     legacy_beam_search: bool
     legacy_frozen_augment: bool
+    legacy_empty: bool
     legacy_percent: bool
 
     def build_options(self) -> dict[str, Any]:
@@ -159,7 +172,7 @@ class Options(flags.RunOptions):
         }
 
 
-def parse(argv: Sequence[str] | None = None) -> tuple[Options, argparse.Namespace]:
+def parse(argv: Sequence[str] | None = None) -> tuple[Options, dict[str, Any]]:
     """The options, and the value of every flag as the published checkpoints keep them.
 
     Raises `UserError` for combinations that cannot run.
@@ -169,15 +182,21 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Options, argparse.Namespac
         values["data_path"] = [values["data_path"]]
     if values["epochs"] > 100:
         values["save_ckpt_freq"] = max(values["save_ckpt_freq"], 20)  # as published: long runs keep fewer checkpoints
-    check(values)
+    charset = NAMED[values["voc_type"]]
+    if values["charset_file"]:
+        charset = read_charset(values["charset_file"])
+        print(f"{values['charset_file']}: {described(charset)}")
+        if "nb_classes" not in given:
+            values["nb_classes"] = len(charset) + text.SPECIALS
+    check(values, charset)
     values["device"] = device_of(values["device"], "device" in given)
-    return fill(Options, values), argparse.Namespace(**values)
+    return fill(Options, values, charset=charset), values
 
 
-def check(values: Mapping[str, Any]) -> None:
+def check(values: Mapping[str, Any], charset: str) -> None:
     """Refuse early, in words."""
     flags.check_run(values)
-    check_model(values)
+    check_model(values, charset)
     if values["data_set"] != "image_lmdb":
         raise UserError(f"--data_set: {values['data_set']}: words come from LMDBs; give --data_set image_lmdb")
     if not values["eval_data_path"] and (values["eval"] or not values["disable_eval_during_finetuning"]):
@@ -187,13 +206,15 @@ def check(values: Mapping[str, Any]) -> None:
     missing = [] if values["eval"] else [path for path in values["data_path"] if not Path(path).is_dir()]
     if missing:
         raise UserError(f"--data_path: {missing[0]}: no such LMDB folder")
+    if values["init"] and values["finetune"]:
+        raise UserError("--init: it cannot be given together with --finetune; both say what to start from")
     if values["num_samples"] <= 0:
         raise UserError(f"--num_samples: {values['num_samples']} must be above 0")
     if not 0 <= values["smoothing"] < 1:
         raise UserError(f"--smoothing: {values['smoothing']} must lie in [0, 1)")
 
 
-def check_model(values: Mapping[str, Any]) -> None:
+def check_model(values: Mapping[str, Any], charset: str) -> None:
     """Model, decoder and charset fit each other."""
     model, classes, beams = values["model"], values["nb_classes"], values["beam_width"]
     if model not in ENCODERS:
@@ -202,7 +223,7 @@ def check_model(values: Mapping[str, Any]) -> None:
         raise UserError(f"--decoder_type: {values['decoder_type']!r} is neither tf_decoder nor attention")
     if values["decoder_name"] not in DECODERS:
         raise UserError(f"--decoder_name: {values['decoder_name']!r} is unknown; use one of {', '.join(DECODERS)}")
-    text.check_classes(classes, values["voc_type"])
+    text.check_classes(classes, charset, values["charset_file"] or f"--voc_type {values['voc_type']}")
     if not 3 <= values["max_len"] <= 200:
         raise UserError(f"--max_len: {values['max_len']} must be 3 to 200, the length of the decoder's position table")
     recurrent = values["decoder_type"] == "attention"

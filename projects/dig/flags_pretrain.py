@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -134,7 +133,7 @@ class Options(flags.RunOptions):
         }
 
 
-def parse(argv: Sequence[str] | None = None) -> tuple[Options, argparse.Namespace]:
+def parse(argv: Sequence[str] | None = None) -> tuple[Options, dict[str, Any]]:
     """The options, and the value of every flag as the published checkpoints keep them.
 
     Raises `UserError` for combinations that cannot run.
@@ -142,7 +141,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Options, argparse.Namespac
     values, given = TABLE.parse(argv, SCRIPT, DESCRIPTION)
     check(values)
     values["device"] = device_of(values["device"], "device" in given)
-    return fill(Options, values), argparse.Namespace(**values)
+    return fill(Options, values), values
 
 
 def check(values: Mapping[str, Any]) -> None:

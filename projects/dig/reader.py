@@ -26,7 +26,8 @@ DEFAULT_STEPS = 25
 def open_reader(checkpoint: Path, options: Mapping[str, Any], device: torch.device) -> DigReader:
     """The registry's `open`: the checkpoint's tensors decide size and decoder, `options` the rest.
 
-    Options that are read: max_len (25), one_row (False), image_size ((32, 128)). Raises `UserError` for a checkpoint
+    Options that are read: max_len (25), one_row (False), image_size ((32, 128)), charset (by
+    the number of classes). Raises `UserError` for a checkpoint
     that is no DiG recogniser.
     """
     state = load_state(checkpoint)
@@ -35,16 +36,18 @@ def open_reader(checkpoint: Path, options: Mapping[str, Any], device: torch.devi
     chosen.setdefault("max_len", DEFAULT_STEPS)
     model = build_recogniser(**chosen)
     load_strict(model, state, what=str(checkpoint))
-    return DigReader(model.to(device).eval(), device, tuple(chosen.get("image_size", (32, 128))))
+    charset = options.get("charset") or codec_of_classes(model.classes, model.max_len).charset
+    return DigReader(model.to(device).eval(), device, charset, tuple(chosen.get("image_size", (32, 128))))
 
 
 class DigReader:
     """Greedy reading with cached keys and values, ended when every word of the batch has ended."""
 
-    def __init__(self, model: Recogniser, device: torch.device, image_size: tuple[int, int] = (32, 128)) -> None:
-        self.model, self.device, self.image_size = model, device, image_size
-        self.codec = codec_of_classes(model.classes, model.max_len)
-        self.charset = self.codec.charset
+    def __init__(
+        self, model: Recogniser, device: torch.device, charset: str, image_size: tuple[int, int] = (32, 128)
+    ) -> None:
+        self.model, self.device, self.charset, self.image_size = model, device, charset, image_size
+        self.codec = EosPadUnkCodec(charset, model.max_len)
 
     def read(self, images: Tensor, attention: bool = False) -> list[Prediction]:
         """uint8 [B, H, W, 3] on the model's device -> one prediction each; `attention` adds maps [T, h, w] in [0,

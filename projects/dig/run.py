@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +48,7 @@ class Run:
     def __init__(
         self,
         o: RunOptions,
-        values: argparse.Namespace,
+        values: dict[str, Any],
         table: Table,
         dist: Dist,
         dataset: WordDataset,
@@ -87,7 +86,7 @@ class Run:
         self.metrics = MetricsLog(None)
         parts = {"scaler": self.precision, "log": self.console} | ({} if ema is None else {"ema": ema})
         self.state = TrainingState(
-            self.model, optimizer, parts, vars(values), extra={"max_accuracy": 0.0, "per_epoch": per_epoch}
+            self.model, optimizer, parts, values, extra={"max_accuracy": 0.0, "per_epoch": per_epoch}
         )
         self.files = EpochFiles(
             self.folder, dist, self.clock, self.state, card,
@@ -101,7 +100,7 @@ class Run:
                 check_room(self.folder, 2 * state_bytes(model))
 
         def changed(before: Mapping[str, Any]) -> list[str]:
-            return table.changed(before, vars(values))
+            return table.changed(before, values)
 
         self.files.resume(o.resume, o.auto_resume, o.start_epoch, changed, o.allow_changes)
         if dist.is_main:

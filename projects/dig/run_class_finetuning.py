@@ -11,20 +11,23 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from common.errors import UserError, command
 from common.models.weights import load_strict
+from common.text.codecs import EosPadUnkCodec
+from common.text.coverage import check_coverage
 from common.train.checkpoint import load, numbered_checkpoints
 from common.train.distributed import Dist
 from common.train.jobs import Evaluate, each_epoch
 from common.train.loop import Clock, Job
 from common.train.optim import Ema
 from common.train.session import session
-from projects.dig import data, text
+from projects.dig import data
 from projects.dig.evaluate import Evaluator, SetResult, report, sets_of
-from projects.dig.files import load_pretrained, parameter_count, state_of, summary
+from projects.dig.files import charset_of, load_by_character, load_pretrained, parameter_count, shape_of, state_of
 from projects.dig.finetune_method import FineTuning, HostEma, augmentation
 from projects.dig.flags_finetune import TABLE, Options, parse
 from projects.dig.model.recogniser import Recogniser, build_recogniser
@@ -33,32 +36,40 @@ from projects.dig.run import STOPPED, Run
 
 
 def training_words(o: Options, dist: Dist) -> data.WordDataset:
-    """The words of `--data_path`, augmented as the flags say."""
+    """The words of `--data_path`, augmented as the flags say; prints what the charset does to their labels.
+
+    Raises `UserError` above `--unsupported_share`.
+    """
     augment = None
     if o.num_view > 1:
         augment = augmentation(
             o.image_size, abinet=o.use_abi_aug, frozen=o.legacy_frozen_augment, seed=o.seed, rank=dist.rank,
             lmdbs=len(o.data_path),
         )  # fmt: skip
-    return data.words(
+    dataset = data.words(
         o.data_path,
-        text.codec(o.voc_type, o.max_len),
+        EosPadUnkCodec(o.charset, o.max_len),
         o.image_size,
         lower=o.voc_type == "LOWERCASE",
         augment=augment,
         number=o.num_samples,
         legacy_items=o.legacy_items,
     )
+    for line in check_coverage(dataset.coverage(), o.unsupported_share, "--voc_type or --charset_file"):
+        print(line)
+    return dataset
 
 
 def start_model(o: Options) -> Recogniser:
-    """The recogniser with the dropout of training, and the weights of `--finetune` where that is given."""
+    """The recogniser with the dropout of training, and the weights of `--finetune` or `--init` where that is given."""
     model = build_recogniser(
         o.model, **o.build_options(), drop=o.drop, attention_drop=o.attn_drop_rate, drop_path=o.drop_path
     )
     if o.finetune:
-        state = state_of(load(o.finetune), o.model_key, o.finetune)
-        print(f"Weights of {o.finetune}: {summary(load_pretrained(model, state, o.finetune, o.model_prefix))}")
+        load_pretrained(model, state_of(load(o.finetune), o.model_key, o.finetune), o.finetune, o.model_prefix)
+    if o.init:
+        state = state_of(load(o.init), o.model_key, o.init)
+        load_by_character(model, state, charset_of(o.init, shape_of(state, o.init).classes), o.charset, o.init)
     return model
 
 
@@ -66,7 +77,7 @@ def evaluator_of(o: Options, dist: Dist) -> Evaluator:
     """Reads sets as the flags say."""
     return Evaluator(
         dist,
-        text.codec(o.voc_type, o.max_len),
+        EosPadUnkCodec(o.charset, o.max_len),
         o.image_size,
         batch_size=int(1.5 * o.batch_size),  # as published
         workers=o.num_workers,
@@ -76,10 +87,11 @@ def evaluator_of(o: Options, dist: Dist) -> Evaluator:
         legacy_beam_search=o.legacy_beam_search,
         legacy_items=o.legacy_items,
         legacy_percent=o.legacy_percent,
+        legacy_empty=o.legacy_empty,
     )
 
 
-def train(o: Options, values: argparse.Namespace, dist: Dist) -> None:
+def train(o: Options, values: dict[str, Any], dist: Dist) -> None:
     """Build the run, resume it where there is something to resume, and run it to its end."""
     dataset = training_words(o, dist)
     model = start_model(o).to(dist.device)
@@ -96,7 +108,7 @@ def train(o: Options, values: argparse.Namespace, dist: Dist) -> None:
         dataset,
         model,
         parameter_groups(model, o.weight_decay, o.layer_decay, model.encoder.depth),
-        card=(f"dig/{o.model}", o.build_options()),
+        card=(f"dig/{o.model}", o.build_options() | ({"charset": o.charset} if o.charset_file else {})),
         accumulate=o.update_freq,
         ema=ema,
         find_unused=True,
@@ -105,7 +117,7 @@ def train(o: Options, values: argparse.Namespace, dist: Dist) -> None:
         run.model,
         run.precision,
         dist.device,
-        text.codec(o.voc_type, o.max_len),
+        EosPadUnkCodec(o.charset, o.max_len),
         run.lr,
         run.weight_decay,
         o.smoothing,
@@ -181,7 +193,7 @@ def evaluate(o: Options, dist: Dist) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, build, run."""
     options, values = parse(argv)
-    with session(options, values) as dist:
+    with session(options, argparse.Namespace(**values)) as dist:
         evaluate(options, dist) if options.eval else train(options, values, dist)
 
 

@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -31,7 +32,7 @@ from projects.dig.pretrain_method import PreTraining
 from projects.dig.run import STOPPED, Run
 
 
-def train(o: Options, values: argparse.Namespace, dist: Dist) -> None:
+def train(o: Options, values: dict[str, Any], dist: Dist) -> None:
     """Build the run, resume it where there is something to resume, and run it to its end."""
     view = ContrastiveView(size=o.image_size)
     dataset = PairDataset(o.image_alone_path, view, o.image_size, o.aloneimage_num_samples)
@@ -92,7 +93,7 @@ def train(o: Options, values: argparse.Namespace, dist: Dist) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, build, run."""
     options, values = parse(argv)
-    with session(options, values) as dist:
+    with session(options, argparse.Namespace(**values)) as dist:
         train(options, values, dist)
 
 

@@ -47,10 +47,13 @@ def sizes() -> str:
     return ", ".join(f"{len(NAMED[name]) + SPECIALS} for {name}" for name in VOCABULARIES)
 
 
-def check_classes(classes: int, voc_type: str) -> None:
-    """Raise `UserError` where `--nb_classes` is not the size of the charset with its three special classes."""
-    expected = len(NAMED[voc_type]) + SPECIALS
+def check_classes(classes: int, charset: str, name: str) -> None:
+    """Raise `UserError` where `--nb_classes` is not the size of the charset `name` with its three special classes."""
+    expected = len(charset) + SPECIALS
     if classes != expected:
-        raise UserError(
-            f"--nb_classes: {classes} does not fit --voc_type {voc_type}, which has {expected} classes; use {sizes()}"
-        )
+        raise UserError(f"--nb_classes: {classes} does not fit {name}, which has {expected} classes; use {sizes()}")
+
+
+def classes_of(charset: str) -> list[str]:
+    """A name for every class, in the order of the ids; the decoder's embedding has one more row, for the begin."""
+    return [*charset, "[end]", "[padding]", "[unknown]"]
