@@ -60,6 +60,7 @@ TABLE = Table({
         Flag("--data_set", default="IMNET", choices=["CIFAR", "IMNET", "image_folder", "image_lmdb"],
              help="must be image_lmdb"),
         Flag("--num_samples", float, inf, "of each LMDB: a number, or a share <= 1"),
+        Flag("--exclude", default="", help="list of words not to train on, from `strlab doctor --against`"),
         Flag("--num_view", int, 1, "above 1: augment"),
         Flag("--unsupported_share", float, DEFAULT_SHARE, "largest share of labels with characters outside the "
              "charset, which are trained as UNKNOWN; above it the run stops", range=(0, 1), free=True),
@@ -138,6 +139,7 @@ class Options(flags.RunOptions):
     eval_data_path: str | None
     other_test_data_folders: list[str]
     num_samples: float
+    exclude: str
     num_view: int
     unsupported_share: float
     use_abi_aug: bool

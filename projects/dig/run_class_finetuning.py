@@ -54,6 +54,7 @@ def training_words(o: Options, dist: Dist) -> data.WordDataset:
         augment=augment,
         number=o.num_samples,
         legacy_items=o.legacy_items,
+        exclude=o.exclude,
     )
     for line in check_coverage(dataset.coverage(), o.unsupported_share, "--voc_type or --charset_file"):
         print(line)
