@@ -84,7 +84,8 @@ def test_several_pictures_give_a_list(reader: Recognizer, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("thing", [3, None, 2.5, {"a": 1}, object(), [3], [None], np.zeros(5), np.zeros((5, 6, 7)),
-                                   np.array(["a"]), np.zeros((4, 4), complex), io.StringIO("x")], ids=repr)  # fmt: skip
+                                   np.array(["a"]), np.zeros((4, 4), complex), io.StringIO("x")],
+                         ids=lambda thing: type(thing).__name__)  # fmt: skip
 def test_what_is_no_picture_is_a_type_error(reader: Recognizer, thing: object) -> None:
     with pytest.raises(TypeError):
         reader(thing)

@@ -23,7 +23,7 @@ from projects.siga import train
 from projects.ssm.finetune.run import run as run_ssm
 from projects.ssm.pretrain import sim_pretrain
 from tests.dig import runs as dig_runs
-from tests.projects import mgpstr_corpus
+from tests.mgpstr import corpus as mgpstr_corpus
 from tests.siga import corpus as siga_corpus
 from tests.ssm import runs as ssm_runs
 

@@ -22,8 +22,8 @@ import torch
 
 from common.train.checkpoint import load
 from projects.mgpstr import train_final_dist
-from tests.projects.mgpstr_corpus import ACDS, CHARACTERS, MICRO, command, write_corpus
-from tests.projects.siga_corpus import ROOT, environment
+from tests.mgpstr.corpus import ACDS, CHARACTERS, MICRO, command, write_corpus
+from tests.siga.corpus import ROOT, environment
 
 FILE = Path(__file__).with_suffix(".json")
 ADAM = ("--adam", "--beta2=0.98", "--lr=0.001", "--subword_weight=0.1", "--lr_warmup=2", "--lr_period=5")

@@ -14,7 +14,7 @@ from common.data.lmdb import WordLmdb
 from common.train.checkpoint import load
 from projects.mgpstr import train_final_dist
 from projects.mgpstr.model.build import build_row, initialise
-from tests.projects.mgpstr_corpus import ACDS, CHARACTERS, MICRO, command, write_corpus
+from tests.mgpstr.corpus import ACDS, CHARACTERS, MICRO, command, write_corpus
 
 CAPITALS = "0123456789ABCXYZ京"
 

@@ -13,7 +13,7 @@ from common.train.distributed import Dist
 from common.train.session import folder_lock
 from projects.mgpstr import demo, test_final, train_final_dist
 from projects.mgpstr.flags import parse
-from tests.projects.mgpstr_corpus import ACDS, CHARACTERS, MICRO, command, write_corpus
+from tests.mgpstr.corpus import ACDS, CHARACTERS, MICRO, command, write_corpus
 from tests.siga.corpus import crop
 
 

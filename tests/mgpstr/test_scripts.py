@@ -24,8 +24,8 @@ from common.train.checkpoint import load
 from projects.mgpstr import create_lmdb_dataset, demo, test_final, train_final_dist
 from projects.mgpstr.data_convert import Refused, boxes_of, convert_acds, string_table
 from projects.mgpstr.method import LossModule, MgpMethod
-from tests.projects import mgpstr_corpus
-from tests.projects.mgpstr_corpus import ACDS, CHARACTERS, MICRO, command, write_corpus
+from tests.mgpstr import corpus as mgpstr_corpus
+from tests.mgpstr.corpus import ACDS, CHARACTERS, MICRO, command, write_corpus
 from tests.siga.corpus import ROOT, crop, environment
 
 STATE = "training_state-{:09d}.pth"

@@ -14,7 +14,7 @@ from common.train.checkpoint import load
 from projects.mgpstr import train_final_dist
 from projects.mgpstr.model import build
 from projects.mgpstr.model.build import START_WEIGHTS, build_model
-from tests.projects.mgpstr_corpus import command, write_corpus
+from tests.mgpstr.corpus import command, write_corpus
 
 NAME = "char_str_micro_patch16x8_3_32_128"
 

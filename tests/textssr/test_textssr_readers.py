@@ -18,7 +18,7 @@ from projects.ssm.finetune import run as ssm
 from projects.textssr import make_base, synthesize
 from projects.textssr.model.build import build_unet
 from tests.dig import runs as dig_runs
-from tests.projects import mgpstr_corpus
+from tests.mgpstr import corpus as mgpstr_corpus
 from tests.siga import corpus as siga_corpus
 from tests.ssm import runs as ssm_runs
 
