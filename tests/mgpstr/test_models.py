@@ -154,6 +154,11 @@ def test_published_prefix_and_wrong_charset(tmp_path: Path) -> None:
     model = build_model("char-str", "char_str_micro_patch16x8_3_32_128")
     torch.save({f"module.{k}": v for k, v in model.state_dict().items()}, tmp_path / "a.pth")
     load_weights(build_model("char-str", "char_str_micro_patch16x8_3_32_128"), tmp_path / "a.pth")
+    names = {
+        f"_orig_mod.module.{k.replace('mgp_str.', 'mgp_str._orig_mod.', 1)}": v for k, v in model.state_dict().items()
+    }
+    torch.save(names, tmp_path / "compiled.pth")
+    load_weights(build_model("char-str", "char_str_micro_patch16x8_3_32_128"), tmp_path / "compiled.pth")
     with pytest.raises(UserError, match="charset: it has 36 characters, this model 94"):
         load_weights(build_model("char-str", "char_str_micro_patch16x8_3_32_128", 96), tmp_path / "a.pth")
 
