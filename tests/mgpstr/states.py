@@ -7,21 +7,18 @@ The file was recorded with the loop that `common/train/loop.py` replaced: a chan
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import cv2
 import torch
 
 from common.train.checkpoint import load
 from projects.mgpstr import train_final_dist
+from tests.common.digests import digest, key
 from tests.mgpstr.corpus import ACDS, CHARACTERS, MICRO, command, write_corpus
 from tests.siga.corpus import ROOT, environment
 
@@ -34,11 +31,6 @@ RUNS = {
     "acds": (ACDS, ("--isrand_aug", "--scheduler", "--lr_period=10", "--is_mask_supervision", "--freeze")),
 }
 CASES = [("char-str", 1), ("mgp-str", 1), ("acds", 1), ("char-str", 2)]
-
-
-def key() -> str:
-    """What the bits of a state depend on besides the code."""
-    return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, opencv {cv2.__version__}"
 
 
 def train(name: str, processes: int, folder: Path, *more: str) -> Path:
@@ -74,26 +66,6 @@ def hashes(name: str, processes: int, folder: Path) -> dict[str, dict[str, str]]
         parts = {"model": content["model"], "optimizer": content["optimizer"], "generators": content["rng"]}
         found[str(steps)] = {part: digest(value) for part, value in (parts | content["parts"]).items()}
     return found
-
-
-def digest(value: Any) -> str:
-    """A hash of the leaves of a nested value and of their places."""
-    summed = hashlib.sha256()
-    for where, leaf in leaves(value, ""):
-        summed.update(where.encode() + b"\0" + leaf)
-    return summed.hexdigest()[:16]
-
-
-def leaves(value: Any, where: str) -> Iterator[tuple[str, bytes]]:
-    """(place, bytes) of every leaf."""
-    if isinstance(value, dict):
-        for name in sorted(value, key=str):
-            yield from leaves(value[name], f"{where}/{name}")
-    elif isinstance(value, (list, tuple)):
-        for number, item in enumerate(value):
-            yield from leaves(item, f"{where}/{number}")
-    else:
-        yield where, value.contiguous().numpy().tobytes() if isinstance(value, torch.Tensor) else repr(value).encode()
 
 
 def record() -> None:

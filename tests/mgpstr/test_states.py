@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.common.digests import key
 from tests.mgpstr import states
 
 
 @pytest.mark.parametrize(("name", "processes"), states.CASES)
 def test_states_have_not_moved(name: str, processes: int, tmp_path: Path) -> None:
-    stored = json.loads(states.FILE.read_text("utf-8")).get(states.key())
+    case = f"{name} x{processes}"
+    stored = json.loads(states.FILE.read_text("utf-8")).get(key(), {}).get(case)
     if stored is None:
-        pytest.skip(f"no states recorded for {states.key()}")
-    assert states.hashes(name, processes, tmp_path) == stored[f"{name} x{processes}"]
+        pytest.skip(f"no states of {case} recorded for {key()}")
+    assert states.hashes(name, processes, tmp_path) == stored
