@@ -31,8 +31,8 @@ CLOSURE = {  # training script: (most files today, target)
     "projects/mgpstr/train_final_dist.py": (90, 55),
     "projects/dig/run_class_finetuning.py": (80, 55),
     "projects/dig/run_mae_pretraining_moco.py": (66, 55),
-    "projects/ssm/pretrain/sim_pretrain.py": (70, 45),
-    "projects/ssm/pretrain/main_pixel.py": (70, 45),
+    "projects/ssm/pretrain/sim_pretrain.py": (45, 45),
+    "projects/ssm/pretrain/main_pixel.py": (45, 45),
     "projects/textssr/train_diff.py": (50, 45),
     "projects/textssr/train_vae.py": (48, 45),
 }

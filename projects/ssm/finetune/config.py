@@ -90,9 +90,10 @@ def check(model: dict[str, Any], data: dict[str, Any]) -> None:
     for key in ("charset_train", "charset_test"):
         if not isinstance(model[key], str) or not model[key]:
             raise UserError(f"model.{key}: it must be a string of characters; choose one with charset=94_full")
-    share = data.setdefault("unsupported_share", 0.05)
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
-        raise UserError(f"data.unsupported_share: {share!r} must be a share from 0 to 1")
+    for key, usual in (("unsupported_share", 0.05), ("bad_share", 0.01)):
+        share = data.setdefault(key, usual)
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
+            raise UserError(f"data.{key}: {share!r} must be a share from 0 to 1")
     for key in ("augment", "remove_whitespace", "normalize_unicode"):
         if not isinstance(data[key], bool):
             raise UserError(f"data.{key}: {data[key]!r} must be true or false")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -100,10 +102,13 @@ class SceneTextDataModule:
             print(line)
         print(f"training: {len(train)} words of {self.train_root()}; validation: {len(validation)} words")
         sampler = SeededSampler(len(train), o["batch_size"], self.seed, rank, world)
-        bad = BadSamples(len(train) + len(train.index_bad), file=out / FILE_NAME if rank == 0 else None)
-        words = word_loader(train, sampler, o["num_workers"], bad=bad)
+        listed = out / FILE_NAME if rank == 0 else None
+        cure = "raise data.bad_share or look with `strlab doctor`"
+        bad = BadSamples(len(train) + len(train.index_bad), o.get("bad_share", 0.01), listed, cure)
+        words = word_loader(train, sampler, o["num_workers"], bad=bad, in_step=True)
         plain = SeededSampler(len(validation), o["batch_size"], 0, rank, world, shuffle=False, even=False)
-        return Batches(words, place), Batches(word_loader(validation, plain, o["num_workers"]))
+        most = math.ceil(math.ceil(len(validation) / world) / o["batch_size"])  # batches of the rank that has most
+        return Batches(words, place), Batches(word_loader(validation, plain, o["num_workers"]), at_least=most)
 
 
 class ChineseSceneTextDataModule(SceneTextDataModule):
@@ -122,20 +127,29 @@ BUNDLES = {cls.__name__: cls for cls in (SceneTextDataModule, ChineseSceneTextDa
 
 
 class Batches:
-    """A sized iterable over a word loader, each pass beginning where `place()` says: (epoch, batch)."""
+    """A sized iterable over a word loader, each pass beginning where `place()` says: (epoch, batch).
 
-    def __init__(self, loader: WordLoader, place: Callable[[], tuple[int, int]] = lambda: (0, 0)) -> None:
-        self.loader, self.place = loader, place
+    A pass of fewer than `at_least` batches ends with copies of its last one, of weight 0: all ranks make as many.
+    """
+
+    def __init__(
+        self, loader: WordLoader, place: Callable[[], tuple[int, int]] = lambda: (0, 0), at_least: int = 0
+    ) -> None:
+        self.loader, self.place, self.at_least = loader, place, at_least
 
     def __len__(self) -> int:
-        return len(self.loader.sampler)
+        return max(len(self.loader.sampler), self.at_least)
 
     def __iter__(self) -> Iterator[Batch]:
         sampler = self.loader.sampler
         sampler.epoch, sampler.position = self.place()
         if sampler.epoch or sampler.position:  # the run has an earlier part
             self.loader.bad.recall()
-        yield from self.loader
+        count, batch = 0, None
+        for count, batch in enumerate(self.loader, start=1):  # noqa: B007
+            yield batch
+        if batch is not None:
+            yield from (replace(batch, weight=0.0) for _ in range(self.at_least - count))
 
     def state_dict(self) -> dict[str, int]:
         """The number of samples; Lightning asks for a state of every loader that can begin inside an epoch."""

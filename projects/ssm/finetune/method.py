@@ -120,8 +120,15 @@ class System(pl.LightningModule):
         self.log_dict({f"loss_{name}": part.detach() for name, part in parts.items()})
         return sum(self.model.weights[name] * part for name, part in parts.items())
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         loss, self.trained = self.batch_loss(batch), True
+        if self.trainer.world_size > 1:
+            # a rank whose batch holds no readable picture stays in step with a stand-in of weight 0
+            weight = torch.tensor(float(batch.weight), device=self.device)
+            usable = float(self.trainer.strategy.reduce(weight.clone(), reduce_op="sum"))
+            loss = loss * (weight * self.trainer.world_size / max(usable, 1.0))
+        elif not batch.weight:
+            return None  # Lightning takes no step
         check_finite(loss, step=self.global_step, batch_ids=batch.indices, folder=self.out)
         self.samples = batch.indices
         self.log("loss", loss)
@@ -169,6 +176,8 @@ class System(pl.LightningModule):
                 logits = self(batch.images, wanted.shape[1] - 1)
             loss = F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), ignore_index=pad)
             count = int((wanted != pad).sum())
+        if not batch.weight:  # a stand-in that keeps the ranks in step is in no figure
+            return
         self.loss_sum = [self.loss_sum[0] + float(loss) * count, self.loss_sum[1] + count]
         probabilities, ids = logits.float().softmax(-1).max(-1)
         decoded = self.codec.decode(ids.cpu().numpy(), probabilities.cpu().numpy())

@@ -1,0 +1,61 @@
+"""Two processes stay in step where one has no readable picture, or fewer words to validate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from common.data.bad import stored
+from common.data.lmdb import LmdbWriter
+from common.train.checkpoint import load
+from projects.ssm.finetune.run import run
+from tests.common.compare import same
+from tests.common.lmdbs import encoded, noise
+from tests.ssm.runs import WORDS, configuration, finetune
+from tests.ssm.test_resume import start
+
+BAD = ("model.batch_size=1", "data.bad_share=0.5", "trainer.max_epochs=1")
+CRNN = ("model._target_=projects.ssm.model.crnn.CRNN", "+model.hidden_size=16")  # buffers are broadcast in validation
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """Six words to train, one of them unreadable, and five to validate: three and two on two ranks."""
+    root = tmp_path_factory.mktemp("in-step")
+    for name, count in (("training/MJ", 6), ("validation", 5)):
+        with LmdbWriter(root / name) as writer:
+            for i in range(count):
+                broken = name != "validation" and i == 2
+                writer.add(b"no picture" if broken else encoded(noise(i)), WORDS[i])
+    return root
+
+
+def test_two_processes_end(corpus: Path, tmp_path: Path) -> None:
+    more = [
+        *CRNN,
+        "model.batch_size=1",
+        "data.bad_share=0.5",
+        "trainer.devices=2",
+        "trainer.max_epochs=1",
+        "trainer.val_check_interval=2",
+    ]
+    process = start("finetune", finetune(corpus, *more, f"hydra.run.dir={tmp_path}"), processes=2)
+    output, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, output
+    assert load(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 3
+    assert [sample.number for sample in stored(tmp_path / "bad_samples.csv")] == [3]
+
+
+def test_one_process_takes_no_step(corpus: Path, tmp_path: Path) -> None:
+    more = [
+        "model.batch_size=1",
+        "data.bad_share=0.5",
+        "trainer.max_epochs=1",
+        "trainer.val_check_interval=1.0",
+        "model.weight_decay=0",
+    ]
+    trainer = run(configuration(corpus, *more), tmp_path)
+    assert trainer.fit_loop.epoch_loop.batch_progress.total.completed == 6
+    steps = load(tmp_path / "checkpoints" / "last.ckpt")["optimizer_states"][0]["state"][0]["step"]
+    same(int(steps), 5)
