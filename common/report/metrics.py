@@ -1,6 +1,6 @@
 """What a training run left behind: its scalars and its options, for curves and tables.
 
-`metrics.jsonl` is written by `common.train.meters.MetricsLog`: one JSON object a line with `step` and any numbers
+`metrics.jsonl` is written by `common.train.log.MetricsLog`: one JSON object a line with `step` and any numbers
 (`loss` and its terms, `accuracy`, `one_minus_ned`, `lr`, `images_per_second`, `data_wait`,
 `sets: {name: accuracy}`, …).
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import builtins
 import contextlib
 import ctypes
@@ -221,19 +220,6 @@ def lost_peer(error: RuntimeError, dist: Dist, timeout_minutes: float) -> str:
         f"rank {dist.rank} of {dist.world_size} on {socket.gethostname()} {what}{where}; rendezvous {hosts}. Look at "
         "the output of the other processes and at the network, then run the same command with its resume flag"
     )
-
-
-def add_launch_arguments(parser: argparse.ArgumentParser, default_rank: int = 0) -> None:
-    """Add `--local_rank` (also spelt `--local-rank`, as current launchers do), `--dist_url` and `--device`."""
-    parser.add_argument(
-        "--local_rank",
-        "--local-rank",
-        dest="local_rank",
-        type=int,
-        default=default_rank,
-        help="given by torch.distributed.launch; used where LOCAL_RANK is not in the environment",
-    )
-    parser.add_argument("--dist_url", default="env://", help="rendezvous of the process group")
 
 
 def detect_launch(env: Mapping[str, str] = os.environ, local_rank: int = -1) -> Launch:

@@ -316,15 +316,3 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
         signal.signal(number, self._previous.get(number, signal.SIG_DFL))
-
-    def agreed(self, dist: Dist, step: int, every: int = 1) -> bool:
-        """True on all ranks at the same step once any rank was asked to stop. Collective: all ranks call it each step.
-
-        Args:
-            dist: the process group.
-            step: the same number on every rank.
-            every: with several ranks, ask only each so many steps (a small all-reduce, which waits for the device).
-        """
-        if dist.world_size == 1:
-            return self.requested
-        return step % every == 0 and dist.any(self.requested)

@@ -18,7 +18,7 @@ from common.errors import UserError
 from common.files import DiskFull, cannot_write, free_bytes
 from common.train.checkpoint import tensor_bytes
 from common.train.distributed import Dist, process_group
-from common.train.seed import seed_everything
+from common.train.state import seed_everything
 
 MPI = {
     "RANK": "OMPI_COMM_WORLD_RANK",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import random
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -191,17 +191,6 @@ def refuse_changes(path: str | Path, changed: Sequence[str], allowed: bool) -> N
             "--allow_changes"
         )
     print(told)
-
-
-def same_options(content: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[str], what: str) -> None:
-    """Raise `UserError` if one of these options of the state differs from the run's."""
-    wrote = content.get("options", {})
-    for name in names:
-        if name in wrote and wrote[name] != now[name]:
-            raise UserError(
-                f"{what}: {name}: the state was written with {wrote[name]!r}, this run has {now[name]!r}; "
-                f"give --{name} as then, or use --saved_model for weights only"
-            )
 
 
 def seed_everything(seed: int, rank: int = 0) -> None:

@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from common.errors import UserError, command
 from common.files import write_bytes, write_text
 from common.infer.recognizer import pick_device
-from common.train.run import check_writable
+from common.train.session import check_writable
 from projects.textssr.conditions import check_vae, settle
 from projects.textssr.conditions import read as read_conditions
 from projects.textssr.data import JsonRegions, LmdbRegions, RegionMaker, Regions, Sample, reasons

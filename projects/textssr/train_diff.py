@@ -21,7 +21,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from common.errors import UserError, command
-from common.train.allocator import keep_freed_memory
+from common.train.distributed import keep_freed_memory
 from projects.textssr.conditions import font_facts
 from projects.textssr.config import DIFFUSION_KEYS, read_config
 from projects.textssr.data import LmdbRegions, RegionMaker, collate

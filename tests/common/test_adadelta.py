@@ -6,7 +6,7 @@ import copy
 
 import torch
 
-from common.train import adadelta
+from common.train import optim
 
 
 def run(kind: type, steps: int, state: dict | None = None) -> tuple[list[torch.Tensor], dict]:
@@ -23,8 +23,8 @@ def run(kind: type, steps: int, state: dict | None = None) -> tuple[list[torch.T
 
 
 def test_bitwise_equal_to_torch(monkeypatch) -> None:
-    monkeypatch.setattr(adadelta, "PIECE", 100)
-    (ours, our_state), (theirs, their_state) = (run(kind, 5) for kind in (adadelta.Adadelta, torch.optim.Adadelta))
+    monkeypatch.setattr(optim, "PIECE", 100)
+    (ours, our_state), (theirs, their_state) = (run(kind, 5) for kind in (optim.Adadelta, torch.optim.Adadelta))
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
     assert our_state["state"].keys() == their_state["state"].keys()
     for index, values in their_state["state"].items():
@@ -33,12 +33,12 @@ def test_bitwise_equal_to_torch(monkeypatch) -> None:
 
 def test_goes_on_from_torch_state() -> None:
     _, state = run(torch.optim.Adadelta, 2)
-    ours, theirs = (run(kind, 2, state)[0] for kind in (adadelta.Adadelta, torch.optim.Adadelta))
+    ours, theirs = (run(kind, 2, state)[0] for kind in (optim.Adadelta, torch.optim.Adadelta))
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
 
 
 def test_other_types_go_to_torch() -> None:
     parameter = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
     parameter.grad = torch.ones(3, dtype=torch.float64)
-    adadelta.Adadelta([parameter], lr=1.0).step()
+    optim.Adadelta([parameter], lr=1.0).step()
     assert (parameter < 1).all()

@@ -18,7 +18,7 @@ import sys
 sys.path.insert(0, {root!r})
 from common.data.bad import BadSample, BadSamples
 from common.errors import command
-from common.train.bad import share_bad
+from common.train.state import share_bad
 from common.train.distributed import process_group
 
 @command

@@ -20,10 +20,10 @@ import torch
 from common import files
 from common.errors import UserError
 from common.files import DiskFull
-from common.train import checkpoint, states
+from common.train import checkpoint
 from common.train.checkpoint import complete, keep_last, latest, load, save_atomic, write_card
 from common.train.distributed import Dist
-from common.train.state import TrainingState
+from common.train.state import TrainingState, save_state
 
 WRITER = """
 import sys, torch
@@ -214,9 +214,9 @@ def test_a_run_stops_or_goes_on_by_flag(wish: str, tmp_path: Path, monkeypatch, 
     monkeypatch.setattr(files, "free_bytes", lambda folder: 1)
     if wish == "stop":
         with pytest.raises(DiskFull):
-            states.save_state(state, tmp_path, Dist(), 2, wish)
+            save_state(state, tmp_path, Dist(), 2, wish)
     else:
-        assert states.save_state(state, tmp_path, Dist(), 2, wish) is False
+        assert save_state(state, tmp_path, Dist(), 2, wish) is False
         assert "the run continues" in capsys.readouterr().out
 
 

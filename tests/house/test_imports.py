@@ -27,14 +27,14 @@ EVERYWHERE = {"errors", "files", "flags", "registry", "__version__"}
 PAIRS_OF_FOLDERS = {("data", "augment")}
 """Folders that know each other, by design: augmentations need decoded pixels, the renderer of the corpus augments."""
 CLOSURE = {  # training script: (most files today, target)
-    "projects/siga/train.py": (90, 55),
-    "projects/mgpstr/train_final_dist.py": (90, 55),
-    "projects/dig/run_class_finetuning.py": (80, 55),
-    "projects/dig/run_mae_pretraining_moco.py": (66, 55),
-    "projects/ssm/pretrain/sim_pretrain.py": (45, 45),
-    "projects/ssm/pretrain/main_pixel.py": (45, 45),
-    "projects/textssr/train_diff.py": (50, 45),
-    "projects/textssr/train_vae.py": (48, 45),
+    "projects/siga/train.py": (58, 55),
+    "projects/mgpstr/train_final_dist.py": (50, 55),
+    "projects/dig/run_class_finetuning.py": (57, 55),
+    "projects/dig/run_mae_pretraining_moco.py": (50, 55),
+    "projects/ssm/pretrain/sim_pretrain.py": (43, 45),
+    "projects/ssm/pretrain/main_pixel.py": (43, 45),
+    "projects/textssr/train_diff.py": (43, 45),
+    "projects/textssr/train_vae.py": (42, 45),
 }
 """The first figure is a ceiling: it may fall and never rise. Where it is above the target, that is not met yet."""
 
@@ -57,7 +57,7 @@ def test_import_law() -> None:
     assert not broken, "\n".join(broken)
 
 
-SCRIPTS_IMPORTED = 8
+SCRIPTS_IMPORTED = 2
 """Ceiling on imports of a script by another module; the target is 0."""
 
 

@@ -16,7 +16,7 @@ SPEC = re.compile(r"\b[Ss]pec(?:ification)?s?,? (?:sections? )?(\d+(?:\.\d+)?(?:
 EQUATION = re.compile(r"\b(?:[Ee]quations?|eqs?\.) \(?(\d+)")
 PENDING = {"projects/dig/pretrain_method.py"}
 """Files whose equations are not in their README's table yet; target: none."""
-SHORT = 205
+SHORT = 195
 """Ceiling on docstrings of at most five words; those that only repeat the name are to go."""
 
 

@@ -18,7 +18,7 @@ from common.data.synth.scenes import SceneOptions, render_scenes
 from common.errors import UserError
 from common.infer.recognizer import Prediction
 from common.train import checkpoint
-from common.train.run import check_room
+from common.train.session import check_room
 from projects.textssr import checkpoints, evaluate, fonts, infer, make_base, synthesize, train_diff, train_vae
 from projects.textssr import run as runs
 from projects.textssr.config import DIFFUSION_KEYS, VAE_KEYS, notices, read_config

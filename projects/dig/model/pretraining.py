@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from common.losses.contrastive import info_nce
 from common.models.siamese import frozen_copy, projection_mlp
-from common.train.ema import ema_update
+from common.train.optim import ema_update
 from projects.dig.model.encoder import SIZES, Encoder, EncoderSize
 from projects.dig.model.pooling import instances, patch_head
 

@@ -16,10 +16,10 @@ from common.data.loader import Batch
 from common.errors import UserError
 from common.metrics.papers import ssm_metrics
 from common.models.images import to_float_nchw
-from common.train.bad import share_bad
 from common.train.distributed import Dist
-from common.train.meters import MetricsLog
+from common.train.log import MetricsLog
 from common.train.optim import check_finite, parameter_groups
+from common.train.state import share_bad
 from projects.ssm.model.build import build_recogniser, codec_for
 from projects.ssm.model.crnn import CTCRecogniser
 

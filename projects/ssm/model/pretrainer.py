@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from common.models.patches import patchify, unpatchify
 from common.models.positions import sincos_2d
 from common.models.siamese import frozen_copy, pool_windows, projection_mlp
-from common.train.ema import ema_update
+from common.train.optim import ema_update
 from projects.ssm.model.layers import ScaledEmbedding, run, vit_blocks, vit_norm
 
 WINDOWS = 4
