@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.augment.abinet import AbinetAugment, published_strengths
-from common.augment.views import ContrastiveView
 from common.data.loader import Batch
 from common.text.codecs import EosPadUnkCodec
 from common.train.distributed import unwrap
@@ -94,7 +92,11 @@ def augmentation(
     `seed` + `rank` alone.
     """
     if not abinet:
+        from common.augment.views import ContrastiveView
+
         return ContrastiveView(size=image_size)
+    from common.augment.abinet import AbinetAugment, published_strengths
+
     if frozen:
         return [AbinetAugment(one) for one in published_strengths(seed + rank, lmdbs)]
     return AbinetAugment()

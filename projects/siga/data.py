@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from common.augment.abinet import AbinetAugment, published_strengths
 from common.data.bad import FILE_NAME, BadSamples
 from common.data.decode import BadImage, decode_mask
 from common.data.loader import RatioMix, SeededSampler, WordLoader, word_loader
@@ -81,7 +80,11 @@ def augmentation(
     """The augmenter that the flags ask for, or None, and where it works: ABINet's for R and S (`wanted`: `--Aug`) on
     the stored picture, T's by its own flags on the resized one."""
     if family != "T":
-        return AbinetAugment(None if resample else published_strengths(seed)[0]) if wanted else None, NATIVE
+        if not wanted:
+            return None, NATIVE
+        from common.augment.abinet import AbinetAugment, published_strengths
+
+        return AbinetAugment(None if resample else published_strengths(seed)[0]), NATIVE
     if flags["issel_aug"] and not any(flags[group] for group in GROUPS):
         raise UserError(f"--issel_aug: no group was named; add some of --{' --'.join(GROUPS)}")
     from common.augment import recipes  # 36 operations that only T has
