@@ -11,9 +11,7 @@ import contextlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from common.data.loader import WordLoader
 from common.data.words import WordDataset
@@ -31,6 +29,9 @@ from projects.siga.flags import TRAIN, Options, parse_training, ratios
 from projects.siga.method import SigaMethod, make_optimizer, make_schedule
 from projects.siga.model.base import SigaModel
 from projects.siga.model.build import build_row, init_published, make_codec
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @command
@@ -167,7 +168,7 @@ def evaluation_sets(o: Options) -> dict[str, WordDataset]:
     )
 
 
-def distributed(model: SigaModel, o: Options, dist: Dist) -> tuple[torch.nn.Module, str]:
+def distributed(model: SigaModel, o: Options, dist: Dist) -> tuple[nn.Module, str]:
     """The model on its device, shared by the processes as published and perhaps compiled, and a line for the log."""
     sync = o.family == "R" and dist.distributed
     wrapped = wrap(model, dist, find_unused=True, sync_batch_norm=sync)
@@ -176,7 +177,9 @@ def distributed(model: SigaModel, o: Options, dist: Dist) -> tuple[torch.nn.Modu
     told = ""
     if sync and dist.device.type != "cuda":
         told = "SyncBatchNorm exists on CUDA only: batch statistics are those of each process"
-    return torch.compile(wrapped) if o.compile else wrapped, told
+    if o.compile:
+        wrapped.compile()
+    return wrapped, told
 
 
 def run_log(

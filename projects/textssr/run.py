@@ -32,7 +32,7 @@ from common.train.distributed import Dist
 from common.train.jobs import every
 from common.train.log import MetricsLog
 from common.train.loop import Clock, Job, Loop
-from common.train.session import check_room, check_writable, state_bytes
+from common.train.session import check_room, check_writable, folder_lock, state_bytes
 from projects.textssr import checkpoints, conditions
 from projects.textssr import config as configuration
 from projects.textssr.checkpoints import STATE
@@ -305,7 +305,8 @@ class Run:
             Job(lambda clock: clock.inside == 0, self.end_epoch),
         ]
         loop.leave = self.save
-        finished = loop.run()
+        with folder_lock(self.out, self.engine.dist):
+            finished = loop.run()
         self.bar.close()
         return finished
 

@@ -229,6 +229,7 @@ def test_waiting_threads_spin_for_a_moment_only() -> None:
 
 
 LAUNCHED = (
+    "siga/train.py",
     "mgpstr/train_final_dist.py",
     "dig/run_class_finetuning.py",
     "dig/run_mae_pretraining_moco.py",
