@@ -210,6 +210,23 @@ def test_two_processes(corpus: Path, tmp_path: Path) -> None:
     assert_same_state(*runs)
 
 
+def test_a_batch_of_unreadable_pictures_on_one_of_two_processes(corpus: Path, tmp_path: Path) -> None:
+    """Both stay in step, one with a stand-in of weight zero; the picture is listed."""
+    with LmdbWriter(tmp_path / "data" / "MJ") as writer:
+        for index, word in enumerate(("cat", "dog", "map", "sun")):
+            writer.add(b"no picture" if word == "dog" else crop(word, index), word)
+    more = (f"--train_data={tmp_path / 'data'}", "--select_data=MJ", "--batch_size=1", "--num_iter=4", "--bad_share=1")
+    script = str(ROOT / "projects/mgpstr/train_final_dist.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script,
+         *command(corpus, tmp_path, *more)],
+        env=environment(), capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    listed = (tmp_path / "run-Seed1111" / "bad_samples.csv").read_text().splitlines()
+    assert len(listed) == 2 and listed[1].startswith(f"{tmp_path / 'data' / 'MJ'},2,")
+
+
 def test_all_three_heads_and_acds_train(corpus: Path, tmp_path: Path) -> None:
     """Two steps each; ACDS on box masks with the augmentations that move nothing."""
     assert train_final_dist.main(command(corpus, tmp_path / "a", "--num_iter=1", "--PAD", model=MICRO)) == 0
