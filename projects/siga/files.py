@@ -18,14 +18,16 @@ from torch import nn
 from common.data.loader import Batch, WordLoader
 from common.errors import UserError
 from common.models.pretrained import DEIT_BASE, load_encoder, start_from
-from common.train.checkpoint import git_commit, load, save_atomic, write_card
+from common.models.weights import ClassAxis, load_by_character, unwrapped
+from common.text.charset import CHARSET_36, CHARSET_94, SIGA_36, SIGA_94
+from common.train.checkpoint import git_commit, load, read_card, save_atomic, write_card
 from common.train.distributed import Dist, unwrap
 from common.train.log import DASHES, Meters, MetricsLog, ScalarWriter, append, options_block, sample_table
 from common.train.loop import Clock, Step
 from common.train.state import TrainingState, is_state, newest_state, refuse_changes
 from projects.siga.evaluate import Evaluation, as_row
 from projects.siga.model.base import SigaModel
-from projects.siga.model.build import load_tps, load_weights
+from projects.siga.model.build import load_tps, load_weights, weights_in
 from projects.siga.model.variants import Variant
 
 CONSOLE = ["loss", "share", "predmask", "correct", "low", "middle"]
@@ -119,17 +121,26 @@ def starting_point(folder: Path, resume: str | bool, saved_model: str, dist: Dis
 
 
 def starting_weights(
-    model: SigaModel, tps: str, pretrained: str, download: bool, start: tuple[str, Any] | None = None
+    model: SigaModel,
+    tps: str,
+    pretrained: str,
+    download: bool,
+    start: tuple[str, Any] | None = None,
+    init: str = "",
+    character: str = "",
 ) -> tuple[list[str], list[str]]:
-    """Load `--tps` and `--pretrained` into a fresh model and settle whether its rectification is trained.
+    """Load `--init`, `--tps` and `--pretrained` into a fresh model and settle whether its rectification is trained.
 
-    `start`: path and content of the checkpoint or training state that the run continues from. Returns lines for the
-    log, and warnings.
+    `start`: path and content of the checkpoint or training state that the run continues from; `character`: of the
+    model. Returns lines for the log, and warnings.
 
     Raises:
         UserError: a file that does not fit, or a flag that this variant has no use for.
     """
     lines, warnings, variant = [], [], model.settings
+    if init and start is None:
+        start = (init, load(init))
+        lines.append(initialise(model, *start, character))
     if tps == "auto":  # the published code loads ./TPS.pth into a fresh model
         here = start is None and variant.has_tps and variant.published and Path("TPS.pth").is_file()
         tps = "TPS.pth" if here else ""
@@ -149,6 +160,50 @@ def starting_weights(
         lines.append(begin.line + loaded)
         warnings += [begin.warning] if begin.warning else []
     return lines, warnings
+
+
+def initialise(model: SigaModel, path: str, content: Any, character: str) -> str:
+    """`--init`: the weights of another run, perhaps of another charset or word length, as far as they fit.
+
+    Rows of the classifiers and embeddings move to the index that their character has here, glyph channels stay at
+    their position; a table of what is kept, new and dropped is printed. Returns a line for the log.
+
+    Raises:
+        UserError: the backbone does not fit, or the file's characters are not known.
+    """
+    tensors, t, own = weights_in(content, path), model.settings.family == "T", model.state_dict()
+    special = ["[GO]", "[s]"] if t else ["[end]"]
+    rows = {name: len(value) for name, value in unwrapped(tensors, own).items() if value.ndim}
+    classes = next((count for name, count in rows.items() if name.endswith("generator.generator.weight")), 0)
+    options = content.get("options") or read_card(Path(path)).get("options") or {}  # of a state, or next to the file
+    published = (CHARSET_36, CHARSET_94) if t else (SIGA_36, SIGA_94)
+    before = options.get("character") or next((c for c in published if len(c) + len(special) == classes), None)
+    if before is None:
+        raise UserError(
+            f"--init {path}: which {max(classes - len(special), 0)} characters it reads is not known; put its metadata "
+            f"file {Path(path).name}.json next to it"
+        )
+    theirs, ours = [*special, *before], [*special, *character]
+    axes = [
+        ClassAxis("*generator.weight", 0, theirs, ours),
+        ClassAxis("*generator.bias", 0, theirs, ours),
+        # the last row is R's and S's start symbol; T has it, too, without using it
+        ClassAxis("*char_embeddings.weight", 0, [*theirs, "[start]"], [*ours, "[start]"]),
+    ]
+    for name in own:
+        if "cls_Head_" in name and name in rows:  # channels: background and one for each position in the word
+            positions = ([f"position {index}" for index in range(count)] for count in (rows[name], len(own[name])))
+            axes.append(ClassAxis(name, 0, *positions))
+
+    def needed(name: str) -> bool:
+        backbone = ("FeatureExtraction." in name and "pos_embed" not in name) or ".blocks." in name
+        return backbone or ".patch_embed." in name
+
+    def without_constants(name: str) -> str | None:
+        return None if "crossentropy.weight" in name else name  # S's class weights are the model's own
+
+    report = load_by_character(model, tensors, axes, without_constants, required=needed, what=f"--init {path}")
+    return f"start: {len(report.kept)} tensors of {path}, at step 0"
 
 
 def settle_tps(model: SigaModel, start: tuple[str, Any] | None) -> str:

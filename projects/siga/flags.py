@@ -177,6 +177,8 @@ OURS = (
     Flag("--pretrained", default=per(RS="", T="auto"),
          help="T: ViT weights to start from: a file, auto (DeiT-base from the usual caches) or none (random)",
          free=True),
+    Flag("--init", default="", help="checkpoint to fine-tune, also to another --character: rows of classifiers move "
+         "by character, and what is kept, new and dropped is printed", free=True),
     Flag("--download", bool, variants="T", help="fetch the file of --pretrained auto if it is not on this machine",
          free=True),
     Flag("--accumulate", int, 1, "batches a step", range=(1, inf)),
@@ -290,6 +292,7 @@ class Options:
     tf32: bool = False
     tps: str = "auto"
     pretrained: str = ""
+    init: str = ""
     download: bool = False
     output: str = ""
     tensorboard: str = ""
@@ -408,6 +411,8 @@ def check(values: Mapping[str, Any], chosen: Variant) -> None:
         raise UserError("--character: empty, or a character occurs in it twice")
     if values["optimizer"].lower() not in ("adam", "adamw", "adadelta"):
         raise UserError(f"--optimizer: {values['optimizer']!r}: choose adam, adamw or adadelta")
+    if values["init"] and values["saved_model"]:
+        raise UserError("--init, --saved_model: both give the weights that the run starts from; leave one out")
     if values.get("PAD"):
         raise UserError("--PAD: glyph masks fill the whole input, so padded training never worked; leave it out")
 

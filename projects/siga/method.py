@@ -17,7 +17,7 @@ from common.train.loop import Clock
 from common.train.optim import Precision, build_optimizer
 from projects.siga.model.base import SigaModel
 from projects.siga.model.build import Codec
-from projects.siga.model.losses import glyph_targets, predicted_text
+from projects.siga.model.losses import glyph_targets, predicted_text, siga_losses
 
 
 @dataclass
@@ -54,8 +54,16 @@ class SigaMethod:
         text, lengths = torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device)
         with self.precision.autocast():
             output = self.model(images, text[:, :-1], masks)
-        # the losses are taken in float32, and their constants of S depend on the number of processes
-        losses = self.bare.losses(output, text, lengths, step, step // self.data_ratio, self.dist.world_size)
+        # outside autocast: the losses are taken in float32
+        losses = siga_losses(
+            output,
+            text,
+            lengths,
+            step,
+            step // self.data_ratio,
+            processes=self.dist.world_size,
+            **self.bare.loss_settings,
+        )
         parts = {name: part.detach() for name, part in losses.parts.items()}
         return losses.total, {"loss": losses.total.detach(), **parts}
 

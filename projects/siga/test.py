@@ -13,8 +13,8 @@ from pathlib import Path
 
 from common.data.words import WordDataset, discover
 from common.errors import UserError, command
-from common.infer.recognizer import autocast, read_card
-from common.train.checkpoint import load, write_json
+from common.infer.recognizer import autocast
+from common.train.checkpoint import load, read_card, write_json
 from common.train.distributed import Dist, process_group
 from common.train.log import DASHES, append
 from common.train.session import check_writable, precision_note

@@ -57,7 +57,7 @@ def train(o: Options, values: dict[str, Any], folder: Path, dist: Dist) -> int:
         model = build_row(o.model_name, **o.build, freeze_tps=False, rectify_masks=rectify)
         init_published(model)
         start = files.starting_point(folder, o.resume, o.saved_model, dist)
-        notes, warnings = files.starting_weights(model, o.tps, o.pretrained, o.download, start)
+        notes, warnings = files.starting_weights(model, o.tps, o.pretrained, o.download, start, o.init, o.character)
         if dist.is_main:
             check_room(folder, 2 * state_bytes(model), "a checkpoint")
     wrapped, told = distributed(model, o, dist)

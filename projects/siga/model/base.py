@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -37,6 +39,15 @@ class SigaModel(nn.Module):
             to_float_nchw(images) if self.settings.family == "T" else to_float_nchw(images, IMAGENET_MEAN, IMAGENET_STD)
         )
 
+    @property
+    def loss_settings(self) -> dict[str, Any]:
+        """What of this variant `losses.siga_losses` needs to know."""
+        return {
+            "settings": self.settings.loss,
+            "class_weights": self.class_weights,
+            "ignore_padding": self.settings.family == "T",
+        }
+
     def losses(
         self,
         output: SigaOutput,
@@ -46,18 +57,8 @@ class SigaModel(nn.Module):
         ratio_iteration: int | None = None,
         processes: int = 0,
     ) -> SigaLosses:
-        """All losses of a teacher-forced `output`; see `losses.siga_losses`. Works on the bare module under DDP."""
-        return siga_losses(
-            output,
-            text,
-            lengths,
-            iteration,
-            ratio_iteration,
-            settings=self.settings.loss,
-            class_weights=self.class_weights,
-            ignore_padding=self.settings.family == "T",
-            processes=processes,
-        )
+        """All losses of a teacher-forced `output`; see `losses.siga_losses`."""
+        return siga_losses(output, text, lengths, iteration, ratio_iteration, processes=processes, **self.loss_settings)
 
 
 def two_lstms(in_size: int, hidden: int) -> nn.Sequential:

@@ -143,11 +143,10 @@ def load_tps(model: TwoUnitModel, state: Mapping[str, torch.Tensor], what: str =
     return report
 
 
-def load_weights(model: SigaModel, content: Any, what: str) -> None:
-    """Strictly load a checkpoint's weights in published form (`net`, T also a bare state dict) or ours (`model`).
+def weights_in(content: Any, what: str) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint in published form (`net`, T also a bare state dict) or ours (`model`).
 
-    Raises:
-        UserError: names or shapes differ: another variant, charset or word length.
+    Raises `UserError` for other contents.
     """
     if not isinstance(content, Mapping):
         raise UserError(f"{what}: no checkpoint of SIGA (a {type(content).__name__}); give a best_accuracy.pth")
@@ -155,6 +154,16 @@ def load_weights(model: SigaModel, content: Any, what: str) -> None:
     tensors = {name: value for name, value in strip_prefix(state).items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise UserError(f"{what}: no weights in it; give a checkpoint of SIGA")
+    return tensors
+
+
+def load_weights(model: SigaModel, content: Any, what: str) -> None:
+    """Strictly load a checkpoint's weights; see `weights_in` for its forms.
+
+    Raises:
+        UserError: names or shapes differ: another variant, charset or word length.
+    """
+    tensors = weights_in(content, what)
     _explain_charset(model, tensors, what)
     load_published(model, tensors, what=what)
 
@@ -166,5 +175,5 @@ def _explain_charset(model: SigaModel, tensors: Mapping[str, torch.Tensor], what
         if name.endswith("generator.generator.weight") and name in own and value.shape[0] != own[name].shape[0]:
             raise UserError(
                 f"{what}: charset: it predicts {value.shape[0]} classes, this run {own[name].shape[0]}; give the "
-                "same --character (or --sensitive) as its training"
+                "same --character (or --sensitive) as its training, or move its weights to another charset with --init"
             )
