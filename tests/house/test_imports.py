@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+
 import pytest
 
-from tests.house.tree import ROOT, by_module, closure, imported_files, imported_names, relative, sources
+from tests.house.tree import PACKAGES, ROOT, by_module, closure, imported_files, imported_names, relative, sources
 
 # A folder of common may import itself and those on its right; the modules of EVERYWHERE are open to all.
 MAY_IMPORT = {
@@ -138,3 +140,34 @@ def test_scripts_are_imported_by_nothing() -> None:
         if other in scripts
     ]
     assert len(found) <= SCRIPTS_IMPORTED, f"{len(found)} of at most {SCRIPTS_IMPORTED}: " + "; ".join(found)
+
+
+def bound_names(tree: ast.Module) -> set[str]:
+    """Names that a module defines or imports, wherever in it."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+    return names
+
+
+def test_imported_names_exist() -> None:
+    """Also those of imports inside functions, which fail only when somebody gets there, and those of tests."""
+    known = by_module()
+    defined = {path: bound_names(tree) for path, tree in sources().items()}
+    tests = {path: ast.parse(path.read_text("utf-8")) for path in (ROOT / "tests").rglob("*.py")}
+    broken = []
+    for path, tree in {**sources(), **tests}.items():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.ImportFrom) or node.level or node.module.split(".")[0] not in PACKAGES:
+                continue
+            target = known.get(node.module)
+            for alias in node.names:
+                found = target is not None and (alias.name in defined[target] or f"{node.module}.{alias.name}" in known)
+                if not found:
+                    broken.append(f"{relative(path)}:{node.lineno} {node.module}.{alias.name}")
+    assert not broken, "; ".join(broken)
