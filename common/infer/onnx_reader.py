@@ -7,12 +7,13 @@ the graph is loaded, so that the file is as small as the weights.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from common.infer.recognizer import Prediction, Reader
+if TYPE_CHECKING:
+    from common.infer.recognizer import Prediction, Reader
 
 
 class OnnxReader:

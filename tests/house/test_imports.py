@@ -93,7 +93,6 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
 
 
 KNOWN_CIRCLES = [
-    ["common/infer/onnx_reader.py", "common/infer/recognizer.py"],
     ["common/report/compare.py", "common/report/compare_page.py"],
 ]
 """Circles still there, through imports inside functions; target: none."""
