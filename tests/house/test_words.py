@@ -123,3 +123,15 @@ def test_few_docstrings_say_almost_nothing() -> None:
                 if text and len(text.split()) <= 5:
                     found.append(f"{relative(path)}:{node.lineno} {text}")
     assert len(found) <= SHORT, f"{len(found)}, at most {SHORT}: {found[-20:]}"
+
+
+def test_files_that_are_named_exist() -> None:
+    """Paths of source files in prose, docstrings and messages; projects/toy is the guide's example."""
+    missing = []
+    for path in tracked_texts():
+        if path.suffix not in (".py", ".md", ".toml", ".yml", ".yaml"):
+            continue
+        for match in re.finditer(r"(?<![\w/.-])(?:tests/)?(?:common|projects)/[a-z_/]+\.py\b", path.read_text("utf-8")):
+            if not (ROOT / match[0]).exists() and not match[0].startswith("projects/toy/"):
+                missing.append(f"{relative(path)}: {match[0]}")
+    assert not missing, "; ".join(missing)
