@@ -272,8 +272,12 @@ class System(pl.LightningModule):
         if not isinstance(schedule, torch.optim.lr_scheduler.OneCycleLR):  # weights are being averaged
             return
         groups = schedule.optimizer.param_groups
-        now = [{name: group[name] for name in own} for group, own in zip(groups, self.configured)]
-        if schedule.total_steps == self.total_steps and now == self.configured:
+        same = all(
+            group[name] == own[name]
+            for group, own in zip(groups, self.configured)
+            for name in ("max_lr", "weight_decay")
+        )
+        if schedule.total_steps == self.total_steps and same:  # weight averaging has changed the groups' initial_lr
             return
         if self.total_steps < self.global_step:
             raise UserError(
