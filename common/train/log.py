@@ -66,7 +66,8 @@ class Window:
 
     @property
     def median(self) -> float:
-        return float(np.median(self.values)) if self.values else float("nan")
+        # of an even number the lower one, as torch.median has it and the published meters print it
+        return float(sorted(self.values)[(len(self.values) - 1) // 2]) if self.values else float("nan")
 
     @property
     def overall(self) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from common.augment import recipes
+from common.train.log import EpochLog
 from projects.ssm.finetune.run import run
 from projects.ssm.finetune.test import main as measure
 from projects.ssm.pixel.data import evaluation_pairs, training_pairs
@@ -116,6 +117,13 @@ def test_console_lines(corpus: Path, tmp_path: Path, capsys) -> None:
     (row,) = map(json.loads, (tmp_path / "log.txt").read_text().splitlines())
     names = ("lr", "mm", "loss_pix", "loss_feat_ratio", "loss_feat_cl", "loss")
     assert list(row) == [*(f"train_{name}" for name in names), "epoch"]
+
+
+def test_meters_show_the_lower_median() -> None:
+    log = EpochLog("Epoch: [0]", recent="median")
+    for value in (4.0, 1.0, 3.0, 2.0):
+        log.add(loss=value)
+    assert "loss: 2.0000 (2.5000)" in log.line(3, 4)
 
 
 def test_warm_up_of_the_whole_run(corpus: Path, tmp_path: Path) -> None:
