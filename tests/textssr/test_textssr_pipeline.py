@@ -278,6 +278,10 @@ def test_synthesize_resumes_and_does_not_depend_on_processes(trained, base, scen
     assert (len(again), again.image_bytes(0)) == (len(attempts), first)
     assert [json.loads(line) for line in (tmp_path / "a/manifest.jsonl").read_text().splitlines()] == attempts
     again.close()
+    assert run(synthesize, data, tmp_path / "b", *flags, "--shard", "2/2") == 0
+    assert "parts are not made yet" in capfd.readouterr().out and not (tmp_path / "b/words").exists()
+    assert run(synthesize, data, tmp_path / "b", *flags, "--shard", "1/2") == 0
+    assert (tmp_path / "b/words/data.mdb").read_bytes() == (tmp_path / "a/words/data.mdb").read_bytes()
     assert run(synthesize, data, tmp_path / "a", *flags, "--per-region", 3) == 2
     assert "begun with other flags" in capfd.readouterr().err
 

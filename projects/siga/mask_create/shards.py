@@ -64,10 +64,11 @@ def plan(source: Path, target: Path, part_size: int, shard: Shard = WHOLE_JOB) -
         raise UserError(
             f"{folder}: parts of another run ({strange[0]}): remove the folder, or use that run's --part_size"
         )
-    own = [name for number, name in enumerate(wanted) if shard.has(number) and not (folder / name).exists()]
-    for name in own:
+    own = [name for number, name in enumerate(wanted) if shard.has(number)]
+    for name in own:  # not of other shards, which may be at work
         for unfinished in folder.glob(f".{name}.*.tmp"):
             shutil.rmtree(unfinished)
+    own = [name for name in own if not (folder / name).exists()]
     return [Part(source, folder / name, wanted[name], min(wanted[name] + part_size, count)) for name in own]
 
 
