@@ -22,6 +22,6 @@ def _run(args: argparse.Namespace) -> None:
         return
     print(f"{'name':<20} {'words (subsets)':<34} {'language':<16} title")
     for name, data_set in known().items():
-        words = data_set.words if set(data_set.words) != {"?"} else "not stated"
+        words = data_set.words if any(subset.words for subset in data_set.subsets) else "not stated"
         print(f"{name:<20} {words:<34} {data_set.language:<16} {data_set.title}")
     print("\n`strlab data info NAME` says where a set comes from; `strlab data convert NAME SRC DST` makes its LMDBs.")
