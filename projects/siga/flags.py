@@ -224,7 +224,7 @@ class Options:
 
     Attributes:
         variant: the architecture that `--model_name` means.
-        selected: folder names that `--select_data` stands for; None: every set.
+        selected: folder names that `--select_data` means; None: every set.
         shares: of each source in a batch, as given; None: equal ones.
         usage: part of each source that is used, from its beginning (`--total_data_usage_ratio`).
         recipe: the flags of T's augmentation by name.

@@ -1,6 +1,6 @@
 """A mask LMDB made in parts: each part is a small LMDB that appears whole, so a stopped run goes on where it was.
 
-A data set of n pictures is cut into ranges; the parts lie beside the final folder and are joined into it at the end.
+A data set of n pictures is cut into ranges; the parts lie next to the final folder and are joined into it at the end.
 """
 
 from __future__ import annotations

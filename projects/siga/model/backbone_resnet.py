@@ -1,4 +1,4 @@
-"""SIGA-R's backbone: ResNet-45, whose last map is folded into a row of column features, and the pyramid beside it."""
+"""SIGA-R's backbone: ResNet-45, whose last map is folded into a row of column features, and the pyramid next to it."""
 
 from __future__ import annotations
 

@@ -108,9 +108,10 @@ def segmentation_loss(seg_logits: torch.Tensor, masks: torch.Tensor, iteration: 
     """`predmask`: cross entropy of the text mask [B, 2, H, W] against the pseudo-mask [B, 1, H, W] > 0.5.
 
     The softmax is taken twice. After iteration 20 000, images whose mean is 1.0 or more (an inverted pseudo-mask) are
-    left out; if that is all of them, none is, since a mean of nothing is NaN.
+    skipped; if that is all of them, none is, since a mean of nothing is NaN.
     """
     target = (masks[:, 0] > 0.5).long()
+    # probabilities as logits: a value lies between 0.3133 and 1.3133, which is why 1.0 can mark outliers
     values = F.cross_entropy(seg_logits.float().softmax(dim=1), target, reduction="none").flatten(1).mean(dim=1)
     if iteration <= OUTLIERS_FROM:
         return values.mean()
@@ -124,6 +125,7 @@ def overlap_loss(columns: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
 
     `columns` [B, T, W]: attention stretched to image width, zero beyond each word.
     """
+    # The paper writes a sum of a_t a_u; the published code squares the products, and so do we.
     squares = columns.square()
     pairs = torch.bmm(squares, squares.transpose(1, 2)).triu(diagonal=1).sum(dim=(1, 2))
     return (pairs / lengths.clamp(min=1)).sum()
@@ -141,6 +143,7 @@ def coverage_map(
 
 def coverage_loss(coverage: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
     """L_dif: cross entropy with (1 - C, C) in the place of logits against F, mean over all pixels."""
+    # (1 - C, C) are used as logits, so the term does not reach 0 where C equals the mask.
     margin = 2 * coverage - 1
     return F.softplus(torch.where(text_mask[:, 0] > 0, -margin, margin)).mean()
 
