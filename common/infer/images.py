@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -14,8 +14,22 @@ from common.data.pictures import composited, decode_shown, shown
 from common.errors import UserError
 from common.files import files_below, read_regular
 
-# Also PIL images, tensors and open binary files, which are recognised without importing their packages.
-ImageLike: TypeAlias = str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | IO[bytes] | Any
+
+class PilImage(Protocol):
+    """A PIL image, without importing PIL."""
+
+    def convert(self, *args: Any, **options: Any) -> Any: ...
+
+
+class Tensor(Protocol):
+    """A tensor, without importing PyTorch."""
+
+    def detach(self) -> Any: ...
+
+
+ImageLike: TypeAlias = (
+    str | os.PathLike[str] | bytes | bytearray | memoryview | np.ndarray | IO[bytes] | PilImage | Tensor
+)
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 KINDS = "a path, bytes, an open binary file, a PIL image, or an array or tensor [h, w], [h, w, 1|3|4] or [1|3|4, h, w]"
 LONGEST_ASPECT = 12.0  # width / height beyond which a crop is surely more than one word
@@ -35,7 +49,7 @@ def _is_array(thing: Any) -> bool:
     return hasattr(thing, "ndim") and hasattr(thing, "dtype") and hasattr(thing, "shape")
 
 
-def check_kind(image: ImageLike) -> None:
+def check_kind(image: Any) -> None:
     """Raise `TypeError` for what cannot be one picture, naming what can."""
     if not is_image(image):
         raise TypeError(f"{type(image).__name__} is not a picture; give {KINDS}")
@@ -62,24 +76,25 @@ def as_array(image: ImageLike, upright: bool = False, published: bool = False) -
         BadImage: a file that cannot be read or decoded, values that are not finite or out of range.
     """
     check_kind(image)
-    if isinstance(image, (str, os.PathLike)):
+    picture: Any = image
+    if isinstance(picture, (str, os.PathLike)):
         try:
-            image = read_regular(Path(image))
+            picture = read_regular(Path(picture))
         except OSError as error:
             raise BadImage(f"{error.strerror or error}") from None
-    elif hasattr(image, "read") and not hasattr(image, "convert"):
-        image = image.read()
-        if not isinstance(image, (bytes, bytearray)):
+    elif hasattr(picture, "read") and not hasattr(picture, "convert"):
+        picture = picture.read()
+        if not isinstance(picture, (bytes, bytearray)):
             raise TypeError("the file is open as text; open it with mode 'rb'")
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        data = bytes(image)
+    if isinstance(picture, (bytes, bytearray, memoryview)):
+        data = bytes(picture)
         pixels = decode_rgb(data) if published else decode_shown(data)
         return turned(pixels, orientation(data)) if upright else pixels
-    if hasattr(image, "convert"):
-        return shown(image)
-    channels_first = hasattr(image, "detach")
-    array = np.asarray(image.detach().cpu().float() if channels_first and image.is_floating_point() else
-                       image.detach().cpu() if channels_first else image)  # fmt: skip
+    if hasattr(picture, "convert"):
+        return shown(picture)
+    channels_first = hasattr(picture, "detach")
+    array = np.asarray(picture.detach().cpu().float() if channels_first and picture.is_floating_point() else
+                       picture.detach().cpu() if channels_first else picture)  # fmt: skip
     return _pixels(array, channels_first)
 
 
