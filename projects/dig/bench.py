@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from common.augment.views import ContrastiveView
 from common.bench.rows import Row
+from common.losses.contrastive import info_nce
 from common.train.optim import build_optimizer
 from projects.dig.model.decoder import Decoding
 from projects.dig.model.losses import masked_targets, pixel_loss, sequence_cross_entropy
@@ -81,7 +82,9 @@ def eager_pretraining(size: str, batch: int = 8) -> Callable[[], object]:
 
     def step() -> None:
         tokens = encode(model.encoder)
-        contrast, _ = model.contrast(model.predictor(model.project(tokens, online=True)), keys())
+        queries = model.predictor(model.project(tokens, online=True))
+        (q1, q2), (k1, k2) = queries.chunk(2), keys().chunk(2)
+        contrast = info_nce(q1, k2, model.temperature).loss + info_nce(q2, k1, model.temperature).loss
         pixels = model.pix_decoder(tokens)[:batch][hidden[0]].view(batch, -1, 48)
         targets = masked_targets(images, mask[:, :1], model.encoder.patch)
         (pixel_loss([pixels], targets) + 0.1 * contrast).backward()

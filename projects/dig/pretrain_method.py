@@ -54,7 +54,7 @@ class PreTraining:
     normalise_target: bool = False
 
     def losses(self, batch: Batch, clock: Clock, number: int) -> tuple[Tensor, dict[str, float | Tensor]]:
-        """The weighted sum of pixel and contrastive loss (equation 5 with the weights of the code), and its parts."""
+        """The weighted sum of pixel and contrastive loss, with the weights of the code, and its parts."""
         images, augmented, mask = self.inputs(batch, clock.step)
         kept = self.momentum(clock.step / clock.per_epoch)
         with self.precision.autocast():

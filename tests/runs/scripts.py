@@ -110,6 +110,7 @@ SCRIPTS = {
         lambda data, val, out, batch, steps: f"""--model simmim_vit_micro_patch8_32x128 --data_path {data}
             --eval_data_path {val} --output_dir {out} --batch_size {batch} --data_set image_lmdb --nb_classes 97
             --max_len 25 --epochs 1 --warmup_epochs 0 --lr 1e-4 --num_samples 1 --decoder_name micro_tf_decoder
+            --smoothing 0.
             --num_workers 0 --device cpu --bad_share 0.2 --state_steps 2""",
         "--auto_resume", "--drop 0.3",
     ),

@@ -113,7 +113,10 @@ class MoCoViT(nn.Module):
         if self.has_contrast:
             queries = self.predictor(self.project(tokens, online=True))
             keys = self._keys(views, hidden, momentum)
-            contrast, accuracies = self.contrast(queries, keys)
+            (q1, q2), (k1, k2) = queries.chunk(2), keys.chunk(2)
+            first, second = info_nce(q1, k2, self.temperature), info_nce(q2, k1, self.temperature)
+            contrast = first.loss + second.loss
+            accuracies = {"q1_acc1": first.top1, "q1_acc5": first.top5, "q2_acc1": second.top1, "q2_acc5": second.top5}
         pixels = self._pixels(tokens, hidden, only_first) if self.has_pixel else None
         return PretrainOutput(contrast, accuracies, pixels)
 
@@ -141,13 +144,6 @@ class MoCoViT(nn.Module):
         if self.training:
             self.update_momentum(momentum)
         return self.project(self.momentum_encoder(views, hidden), online=False)
-
-    def contrast(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """ctr(q1, k2) + ctr(q2, k1)."""
-        (q1, q2), (k1, k2) = queries.chunk(2), keys.chunk(2)
-        first, second = info_nce(q1, k2, self.temperature), info_nce(q2, k1, self.temperature)
-        shares = {"q1_acc1": first.top1, "q1_acc5": first.top5, "q2_acc1": second.top1, "q2_acc5": second.top5}
-        return first.loss + second.loss, shares
 
     def _pixels(self, tokens: Tensor, hidden: Tensor, only_first: bool) -> list[Tensor]:
         """Predictions for hidden tokens, from the encoder's own output (before the pixel projector)."""
