@@ -38,7 +38,8 @@ def _run(args: argparse.Namespace) -> int:
     for row in rows:
         height, width = row.image_size
         reads = f", {len(row.charset)} characters" if row.charset else ""
-        print(f"{row.name:<44} {row.kind:<12} {height}x{width}{reads}")
+        name = f"{row.name:<40}" if len(row.name) <= 40 else f"{row.name}\n{'':<40}"
+        print(f"{name} {row.kind:<11} {height}x{width}{reads}")
         for weights in row.weights:
             where = f"; {weights.where}" if weights.where else ""
             print(_wrapped(f"weights {weights.name}: {weights.licence}{where}"))

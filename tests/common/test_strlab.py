@@ -192,6 +192,12 @@ def test_commands_use_the_shipped_reader(
     assert cli.main(["models"]) == 0 and "No trained reader ships" in capsys.readouterr().out
 
 
+def test_the_list_of_models_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["models"]) == 0
+    wide = [line for line in capsys.readouterr().out.splitlines() if len(line) > 80]
+    assert not wide, wide
+
+
 def test_onnx_runtime_reads_the_same(shelf: Path) -> None:
     pytest.importorskip("onnxruntime")
     from common.infer.export import export
