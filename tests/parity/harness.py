@@ -26,8 +26,16 @@ class Case:
     meta: dict
 
     @property
+    def manifest_path(self) -> Path:
+        return self.path.parent / f"{self.name}.manifest.json"
+
+    @property
+    def has_manifest(self) -> bool:
+        return self.manifest_path.is_file()
+
+    @property
     def manifest(self) -> dict:
-        return json.loads((self.path.parent / f"{self.name}.manifest.json").read_text())
+        return json.loads(self.manifest_path.read_text())
 
 
 def fill(goldens: Path) -> ModuleType:

@@ -24,7 +24,7 @@ def test_pixel_model(path, filler) -> None:  # noqa: F811
     meta = case.meta
     model = UniPixelViT(meta["pixel_type"])
     tables = model.pos_embed.clone()
-    check_names(model, case.manifest)
+    check_names(model, case)
     filler.fill_module(model)
     with torch.no_grad():
         model.pos_embed.copy_(tables)
