@@ -266,6 +266,7 @@ def test_acds_training_step(acds: ModelCase) -> None:
     step_once(model, meta)
     check_step(model, meta)
     if "after_one_adadelta_step" in meta:
+        # Adadelta's first step nearly takes signs: the second loss moves by 1.7e-3 between AVX-512, AVX2 and SSE4.1
         after = model.losses(acds.images, acds.targets, masks)
-        assert after["char"].item() == pytest.approx(meta["after_one_adadelta_step"]["char"], rel=1e-3)
-        assert after["mask"].item() == pytest.approx(0.5 * meta["after_one_adadelta_step"]["mask"], rel=1e-3)
+        assert after["char"].item() == pytest.approx(meta["after_one_adadelta_step"]["char"], rel=4e-3)
+        assert after["mask"].item() == pytest.approx(0.5 * meta["after_one_adadelta_step"]["mask"], rel=4e-3)
