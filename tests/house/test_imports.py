@@ -31,8 +31,8 @@ PAIRS_OF_FOLDERS = {("data", "augment")}
 CLOSURE = {  # training script: (most files today, target)
     "projects/siga/train.py": (55, 55),
     "projects/mgpstr/train_final_dist.py": (50, 55),
-    "projects/dig/run_class_finetuning.py": (58, 55),
-    "projects/dig/run_mae_pretraining_moco.py": (53, 55),
+    "projects/dig/run_class_finetuning.py": (53, 55),
+    "projects/dig/run_mae_pretraining_moco.py": (50, 55),
     "projects/ssm/pretrain/sim_pretrain.py": (43, 45),
     "projects/ssm/pretrain/main_pixel.py": (43, 45),
     "projects/textssr/train_diff.py": (43, 45),
