@@ -9,7 +9,7 @@ import pytest
 from common.errors import UserError
 from common.train.distributed import Dist
 from projects.dig import data as dig_data
-from projects.dig import flags_finetune, text
+from projects.dig import text
 from projects.mgpstr import data as mgpstr_data
 from projects.mgpstr.flags import read_options, train_options
 from projects.mgpstr.label_codes import LabelCodes
@@ -77,11 +77,9 @@ def test_empty_labels_stay_if_asked_for(start, tmp_path) -> None:
 
 def test_dig_counts_what_becomes_unknown(tmp_path) -> None:
     folder = write_words(tmp_path / "w", ["中文", "ab", "c-d"])
-    options = flags_finetune.parser().parse_args([])
     dataset = dig_data.words([folder], text.codec("ALLCASES_SYMBOLS", 25), (32, 128))
     [coverage] = dataset.coverage().values()
     assert (coverage.labels, coverage.foreign, coverage.empty) == (3, 1, 0) and len(dataset) == 3
-    assert options.unsupported_share == 0.05
 
 
 def test_ssm_stops(tmp_path) -> None:
