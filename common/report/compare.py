@@ -17,7 +17,6 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,56 +28,10 @@ from common.infer import shipped
 from common.infer.evaluate import NAMES, evaluate, find_sets
 from common.infer.peers import PEERS, open_peer, peer_version
 from common.infer.recognizer import Recognizer, open_recognizer, read_card
-from common.metrics.intervals import mcnemar, wilson
+from common.report.compare_page import write_files
+from common.report.compared import UNKNOWN, Entry, Word
 
-UNKNOWN = "not stated"
 PEER_DATA = "its makers' data"  # shown for comparison; never a reason to refuse
-
-
-@dataclass(frozen=True)
-class Word:
-    """What a reader made of one word: `correct` has the protocols under which the label counts."""
-
-    set: str
-    index: int
-    label: str
-    text: str
-    confidence: float
-    correct: dict[str, bool]
-
-
-@dataclass
-class Entry:
-    """One reader of the comparison.
-
-    Attributes:
-        label: what the table calls it; several entries may share one (seeds).
-        path, model: its checkpoint and registry entry.
-        data, images_seen, commit: as its metadata state them.
-        parameters, flops: numbers; operations of one image (2 for each multiply-add).
-        speed: images a second on one core, by batch size.
-        words: one for each word that could be read, in the order of the sets.
-    """
-
-    label: str
-    path: Path
-    model: str
-    data: str
-    images_seen: int | None
-    commit: str
-    sha256: str
-    parameters: int = 0
-    flops: int = 0
-    speed: dict[int, float] = field(default_factory=dict)
-    words: list[Word] = field(default_factory=list)
-
-    def accuracy(self, protocol: str, name: str | None = None) -> tuple[float, float, float, int] | None:
-        """(accuracy, low, high) in % and the number of words of a set, or of all words; None without words."""
-        marks = [w.correct[protocol] for w in self.words if protocol in w.correct and name in (None, w.set)]
-        if not marks:
-            return None
-        low, high = wilson(sum(marks), len(marks))
-        return 100 * sum(marks) / len(marks), 100 * low, 100 * high, len(marks)
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -97,8 +50,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from common.report.compare_page import write_files
-
     sets = find_sets(args.data, args.select)
     wanted = [_named(text) for text in args.readers] or [(one.name, str(one.path)) for one in shipped.all_shipped()]
     if not wanted:
@@ -228,13 +179,3 @@ def _key(digest: str, path: Path, max_samples: int) -> str:
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     stats = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     return hashlib.sha256(json.dumps([digest, stats, max_samples]).encode()).hexdigest()[:24]
-
-
-def paired(first: Entry, other: Entry, protocol: str = "36") -> tuple[int, int, float]:
-    """Words that only the first reads, words that only the other reads, and McNemar's p-value."""
-    mine = {(w.set, w.index): w.correct.get(protocol) for w in first.words}
-    theirs = {(w.set, w.index): w.correct.get(protocol) for w in other.words}
-    common = [key for key in mine if mine[key] is not None and theirs.get(key) is not None]
-    only_first = sum(bool(mine[key]) and not theirs[key] for key in common)
-    only_other = sum(bool(theirs[key]) and not mine[key] for key in common)
-    return only_first, only_other, mcnemar(only_first, only_other)

@@ -16,7 +16,7 @@ from common.files import write_text
 from common.infer import environment
 from common.infer.evaluate import NAMES, csv_text
 from common.infer.pictures import png
-from common.report.compare import UNKNOWN, Entry, paired
+from common.report.compared import UNKNOWN, Entry, paired
 from common.report.page import Report
 
 SHOWN = 400  # pictures in the error browser: a page of a few megabytes

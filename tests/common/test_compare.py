@@ -11,8 +11,8 @@ import torch
 from common.cli import main
 from common.metrics.intervals import mcnemar
 from common.models.compact import CompactReader
-from common.report.compare import Entry, Word, paired
 from common.report.compare_page import accuracy_table, latex, seeds_table
+from common.report.compared import Entry, Word, paired
 from tests.common.lmdbs import write_words
 
 
