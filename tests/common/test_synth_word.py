@@ -86,7 +86,7 @@ def test_characters_outside_the_fonts_are_refused():
         render_word("漢字", SynthOptions(fonts=FEW))
     with pytest.raises(UserError, match="at least two families"):
         render_word("word", SynthOptions(fonts=("roboto",)))
-    with pytest.raises(UserError, match="neither a bundled family"):
+    with pytest.raises(UserError, match="neither all, an installed family"):
         render_word("word", SynthOptions(fonts=("roboto", "no such font")))
 
 
