@@ -146,5 +146,12 @@ class Tps(nn.Module):
 
 
 def sample(planes: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-    """Bilinear sampling as the published TPS does it (border values outside, corners aligned)."""
+    """Bilinear sampling as the published TPS does it (border values outside, corners aligned).
+
+    Coordinates that are not finite give NaN everywhere, so that the loss reports them: torch's kernel for the CPU reads
+    outside its memory there and ends the process.
+    """
+    traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    if grid.device.type == "cpu" and not traced and not bool(torch.isfinite(grid).all()):
+        return planes.new_full((*planes.shape[:2], *grid.shape[1:3]), float("nan"))
     return F.grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=True)

@@ -309,3 +309,12 @@ def test_exported_graph_reads_the_same_at_any_batch_size(name) -> None:
     model = build_row(name, batch_max_length=4).eval()
     recognizer = Recognizer(SigaReader(model, make_codec(model.settings.family, None, 4), torch.device("cpu")))
     assert check(recognizer, export(recognizer), drawn_words(recognizer)) < 1e-3
+
+
+def test_coordinates_that_are_not_finite_give_nan_and_no_crash() -> None:
+    from common.models.tps import sample
+
+    grid = torch.zeros(2, 8, 16, 2)
+    grid[0, 3, 3, 0] = float("nan")
+    assert sample(torch.ones(2, 3, 8, 16), grid).isnan().all()
+    assert not sample(torch.ones(2, 3, 8, 16), torch.zeros_like(grid)).isnan().any()
