@@ -339,7 +339,11 @@ class WordLoader:
         elif "Killed" in text:
             cure = "it was ended from outside, most often for lack of memory: use fewer workers or smaller batches"
         else:
-            cure = "look at its own message above, or try without workers to see it here"
+            # torch does not always see the signal in time
+            cure = (
+                "it reported an error above, or was ended from outside, most often for lack of memory: "
+                "use fewer workers or smaller batches"
+            )
         return UserError(f"{who} {self._where()}: {cure}")
 
     def _where(self) -> str:

@@ -65,6 +65,6 @@ def dying(image, rng, mask=None):
 def test_a_killed_worker_is_told_within_a_minute(tmp_path):
     path = write_words(tmp_path / "x", list("abcd"))
     started = time.monotonic()
-    with pytest.raises(UserError, match=rf"worker \(pid.*{path} \d.*use fewer workers"):
+    with pytest.raises(UserError, match=rf"loader process .*pid.*{path} \d.*use fewer workers"):
         list(word_loader(WordDataset([path], augment=dying), SeededSampler(4, 2), workers=1))
     assert time.monotonic() - started < 60
