@@ -10,7 +10,7 @@ import pytest
 
 from tests.house.tree import PACKAGES, ROOT, relative, sources
 
-TRACES = re.compile(r"/work/|/home/\w|/root/|/tmp/[a-z]|\bpypi\.(?!org)|nexus|artifactory|index-url", re.IGNORECASE)
+TRACES = re.compile(r"/(?:work|root)/|/home/\w|/tmp/[a-z]|\bpypi\.(?!org)|nexus|artifactory|index-url", re.IGNORECASE)
 ORIGINALS = {path.stem: path for path in sorted((ROOT / "docs" / "originals").glob("*.md"))}
 SPEC = re.compile(r"\b[Ss]pec(?:ification)?s?,? (?:sections? )?(\d+(?:\.\d+)?(?:(?:, | and |, and )\d+\.\d+)*)")
 EQUATION = re.compile(r"\b(?:[Ee]quations?|eqs?\.) \(?(\d+)")
