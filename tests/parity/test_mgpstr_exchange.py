@@ -86,8 +86,8 @@ def check_difference(own: Measured, theirs: Measured, key: str, told: dict) -> N
     for what, name in (("max_abs_logit_diff", "logits"), ("max_abs_attn_diff", "attention")):
         found = np.abs(own.exact.tensors[f"{key} {name}"] - theirs.exact.tensors[f"{key} {name}"]).max()
         noise = own.noise(f"{key} {name}") + theirs.noise(f"{key} {name}")
-        # attention is a softmax: the case's own float32 run rounds it by up to two units of 1.2e-7
-        rounding = 2.4e-7 if name == "attention" else 1e-6 * np.abs(own.exact.tensors[f"{key} {name}"]).max()
+        # the case measured both models in float32 on one processor: its rounding counts as well
+        rounding = 2.4e-7 if name == "attention" else 1e-5 * np.abs(own.exact.tensors[f"{key} {name}"]).max()
         allowed = 3 * noise + rounding
         assert abs(found - told[what]) <= allowed, f"{key} {what}: {found:.3g}, told {told[what]:.3g}"
     sure = ~own.ties(f"{key} logits", Cap.PLAIN)
