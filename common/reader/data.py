@@ -216,25 +216,37 @@ def collate(items: list[tuple[np.ndarray, str]]) -> tuple[torch.Tensor, list[str
 
 
 def vary(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Another look of a crop uint8 `[H, W, 3]`: moved, scaled and turned a little, other colours, blur, noise."""
+    """Another look of a crop uint8 `[H, W, 3]`: moved, turned, a line of text above or below, other colours and
+    contrast, coarser, blurred, noisy. Each kind is drawn alone; a fifth of the crops keeps its geometry and sharpness.
+    """
     height, width = image.shape[:2]
-    u = rng.random(6)
-    if u[0] < 0.6:
-        turn, shear, grow_x, grow_y = rng.standard_normal(4).clip(-2, 2) * (0.025, 0.08, 0.05, 0.06)
-        move_x, move_y = rng.uniform(-0.03, 0.03) * width, rng.uniform(-0.08, 0.08) * height
+    u = rng.random(8)
+    if u[0] < 0.7:
+        turn, shear, grow_x, grow_y = rng.standard_normal(4).clip(-2, 2) * (0.045, 0.1, 0.05, 0.08)
+        move_x, move_y = rng.uniform(-0.03, 0.03) * width, rng.uniform(-0.1, 0.1) * height
         # Turning is in the pixels of the crop, whose width is squeezed: y moves by a fraction of x's turn.
         matrix = np.float32([[1 + grow_x, shear, move_x], [turn, 1 + grow_y, move_y]])
         centre = np.float32([width / 2, height / 2])
         matrix[:, 2] += centre - matrix[:, :2] @ centre
         image = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    if u[6] < 0.12:  # the neighbouring line of a sign: the other edge of the crop itself, in its own font and colours
+        rows = int(rng.integers(height // 10, height // 4))
+        parts = (image[rows:], image[:rows]) if rng.random() < 0.5 else (image[-rows:], image[:-rows])
+        image = np.concatenate(parts)
     if u[1] < 0.15:
         image = 255 - image
     if u[2] < 0.3:
         image = np.ascontiguousarray(image[:, :, rng.permutation(3)])
-    if u[3] < 0.5:
-        image = cv2.convertScaleAbs(image, alpha=float(rng.uniform(0.6, 1.3)), beta=float(rng.uniform(-10, 25)))
-    if u[4] < 0.2:
-        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.3)), sigmaY=float(rng.uniform(0.3, 0.9)))
+    if u[3] < 0.6:
+        gain = float(rng.uniform(0.3, 1.3))  # a weak contrast lies anywhere between black and white
+        offset = rng.uniform(-10, 25) + max(0.0, 1 - gain) * rng.uniform(0, 200)
+        image = cv2.convertScaleAbs(image, alpha=gain, beta=float(offset))
+    if u[7] < 0.2:
+        coarse = (int(width * rng.uniform(0.25, 0.6)), int(height * rng.uniform(0.3, 0.6)))
+        small = cv2.resize(image, coarse, interpolation=cv2.INTER_AREA)
+        image = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+    if u[4] < 0.25:
+        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.8)), sigmaY=float(rng.uniform(0.3, 1.2)))
     if u[5] < 0.15:
         noise = rng.normal(0, float(rng.uniform(2, 12)), image.shape).astype(np.float32)
         image = cv2.add(image, noise, dtype=cv2.CV_8U)
