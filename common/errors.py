@@ -7,6 +7,7 @@ import io
 import os
 import select
 import sys
+import time
 from collections.abc import Callable
 
 
@@ -21,6 +22,9 @@ def printable(text: object) -> str:
     'a\\\\nb'
     """
     return "".join(c if c.isprintable() or "\ud800" <= c <= "\udfff" else repr(c)[1:-1] for c in str(text))
+
+
+_PROCESSES = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 
 
 def command(main: Callable[..., int | None]) -> Callable[..., int]:
@@ -48,6 +52,11 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             if not _output_is_closed():
                 raise
             return 141
+        finally:
+            if "torch.distributed" in sys.modules and any(int(os.environ.get(name) or 1) > 1 for name in _PROCESSES):
+                # One of gloo's threads may still hold the tensors of the last collective; if it frees them while
+                # Python ends, the process aborts (pytorch#179291). Nothing tells when it has, so give it time.
+                time.sleep(0.3)
 
     return wrapped
 
