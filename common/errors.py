@@ -53,7 +53,9 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
                 raise
             return 141
         finally:
-            if "torch.distributed" in sys.modules and any(int(os.environ.get(name) or 1) > 1 for name in _PROCESSES):
+            if "torch.distributed" in sys.modules and any(
+                os.environ.get(name, "1") not in ("", "1") for name in _PROCESSES
+            ):
                 # One of gloo's threads may still hold the tensors of the last collective; if it frees them while
                 # Python ends, the process aborts (pytorch#179291). Nothing tells when it has, so give it time.
                 time.sleep(0.3)
