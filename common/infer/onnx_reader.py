@@ -25,11 +25,11 @@ class OnnxReader:
     def __init__(self, reader: Reader, source: bytes | Path, threads: int | None = None) -> None:
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or torch.get_num_threads()
-        options.log_severity_level = 3
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = threads or torch.get_num_threads()
+        settings.log_severity_level = 3
         graph = source if isinstance(source, bytes) else str(source)
-        self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
         self.reader = reader
         _, self._decode = reader.export_module()
         self.image_size, self.charset, self.device = reader.image_size, reader.charset, torch.device("cpu")

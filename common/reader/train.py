@@ -220,7 +220,7 @@ def train(options: Options) -> Path:
         output_dir=options.out, log_dir="", device=options.device, dist_url="env://", local_rank=-1, dist_timeout=10.0,
         world_size=1, dist_on_itp=False, seed=options.seed, amp=options.amp, compile=False, tf32=False,
     )  # fmt: skip
-    with session(settings, options) as dist:
+    with session(settings, asdict(options)) as dist:
         plain = build().to(dist.device)
         if options.init:
             start = load(options.init)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, TextIO
 
@@ -78,10 +79,10 @@ class SessionOptions(Protocol):
 
 
 @contextlib.contextmanager
-def session(o: SessionOptions, echo: object = None) -> Iterator[Dist]:
+def session(o: SessionOptions, flags: Mapping[str, object]) -> Iterator[Dist]:
     """The process group, seeded generators, a locked output folder and `screen.txt` for the time of a run.
 
-    `echo` is printed first, as the published scripts print their options (default: `o`).
+    `flags`, the value of every flag, are printed first, as the published scripts print their namespace.
 
     Raises:
         UserError: a folder that cannot be written or that another run uses; another number of processes.
@@ -99,7 +100,7 @@ def session(o: SessionOptions, echo: object = None) -> Iterator[Dist]:
                 "start them with torchrun, SLURM or mpirun, which set the number"
             )
         seed_everything(o.seed, dist.rank)
-        print(o if echo is None else echo)
+        print(argparse.Namespace(**flags))
         with screen(Path(o.output_dir) / "screen.txt" if dist.is_main else None):
             print(f"Command: {command_line()}")
             print(precision_note(settle_amp(o.amp, dist.device), o.compile, o.tf32, dist.device))

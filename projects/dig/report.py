@@ -12,7 +12,7 @@ import torch
 
 from common.data.decode import resize_bicubic
 from common.data.words import WordDataset, discover
-from common.models.patches import patchify, unpatchify
+from common.models.images import patchify, unpatchify
 from common.report.charts import Curve
 from common.report.metrics import curves_of, read_metrics
 from common.report.page import Cell, Report

@@ -7,7 +7,6 @@ torchrun --nproc_per_node=8 projects/dig/run_class_finetuning.py …
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -194,7 +193,7 @@ def evaluate(o: Options, dist: Dist) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, build, run."""
     options, values = parse(argv)
-    with session(options, argparse.Namespace(**values)) as dist:
+    with session(options, values) as dist:
         evaluate(options, dist) if options.eval else train(options, values, dist)
 
 

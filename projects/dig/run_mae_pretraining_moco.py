@@ -7,7 +7,6 @@ torchrun --nproc_per_node=8 projects/dig/run_mae_pretraining_moco.py …
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,7 +92,7 @@ def train(o: Options, values: dict[str, Any], dist: Dist) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, build, run."""
     options, values = parse(argv)
-    with session(options, argparse.Namespace(**values)) as dist:
+    with session(options, values) as dist:
         train(options, values, dist)
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,40 +39,26 @@ def read(folder: Path) -> dict[str, Any]:
     return found
 
 
-def settle(options: argparse.Namespace, parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> dict[str, Any]:
-    """Take over what the UNet of `options` was trained with, where no flag is given; returns the conditions.
+def settled(values: Mapping[str, Any], given: set[str]) -> dict[str, Any]:
+    """The options (by the flags' names) that the UNet at `values["unet"]` was trained with, for flags not in `given`.
 
     Raises UserError for a flag that contradicts them, and for another font.
     """
-    conditions, given = read(options.unet), explicit(parser, argv)
+    unet, kept = values["unet"], {}
+    conditions = read(unet)
     for name in SETTLED:
         if name not in conditions:
             continue
-        if name in given and getattr(options, name) != conditions[name]:
+        if name in given and values[name] != conditions[name]:
             flag = "--" + name.replace("_", "-")
             raise UserError(
-                f"{flag} {getattr(options, name)}: {options.unet} was trained with {conditions[name]} "
-                f"({NAME}); remove the flag"
+                f"{flag} {values[name]}: {unet} was trained with {conditions[name]} ({NAME}); remove the flag"
             )
-        setattr(options, name, conditions[name])
+        kept[name] = conditions[name]
     font = conditions.get("font")
-    if font and "font" in given and font_facts(options.font)["sha256"] != font["sha256"]:
-        raise UserError(
-            f"--font {options.font}: {options.unet} was trained with {font['name']} ({NAME}); remove the flag"
-        )
-    return conditions
-
-
-def explicit(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> set[str]:
-    """Names of the options that the command line gives."""
-    kept = {action: action.default for action in parser._actions}
-    try:
-        for action in kept:
-            action.default = argparse.SUPPRESS
-        return set(vars(parser.parse_args(argv)))
-    finally:
-        for action, default in kept.items():
-            action.default = default
+    if font and "font" in given and font_facts(values["font"])["sha256"] != font["sha256"]:
+        raise UserError(f"--font {values['font']}: {unet} was trained with {font['name']} ({NAME}); remove the flag")
+    return kept
 
 
 def check_vae(conditions: Mapping[str, Any], unet: Path, vae: Path, scaling_factor: float) -> None:

@@ -28,21 +28,12 @@ import numpy as np
 import torch
 from skimage.metrics import structural_similarity
 
-from common.data.decode import BadImage, decode_rgb
 from common.errors import UserError, command
-from common.files import read_regular, write_bytes, write_text
+from common.files import write_bytes, write_text
 from common.metrics.accuracy import Scores
 from common.metrics.protocols import PROTOCOL_36
 from projects.textssr.judge import Read, open_reader
-from projects.textssr.metrics import mean_similarity, sequence_accuracy
-
-PERCEPTUAL = {
-    "FID": ("pytorch_fid", "pt_inception-2015-12-05-6726825d.pth"),
-    "LPIPS": ("lpips", "alexnet-owt-7be5be79.pth"),
-}
-READ = {"region": "word36", "truth": "word36 real", "vae": "word36 VAE"}
-"""Folders that are read, and what the share of right words there is called."""
-FIGURES = ["words", "SeqAcc", *READ.values(), "NED", "NED36", "SSIM", *PERCEPTUAL]
+from projects.textssr.metrics import FIGURES, PERCEPTUAL, READ, load, mean_similarity, sequence_accuracy
 
 
 def read_labels(run: Path) -> dict[str, str]:
@@ -114,14 +105,6 @@ def grouped(predictions: dict[str, list[str]], truth: list[str], what: str, keys
             entry[READ[folder]] = 100 * PROTOCOL_36.accuracy(*pair)[0]
         found.append(entry)
     return found
-
-
-def load(path: Path) -> np.ndarray:
-    """RGB uint8 of a file. Raises UserError for one that is no picture."""
-    try:
-        return decode_rgb(read_regular(path))
-    except (OSError, BadImage) as error:
-        raise UserError(f"{path}: not a picture ({error}): run infer.py again") from None
 
 
 def mean_ssim(run: Path, names: Sequence[str]) -> float | None:
@@ -210,22 +193,17 @@ def evaluate(run: Path, read: Read | None) -> dict:
     return figures
 
 
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The flags."""
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure all runs and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="OUTPUT", help="folders of infer.py")
     parser.add_argument(
         "--reader", default=None, help="checkpoint of one of our readers, or rapidocr (package); without: no reading"
     )
-    parser.add_argument("--reader-model", default=None, help="its model, where no card stands beside it")
+    parser.add_argument("--reader-model", default=None, help="its model, where no metadata file is next to it")
     parser.add_argument("--device", default="auto")
-    return parser.parse_args(argv)
-
-
-@command
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure all runs and print one table."""
-    options = parse(argv)
+    options = parser.parse_args(argv)
     reader = None
     if options.reader is not None:
         reader = open_reader(options.reader, options.reader_model, options.device)

@@ -24,20 +24,15 @@ from common.errors import UserError, command
 from projects.textssr.model.build import SCHEDULER, SIZES, build_vae, unet_options
 
 
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The flags."""
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Build and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="new folder")
     parser.add_argument("--size", choices=SIZES, default="tiny", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the weights")
     parser.add_argument("--force", action="store_true", help="replace a model that OUT holds")
-    return parser.parse_args(argv)
-
-
-@command
-def main(argv: Sequence[str] | None = None) -> None:
-    """Build and save."""
-    options = parse(argv)
+    options = parser.parse_args(argv)
     if (options.out / "scheduler").exists() and not options.force:  # written last
         raise UserError(f"{options.out}: it holds a model: give a new folder, or --force to replace it")
     torch.manual_seed(options.seed)

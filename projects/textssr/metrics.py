@@ -4,14 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.data.decode import BadImage, decode_rgb
+from common.errors import UserError
+from common.files import read_regular
 from common.metrics.accuracy import edit_distance
 
 OCR_HEIGHT, OCR_WIDTH = 48, 320
+PERCEPTUAL = {
+    "FID": ("pytorch_fid", "pt_inception-2015-12-05-6726825d.pth"),
+    "LPIPS": ("lpips", "alexnet-owt-7be5be79.pth"),
+}
+READ = {"region": "word36", "truth": "word36 real", "vae": "word36 VAE"}
+"""Folders that are read, and what the share of right words there is called."""
+FIGURES = ["words", "SeqAcc", *READ.values(), "NED", "NED36", "SSIM", *PERCEPTUAL]
+
+
+def load(path: Path) -> np.ndarray:
+    """RGB uint8 of a file. Raises UserError for one that is no picture."""
+    try:
+        return decode_rgb(read_regular(path))
+    except (OSError, BadImage) as error:
+        raise UserError(f"{path}: not a picture ({error}): run infer.py again") from None
 
 
 def similarity(prediction: str, label: str) -> float:

@@ -14,7 +14,7 @@ from common.metrics.protocols import PROTOCOL_36
 from common.report.finished import Finished
 from common.report.page import Cell, Report
 from common.report.standard import standard_report
-from projects.textssr.evaluate import FIGURES, READ, load
+from projects.textssr.metrics import FIGURES, READ, load
 
 SHEET = """Each pair: the crop before (left) and after painting the word below (`wanted > read`);
 green where the reader agrees, case aside."""

@@ -11,7 +11,6 @@ name, not on the number of processes; another command, or other files under the 
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import random
@@ -29,16 +28,16 @@ import torch
 from tqdm.auto import tqdm
 
 from common.data.lmdb import LmdbWriter, WordLmdb
-from common.data.parts import add_shard_argument, claimed, find_shard
+from common.data.parts import claimed, find_shard
 from common.errors import UserError, command
 from common.files import write_text
 from common.infer.recognizer import Prediction
 from common.metrics.protocols import PROTOCOLS
-from projects.textssr.conditions import settle
 from projects.textssr.data import Regions
+from projects.textssr.flags import SynthesisOptions, parse_synthesis
 from projects.textssr.fonts import Coverage, default_font
-from projects.textssr.infer import add_model_flags, check_flags, check_font, open_generator, open_regions
 from projects.textssr.judge import Read, check_reader, open_reader
+from projects.textssr.opening import check_font, open_generator, open_regions
 from projects.textssr.painting import Generator, region_of, sample_draws
 from projects.textssr.word_choice import anagrams, fitting, read_list
 
@@ -57,34 +56,7 @@ class Job:
     seed: int
 
 
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The flags."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="scenes: AnyWord JSON file or LMDB folder")
-    parser.add_argument("out", type=Path, help="folder of the data set")
-    texts = parser.add_argument_group("texts")
-    texts.add_argument("--words", type=Path, default=None, help="word list (one a line) instead of anagrams")
-    texts.add_argument("--per-region", type=int, default=4, help="words for each region (default: 4)")
-    texts.add_argument("--keep-original", action="store_true", help="the region's own word counts as an anagram")
-    texts.add_argument("--limit", type=int, default=None, help="use only so many regions")
-    texts.add_argument("--language", default=None, help="only regions of this language")
-    keep = parser.add_argument_group("filter")
-    keep.add_argument("--reader", default=None, help="checkpoint of one of our readers, or rapidocr (package)")
-    keep.add_argument("--reader-model", default=None, help="its model, where no card stands beside it")
-    keep.add_argument("--match", choices=("exact", "36", "62", "94"), default="exact", help="when it counts as read")
-    keep.add_argument("--no-filter", action="store_true", help="keep everything")
-    run = parser.add_argument_group("running")
-    run.add_argument("--workers", type=int, default=0, help="further processes (default: none)")
-    run.add_argument("--threads", type=int, default=1, help="threads of each process on the CPU")
-    run.add_argument("--part-size", type=int, default=64, help="attempts between two savings")
-    add_shard_argument(run)
-    add_model_flags(parser)
-    options = parser.parse_args(argv)
-    settle(options, parser, argv)
-    return options
-
-
-def plan(options: argparse.Namespace, texts: Sequence[str]) -> list[Job]:
+def plan(options: SynthesisOptions, texts: Sequence[str]) -> list[Job]:
     """All attempts, in order; the same flags and scenes give the same."""
     by_length = read_list(options.words) if options.words else None
     jobs = []
@@ -101,7 +73,7 @@ def plan(options: argparse.Namespace, texts: Sequence[str]) -> list[Job]:
 class Worker:
     """Paints, reads and judges parts; one in each process."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: SynthesisOptions) -> None:
         torch.set_num_threads(options.threads)
         self.options = options
         self.regions: Regions = open_regions(options)
@@ -171,7 +143,7 @@ def matches(prediction: str, label: str, rule: str) -> bool:
 _worker: Worker | UserError | None = None
 
 
-def _start(options: argparse.Namespace) -> None:
+def _start(options: SynthesisOptions) -> None:
     """Open a process's models. What the user has to mend is kept for the first task: a pool would lose it."""
     global _worker
     try:
@@ -191,7 +163,7 @@ def _make(number: int, jobs: Sequence[Job]) -> int:
     return _worker.make(number, jobs)
 
 
-def make_parts(options: argparse.Namespace, tasks: Sequence[tuple[int, list[Job]]], begin: Callable[[], None]) -> None:
+def make_parts(options: SynthesisOptions, tasks: Sequence[tuple[int, list[Job]]], begin: Callable[[], None]) -> None:
     """Make the parts, here or in further processes; `begin` is called once models and data are open.
 
     Raises UserError for what cannot be opened, and for a process that was killed.
@@ -218,14 +190,10 @@ def make_parts(options: argparse.Namespace, tasks: Sequence[tuple[int, list[Job]
         pool.shutdown(cancel_futures=True)
 
 
-def check(options: argparse.Namespace) -> dict:
-    """The note of this command, for its folder. Refuses flags that contradict each other, and another's folder."""
-    if options.reader is None and not options.no_filter:
-        raise UserError("--reader: give a checkpoint that filters the words, or --no-filter to keep all")
+def check(options: SynthesisOptions) -> dict:
+    """The note of this command, for its folder. Refuses a reader that is not there, and another command's folder."""
     if options.reader is not None:
         check_reader(options.reader)
-    if min(options.per_region, options.part_size) < 1 or min(options.workers, options.threads - 1) < 0:
-        raise UserError("--per-region, --part-size, --threads: give 1 or more; --workers: 0 or more")
     values = {name: str(value) for name, value in vars(options).items() if name not in NOT_PART_OF_RESULT}
     note, path = {"flags": values, "files": fingerprints(options)}, options.out / NOTE
     old = json.loads(path.read_text("utf-8")) if path.is_file() else note
@@ -243,7 +211,7 @@ def begin(out: Path, note: dict) -> None:
     write_text(out / NOTE, json.dumps(note, indent=1))
 
 
-def fingerprints(options: argparse.Namespace) -> dict[str, list[int]]:
+def fingerprints(options: SynthesisOptions) -> dict[str, list[int]]:
     """[size, time of change in ns] of every file that the result depends on."""
     found = {}
     for name in FILES:
@@ -280,15 +248,13 @@ def merge(out: Path, parts: int) -> tuple[int, int]:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Plan, paint what is left, join."""
-    options = parse(argv)
-    options.text = None
-    check_flags(options)
+    options = parse_synthesis(argv, __doc__)
     note = check(options)
     regions = open_regions(options)
     jobs = plan(options, regions.texts())
     if not jobs:
         raise UserError(f"{options.data}: no word has anagrams; give --words or other scenes")
-    check_font(Coverage(regions.maker.renderer.path, (job.text for job in jobs)), options)
+    check_font(Coverage(regions.maker.renderer.path, (job.text for job in jobs)), options.data)
     size = options.part_size
     tasks = [(number, jobs[start : start + size]) for number, start in enumerate(range(0, len(jobs), size))]
     shard = find_shard(options.shard)

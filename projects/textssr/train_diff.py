@@ -87,10 +87,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv is None:
         start_all_processes()
         keep_freed_memory()
-    options = parse(argv, __doc__)
-    if options.config is None:
+    file, changes = parse(argv, __doc__)
+    if file is None:
         raise UserError("--config: missing; give for instance projects/textssr/configs/train_diff_step1_cfg.py")
-    config = read_config(options.config, DIFFUSION_KEYS, options.set)
+    config = read_config(file, DIFFUSION_KEYS, changes)
     scheduler, vae = load_scheduler(config.scheduler_path), load_vae(config.pretrained_vae, "pretrained_vae")
     torch.manual_seed(config.seed)  # what a stock folder lacks begins at random
     unet, fresh = TextUNet.from_folder(config.pretrained_unet)

@@ -60,10 +60,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv is None:
         start_all_processes()
         keep_freed_memory()
-    options = parse(argv, __doc__)
-    if options.config is None:
+    file, changes = parse(argv, __doc__)
+    if file is None:
         raise UserError("--config: missing; give for instance projects/textssr/configs/train_vae_cfg.py")
-    config = read_config(options.config, VAE_KEYS, options.set)
+    config = read_config(file, VAE_KEYS, changes)
     vae = load_vae(Path(config.pretrained_model_name_or_path) / "vae", "pretrained_model_name_or_path")
     maker = RegionMaker(config.resolution, None, exact_crop=config.exact_crop)
     dataset = LmdbRegions(config.lmdb_path, maker, config.seed)

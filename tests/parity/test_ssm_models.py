@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from common.losses.contrastive import info_nce
-from common.models.patches import patchify
+from common.models.images import patchify
 from common.models.positions import sincos_2d
 from common.models.tps import Tps
 from common.train.optim import parameter_groups

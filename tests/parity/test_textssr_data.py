@@ -231,4 +231,4 @@ def test_flags(pytestconfig) -> None:
     for script, parse in parsers.items():
         flags = Counter(flag for entry in published[script] for flag in entry["flags"])
         assert set(flags) == {"--config"}
-        assert parse(["--config", "some.py"]).config == "some.py"
+        assert parse(["--config", "some.py"]) == ("some.py", [])

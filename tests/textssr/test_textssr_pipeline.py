@@ -291,7 +291,7 @@ def test_the_filter_keeps_what_is_read(trained, base, scenes, tmp_path, monkeypa
     reader.write_bytes(b"x")
     data = scenes / "test" / "test.json"
     flags = [*models(base, trained), "--reader", reader, "--per-region", 2, "--limit", 3]
-    options = synthesize.parse([str(word) for word in (data, tmp_path / "out", *flags)])
+    options = synthesize.parse_synthesis([str(word) for word in (data, tmp_path / "out", *flags)], "")
     labels = [job.text for job in synthesize.plan(options, synthesize.open_regions(options).texts())]
     monkeypatch.setattr(synthesize, "open_reader", lambda *_: Echo(labels))
     assert run(synthesize, data, tmp_path / "out", *flags) == 0

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.models.patches import patchify
+from common.models.images import patchify
 
 
 def pixel_targets(images: Tensor, patch: int, normalise: bool = False) -> Tensor:

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -27,11 +28,25 @@ from common.data.parts import add_shard_argument, find_shard
 from common.data.sources import open_words
 from common.data.words import discover
 from common.errors import UserError, command
+from common.flags import fill
 from projects.siga.mask_create.shards import Part, PartDone, finish, make_part, missing, plan, without_mask
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+@dataclass(frozen=True)
+class Options:
+    """The flags of the same names describe the fields."""
+
+    data_path: list[str]
+    mask_path: str
+    processes: int
+    part_size: int
+    max_bad: float
+    anchor: str
+    shard: str | None
+
+
+def parse(argv: Sequence[str] | None) -> Options:
+    """The command line. Raises UserError for a number below 1."""
     parser = argparse.ArgumentParser(
         prog="generate_mask.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -52,17 +67,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--anchor", default="training", help="path component after which the mask path mirrors the data path"
     )
     add_shard_argument(parser)
-    options = parser.parse_args(argv)
+    options = fill(Options, vars(parser.parse_args(argv)))
     for name in ("processes", "part_size"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name}: {getattr(options, name)} must be at least 1")
     return options
 
 
-def targets(options: argparse.Namespace) -> list[tuple[Path, Path]]:
-    """(picture LMDB, mask LMDB) pairs. Raises UserError where a path cannot be mirrored."""
-    mirror = Mirrored(options.mask_path, options.anchor)
-    sources = dict.fromkeys(path for root in options.data_path for path in discover(root))
+def targets(roots: Sequence[str], mask_path: str, anchor: str) -> list[tuple[Path, Path]]:
+    """(picture LMDB, mask LMDB) pairs of the LMDBs below `roots`. Raises UserError where a path cannot be mirrored."""
+    mirror = Mirrored(mask_path, anchor)
+    sources = dict.fromkeys(path for root in roots for path in discover(root))
     return [(source, mirror(source)) for source in sources]
 
 
@@ -85,14 +100,13 @@ def run_parts(parts: list[Part], processes: int) -> Iterator[PartDone]:
         yield from pool.imap_unordered(make_part, parts)
 
 
-def register_of(options: argparse.Namespace, todo: list[tuple[Path, Path]], total: int) -> BadSamples:
+def register_of(root: Path, todo: list[tuple[Path, Path]], total: int, max_bad: float) -> BadSamples:
     """The list of this and earlier runs: the parts of these know theirs, rows of other data stay and do not count.
 
     Raises UserError where what earlier runs have found is too much already.
     """
-    root = Path(options.mask_path)
     cure = f"look with `strlab doctor` and remove the folders .*.parts below {root}, or raise --max_bad"
-    register = BadSamples(total, options.max_bad, root / FILE_NAME, cure)
+    register = BadSamples(total, max_bad, root / FILE_NAME, cure)
     sources = {str(source) for source, _ in todo}
     register.others = [row for row in stored(register.file) if row.path not in sources]
     register.start()
@@ -104,7 +118,7 @@ def register_of(options: argparse.Namespace, todo: list[tuple[Path, Path]], tota
 def main(argv: Sequence[str] | None = None) -> int:
     """Make what is missing and say what was made."""
     options = parse(argv)
-    pairs = targets(options)
+    pairs = targets(options.data_path, options.mask_path, options.anchor)
     there = [check_existing(*pair) for pair in pairs]
     todo = [pair for pair, done in zip(pairs, there) if not done]
     for (_, target), done in zip(pairs, there):
@@ -113,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     total = sum(len(open_words(source)) for source, _ in todo)
     shard = find_shard(options.shard)
     parts = [part for pair in todo for part in plan(*pair, options.part_size, shard)]
-    register = register_of(options, todo, total)
+    register = register_of(Path(options.mask_path), todo, total, options.max_bad)
     left = sum(part.stop - part.start for part in parts)
     with tqdm(total=left, unit="image", disable=None) as bar:
         for done in run_parts(parts, options.processes):

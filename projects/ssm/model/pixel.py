@@ -9,7 +9,7 @@ from timm.layers import PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.models.patches import unpatchify
+from common.models.images import unpatchify
 from common.models.positions import sincos_2d
 from projects.ssm.model.layers import run, vit_blocks, vit_norm
 from projects.ssm.model.pretrainer import fixed, pixel_target

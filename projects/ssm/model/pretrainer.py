@@ -12,7 +12,7 @@ import torch
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
-from common.models.patches import patchify, unpatchify
+from common.models.images import patchify, unpatchify
 from common.models.positions import sincos_2d
 from common.models.siamese import frozen_copy, pool_windows, projection_mlp
 from common.train.optim import ema_update

@@ -8,7 +8,6 @@ python projects/ssm/pretrain/main_pixel.py --pixel_type Seg --data_path DATA --p
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -80,7 +79,7 @@ def build(o: PixelOptions, dist: Dist, pairs: Pairs) -> Run:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, build, run."""
     o = parse_pixel(argv)
-    with session(o, argparse.Namespace(**o.parsed)) as dist, timed_lines():
+    with session(o, o.parsed) as dist, timed_lines():
         pairs = evaluation_pairs(o.pixel_type, o.data_path, o.eval_data_path, tuple(o.input_size))
         if o.eval_only:
             model = build_model(o).to(dist.device)

@@ -7,7 +7,6 @@ torchrun --nproc_per_node=8 projects/ssm/pretrain/sim_pretrain.py …
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +55,7 @@ def build(o: PretrainOptions, dist: Dist) -> Run:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, build, run."""
     o = parse(argv)
-    with session(o, argparse.Namespace(**o.parsed)) as dist, timed_lines():
+    with session(o, o.parsed) as dist, timed_lines():
         if dist.is_main:
             Path(o.demo_dir).mkdir(parents=True, exist_ok=True)
         run = build(o, dist)

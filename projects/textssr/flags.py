@@ -1,0 +1,168 @@
+"""The flags of `infer.py` and `synthesize.py`, and the frozen options that they become.
+
+What the UNet's folder says of its training (`conditions.json`) is the default of the flags with the same names.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.data.parts import add_shard_argument
+from common.errors import UserError
+from common.flags import fill
+from projects.textssr.conditions import settled
+from projects.textssr.fonts import PUBLISHED
+from projects.textssr.model.unet import PLANE_SIZE, PLANES
+from projects.textssr.painting import PRECISIONS
+
+FONT_HELP = f"font of the glyph conditions (without: {PUBLISHED} in the working folder, or else DejaVu Sans)"
+
+
+@dataclass(frozen=True)
+class PaintingOptions:
+    """Models, font and the way of sampling: what both scripts have. The flags of the same names describe the fields."""
+
+    data: Path
+    language: str | None
+    limit: int | None
+    vae: Path
+    unet: Path
+    scheduler: Path
+    font: Path | None
+    device: str
+    precision: str
+    steps: int
+    batch_size: int
+    resolution: int
+    ttf_size: int
+    max_len: int
+    seed: int
+    exact_crop: bool
+    clean_glyph: bool
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1 or (self.limit is not None and self.limit < 1):
+            raise UserError("--steps, --batch-size, --limit: give 1 or more")
+        if self.resolution < 8 or self.resolution % 8:
+            raise UserError(f"--resolution: {self.resolution}: give a multiple of 8")
+        if (self.max_len, self.ttf_size) != (PLANES, PLANE_SIZE):
+            raise UserError(f"--max-len, --ttf-size: the model takes {PLANES} planes of {PLANE_SIZE} pixels")
+
+
+@dataclass(frozen=True)
+class InferOptions(PaintingOptions):
+    """The options of `infer.py`."""
+
+    output: Path
+    text: str | None
+    noise_seed: int
+    per_sample_seeds: bool
+    wrap: bool
+    no_full: bool
+
+
+@dataclass(frozen=True)
+class SynthesisOptions(PaintingOptions):
+    """The options of `synthesize.py`."""
+
+    out: Path
+    words: Path | None
+    per_region: int
+    keep_original: bool
+    reader: str | None
+    reader_model: str | None
+    match: str
+    no_filter: bool
+    workers: int
+    threads: int
+    part_size: int
+    shard: str | None
+
+
+def parse_infer(argv: Sequence[str] | None, description: str) -> InferOptions:
+    """The options of `infer.py`; the published script has no flags, and the defaults are what is fixed in it.
+
+    Raises UserError for numbers that cannot be used, and for a flag that contradicts the UNet's training.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--data", type=Path, default=Path("./benchmark/ic13/test.json"), help="JSON file or LMDB folder"
+    )
+    parser.add_argument("--output", type=Path, default=Path("./output/ic13"))
+    parser.add_argument("--language", default=None, help="only words of this language")
+    parser.add_argument("--text", default=None, help="paint this into every region instead of its own text")
+    parser.add_argument("--limit", type=int, default=None, help="stop after so many words")
+    parser.add_argument("--noise-seed", type=int, default=20, help="of the start noise, the same for every batch")
+    parser.add_argument("--per-sample-seeds", action="store_true", help="other noise for each word, batches or not")
+    parser.add_argument("--wrap", action="store_true", help="let overflowing values wrap as the published script does")
+    parser.add_argument("--no-full", action="store_true", help="write local and region only")
+    add_model_flags(parser)
+    return parsed(InferOptions, parser, argv)
+
+
+def parse_synthesis(argv: Sequence[str] | None, description: str) -> SynthesisOptions:
+    """The options of `synthesize.py`. Raises UserError as `parse_infer`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="scenes: AnyWord JSON file or LMDB folder")
+    parser.add_argument("out", type=Path, help="folder of the data set")
+    texts = parser.add_argument_group("texts")
+    texts.add_argument("--words", type=Path, default=None, help="word list (one a line) instead of anagrams")
+    texts.add_argument("--per-region", type=int, default=4, help="words for each region (default: 4)")
+    texts.add_argument("--keep-original", action="store_true", help="the region's own word counts as an anagram")
+    texts.add_argument("--limit", type=int, default=None, help="use only so many regions")
+    texts.add_argument("--language", default=None, help="only regions of this language")
+    keep = parser.add_argument_group("filter")
+    keep.add_argument("--reader", default=None, help="checkpoint of one of our readers, or rapidocr (package)")
+    keep.add_argument("--reader-model", default=None, help="its model, where no metadata file is next to it")
+    keep.add_argument("--match", choices=("exact", "36", "62", "94"), default="exact", help="when it counts as read")
+    keep.add_argument("--no-filter", action="store_true", help="keep everything")
+    run = parser.add_argument_group("running")
+    run.add_argument("--workers", type=int, default=0, help="further processes (default: none)")
+    run.add_argument("--threads", type=int, default=1, help="threads of each process on the CPU")
+    run.add_argument("--part-size", type=int, default=64, help="attempts between two savings")
+    add_shard_argument(run)
+    add_model_flags(parser)
+    options = parsed(SynthesisOptions, parser, argv)
+    if options.reader is None and not options.no_filter:
+        raise UserError("--reader: give a checkpoint that filters the words, or --no-filter to keep all")
+    if min(options.per_region, options.part_size) < 1 or min(options.workers, options.threads - 1) < 0:
+        raise UserError("--per-region, --part-size, --threads: give 1 or more; --workers: 0 or more")
+    return options
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that name models, font and the way of sampling."""
+    models = parser.add_argument_group("models")
+    models.add_argument("--vae", type=Path, default=Path("./model/vae_ft/checkpoint-150000/vae"))
+    models.add_argument("--unet", type=Path, default=Path("./model/step2/checkpoint-25000/unet"))
+    models.add_argument("--scheduler", type=Path, default=Path("./model/stable-diffusion-v2-1/scheduler"))
+    models.add_argument("--font", type=Path, default=None, help=FONT_HELP)
+    models.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (the published script: cuda)")
+    models.add_argument("--precision", choices=sorted(PRECISIONS), default="fp32")
+    sampling = parser.add_argument_group("sampling")
+    sampling.add_argument("--steps", type=int, default=20, help="denoising steps")
+    sampling.add_argument("--batch-size", type=int, default=32)
+    sampling.add_argument(
+        "--resolution", type=int, default=256, help="of the crop, unless the UNet's conditions.json says"
+    )
+    sampling.add_argument("--ttf-size", type=int, default=64)
+    sampling.add_argument("--max-len", type=int, default=25)
+    sampling.add_argument("--seed", type=int, default=42, help="of the crops")
+    sampling.add_argument("--exact-crop", action="store_true", help="fix the published off-by-one of the crop's place")
+    sampling.add_argument("--clean-glyph", action="store_true", help="whole strokes in the word glyph (tiny models)")
+
+
+def parsed(
+    kind: type[InferOptions] | type[SynthesisOptions], parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> InferOptions | SynthesisOptions:
+    """The options of a command line, completed by what the UNet was trained with where no flag is given."""
+    values = vars(parser.parse_args(argv))
+    for action in parser._actions:  # a second pass without defaults finds the flags that are given
+        action.default = argparse.SUPPRESS
+    given = set(vars(parser.parse_args(argv)))
+    return fill(kind, {**values, **settled(values, given)})
