@@ -6,7 +6,7 @@ RUN pip install --no-cache-dir -i "$TORCH_INDEX" torch torchvision
 COPY pyproject.toml README.md LICENSE strlab.py ./
 COPY common common
 COPY projects projects
-RUN pip install --no-cache-dir ".[serve,export]" && useradd --create-home reader && mkdir /words && chown reader /words
+RUN pip install --no-cache-dir ".[serve,export,detect]" && useradd --create-home reader && mkdir /words && chown reader /words
 USER reader
 WORKDIR /words
 EXPOSE 8080

@@ -6,6 +6,8 @@
 'coffee'
 >>> [p.text for p in reader(["a.jpg", "b.jpg"])]             # doctest: +SKIP
 ['north', 'street']
+>>> [(w.text, w.box) for w in reader.read_page("page.jpg")]  # doctest: +SKIP
+[('Coffee', array(...)), ('house', array(...))]
 
 `load` opens the reader that ships with the package, another shipped one by its name, or a checkpoint file. Nothing is
 downloaded. Importing this module is cheap: PyTorch is imported when a reader is loaded.
@@ -22,15 +24,20 @@ from common import __version__
 from common.errors import UserError
 
 if TYPE_CHECKING:
+    from common.infer.pages import Word
     from common.infer.recognizer import Prediction, Recognizer
 
-__all__ = ["Prediction", "Recognizer", "UserError", "__version__", "evaluate", "load", "models"]
+__all__ = ["Prediction", "Recognizer", "UserError", "Word", "__version__", "evaluate", "load", "models"]
 
 _HOW = ("batch_size", "amp", "workers", "upright", "published", "engine")
 
 
 def __getattr__(name: str) -> Any:
-    """`Prediction` and `Recognizer`, imported when they are first used."""
+    """`Prediction`, `Recognizer` and `Word`, imported when they are first used."""
+    if name == "Word":
+        from common.infer.pages import Word
+
+        return Word
     if name in ("Prediction", "Recognizer"):
         from common.infer import recognizer
 

@@ -25,10 +25,11 @@ from pathlib import Path
 from string import punctuation
 from typing import Any
 
+from common.console import NOTES, TOTALS, is_terminal, live, show, styled
 from common.data.bad import FILE_NAME, BadSample
 from common.data.decode import decode_rgb
 from common.data.parts import add_shard_argument, find_shard
-from common.data.sources import open_words
+from common.data.sources import STAND_IN, open_words
 from common.data.words import discover
 from common.errors import UserError
 from common.files import write_text
@@ -174,7 +175,7 @@ def writes(charset: str, protocol: str) -> bool:
 
 
 def is_stand_in(folder: Path) -> bool:
-    """Whether a set belongs to a corpus that `strlab data synth` rendered, under the name of a public set."""
+    """Whether a set belongs to a corpus that `strlab data synth` rendered in place of a public set."""
     for parent in list(folder.absolute().parents)[:3]:
         with contextlib.suppress(OSError, ValueError, TypeError):
             return "renderer" in json.loads((parent / "corpus.json").read_text("utf-8"))
@@ -198,7 +199,7 @@ def find_sets(folders: Sequence[Path], select: Sequence[str] | None = None) -> d
                 name = _free_name(path, max(1, len(path.relative_to(folder).parts)), found)
                 if is_stand_in(path):
                     head, slash, tail = name.rpartition("/")
-                    name = f"{head}{slash}synth-{tail}"
+                    name = f"{head}{slash}{STAND_IN}{tail.removeprefix(STAND_IN)}"  # older corpora lack the prefix
                 found[name] = path
     return found
 
@@ -219,8 +220,16 @@ def evaluate(
     Raises `UserError` where a set has no readable sample at all.
     """
     evaluation, started = Evaluation(charset=recognizer.charset), time.monotonic()
-    for name, path in sets.items():
-        _evaluate_set(evaluation, recognizer, name, path, max_samples, progress, traits)
+    shown = {"sets": "", "read": ""}  # on a terminal: the table so far, and how far the present set is
+
+    def draw() -> Any:
+        return styled(f"{shown['sets']}{shown['read']}", header=bool(shown["sets"]))
+
+    with live(draw) if progress else contextlib.nullcontext():
+        for name, path in sets.items():
+            _evaluate_set(evaluation, recognizer, name, path, max_samples, progress, traits, shown)
+            if progress and is_terminal():
+                shown["sets"] = table(evaluation.as_dict()) + "\n"
     evaluation.seconds = time.monotonic() - started
     return evaluation
 
@@ -233,6 +242,7 @@ def _evaluate_set(
     max_samples: int,
     progress: bool,
     traits: bool,
+    shown: dict[str, str],
 ) -> None:
     """Read one LMDB and add it to the evaluation."""
     from tqdm import tqdm
@@ -255,9 +265,11 @@ def _evaluate_set(
             yield image
 
     done, unreadable = 0, 0
-    with tqdm(total=count, desc=name, unit="img", disable=None if progress else True, leave=False) as bar:
+    quiet = True if not progress or is_terminal() else None  # the live table shows it there
+    with tqdm(total=count, desc=name, unit="img", disable=quiet, leave=False) as bar:
         for number, prediction in enumerate(recognizer.stream(images())):
             bar.update()
+            shown["read"] = f"{name}: {number + 1} of {count} words read"
             index, label = labels[number]
             if prediction.error:
                 unreadable += 1
@@ -374,7 +386,7 @@ def _run(args: argparse.Namespace) -> int:
         **evaluation.as_dict(),
         "environment": environment.describe(),
     }
-    print(table(result))
+    show(table(result), TOTALS, NOTES, header=True)
     print(f"model {result['model']}, {result['precision']} on {result['device']}, "
           f"{result['images_per_second']:.1f} images a second")  # fmt: skip
     sure = result["calibration"]

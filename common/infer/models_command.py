@@ -7,9 +7,14 @@ import json
 import textwrap
 
 from common import registry
+from common.console import NOTES, Rule, show
 from common.errors import UserError
 from common.infer import shipped
 from common.infer.shipped import Shipped
+
+HEAD: Rule = (r"(?s).*", "bold")
+NAME: Rule = (r"(?m)^\S+", "cyan")
+TERMS: Rule = (r"research\s+(?:purposes|only)|academic\s+research|CC-BY-NC\s\S+|patent\s+notice|not\s+stated", "yellow")
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -30,20 +35,26 @@ def _run(args: argparse.Namespace) -> int:
         print(json.dumps(found, ensure_ascii=False, indent=1))
         return 0
     if readers:
-        print("Readers that ship (--weights NAME; the first is used when none is named)")
-        print("\n".join(line for one in readers for line in shipped_lines(one)))
-        print("\nModels (train them, or open published weights: --checkpoint FILE --model NAME)")
+        show("Readers that ship (--weights NAME; the first is used when none is named)", HEAD)
+        show("\n".join(line for one in readers for line in shipped_lines(one)), NAME, NOTES, TERMS)
+        show("\nModels (train them, or open published weights: --checkpoint FILE --model NAME)", HEAD)
     elif not args.pattern:
         print("No trained reader ships with this installation.\n")
     for row in rows:
-        height, width = row.image_size
-        reads = f", {len(row.charset)} characters" if row.charset else ""
-        name = f"{row.name:<40}" if len(row.name) <= 40 else f"{row.name}\n{'':<40}"
-        print(f"{name} {row.kind:<11} {height}x{width}{reads}")
-        for weights in row.weights:
-            where = f"; {weights.where}" if weights.where else ""
-            print(_wrapped(f"weights {weights.name}: {weights.licence}{where}"))
+        show("\n".join(model_lines(row)), NAME, NOTES, TERMS)
     return 0
+
+
+def model_lines(row: registry.ModelRow) -> list[str]:
+    """Name, kind, size and characters of a model, and its published weights with their terms."""
+    height, width = row.image_size
+    reads = f", {len(row.charset)} characters" if row.charset else ""
+    names = [f"{row.name:<40}"] if len(row.name) <= 40 else [row.name, " " * 40]
+    lines = [*names[:-1], f"{names[-1]} {row.kind:<11} {height}x{width}{reads}"]
+    for weights in row.weights:
+        where = f"; {weights.where}" if weights.where else ""
+        lines += _wrapped(f"weights {weights.name}: {weights.licence}{where}").splitlines()
+    return lines
 
 
 def _wrapped(text: str) -> str:

@@ -115,6 +115,27 @@ def png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def annotated(image: np.ndarray, words: Sequence[tuple[np.ndarray, str]]) -> np.ndarray:
+    """A picture uint8 [h, w, 3] with the box, corners [4, 2] in pixels, and the text of each word drawn over it."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    sheet = Image.fromarray(np.ascontiguousarray(image))
+    draw = ImageDraw.Draw(sheet)
+    thick = max(1, round(max(image.shape[:2]) / 600))
+    for number, (box, text) in enumerate(words):
+        colour = tuple(int(value) for value in PALETTE[number % len(PALETTE)])
+        corners = [(float(x), float(y)) for x, y in box]
+        draw.line([*corners, corners[0]], colour, thick, joint="curve")
+        size = float(np.clip(0.55 * np.linalg.norm(np.asarray(box[3]) - box[0]), 11, 0.08 * max(image.shape[:2]) + 11))
+        font = ImageFont.load_default(size=size)
+        left, bottom = corners[0][0], min(y for _, y in corners[:2])
+        bottom = bottom if bottom >= size * 1.2 else max(y for _, y in corners) + size * 1.2  # no room above
+        area = draw.textbbox((left, bottom), text or "?", font=font, anchor="lb")
+        draw.rectangle((area[0] - 2, area[1] - 1, area[2] + 2, area[3] + 1), fill=colour)
+        draw.text((left, bottom), text or "?", "white", font=font, anchor="lb")
+    return np.asarray(sheet)
+
+
 def captioned(
     words: Sequence[tuple[np.ndarray, str]], columns: int = 6, cell: tuple[int, int] = (64, 200)
 ) -> np.ndarray:

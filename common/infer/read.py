@@ -2,7 +2,8 @@
 
 Without `--checkpoint` the reader that ships with the package is used. A file that cannot be decoded gives a line on
 stderr and the exit status 1; the others are read all the same. The readers are made for one horizontal word; a crop
-that is far from that is read with a warning.
+that is far from that is read with a warning. With `--detect` a detector of other people (PP-OCR's DBNet, extra
+`detect`) first finds the words of whole pictures, and each line has the word's four corners as a fourth field.
 """
 
 from __future__ import annotations
@@ -89,11 +90,21 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--exif", action="store_true", help="turn photographs as their EXIF orientation says (default: as stored)"
     )
+    parser.add_argument(
+        "--detect", action="store_true", help="whole pictures: find the words first, with another project's detector"
+    )
+    parser.add_argument(
+        "--draw", type=Path, metavar="PATH", help="with --detect: the picture with boxes and text, a folder for several"
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
     paths = find_images(args.images)
+    if args.draw is not None and not args.detect:
+        raise UserError("--draw: it shows what --detect found; give both")
+    if args.detect:
+        return _read_pages(args, paths)
     recognizer = open_from(args, upright=args.exif)
     predictions = recognizer.stream(_checked(paths, args.exif), attention=args.attention is not None)
     failed, mapped, read = 0, True, []
@@ -119,20 +130,63 @@ def _run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _read_pages(args: argparse.Namespace, paths: list[Path]) -> int:
+    """Find and read the words of whole pictures, and print or draw them as the arguments ask."""
+    from common.data.decode import BadImage
+    from common.infer import pages
+    from common.infer.pictures import annotated, png
+
+    if args.attention is not None or args.sheet is not None:
+        raise UserError("--detect: --attention and --sheet are for pictures of one word; use --draw PATH")
+    if args.draw is not None and len(paths) > 1 and args.draw.suffix:
+        raise UserError(f"--draw: {args.draw} is one file and there are {len(paths)} pictures; name a folder")
+    finder = pages.detector()
+    recognizer = open_from(args, upright=args.exif)
+    print(f"words found by the {finder.name}, which is not part of strlab", file=sys.stderr)
+    failed = 0
+    for path, name in zip(paths, sheet_names(paths, "_words.png")):
+        try:
+            image = as_array(path, args.exif)
+        except BadImage as error:
+            failed += 1
+            print(f"{printable(path)}: skipped: {printable(error)}", file=sys.stderr)
+            continue
+        words = recognizer.read_page(image, finder)
+        if not words:
+            print(f"{printable(path)}: no words were found", file=sys.stderr)
+        if args.json:
+            found = [{**_entry(word.prediction), "box": word.box.round(1).tolist()} for word in words]
+            print(json.dumps({"file": str(path), "detector": finder.name, "words": found}, ensure_ascii=False))
+        for word in words if not args.json else ():
+            corners = ",".join(f"{value:.0f}" for value in word.box.reshape(-1))
+            print(f"{line(path, word.prediction, False)}\t{corners}", flush=True)
+        if args.draw is not None:
+            out = args.draw if args.draw.suffix else args.draw / name
+            write_bytes(out, png(annotated(image, [(word.box, word.text) for word in words])))
+    if failed:
+        print(f"{failed} of {len(paths)} images could not be read", file=sys.stderr)
+    return 1 if failed else 0
+
+
 def line(path: Path, prediction: Prediction, as_json: bool) -> str:
     """One line of output; control characters and tabs in the text cannot break it."""
     if not as_json:
         text = prediction.text.replace("\t", " ").replace("\n", " ").replace("\r", " ")
         return f"{printable(path)}\t{text}\t{prediction.confidence:.4f}"
-    entry = {"file": str(path), "text": prediction.text, "confidence": round(float(prediction.confidence), 6)}
+    return json.dumps({"file": str(path), **_entry(prediction)}, ensure_ascii=False, default=str)
+
+
+def _entry(prediction: Prediction) -> dict[str, Any]:
+    """A prediction as it stands in a line of `--json`."""
+    entry: dict[str, Any] = {"text": prediction.text, "confidence": round(float(prediction.confidence), 6)}
     entry["char_confidences"] = [round(float(value), 6) for value in prediction.char_confidences]
     if prediction.extra:
         entry["extra"] = dict(prediction.extra)
-    return json.dumps(entry, ensure_ascii=False, default=str)
+    return entry
 
 
-def sheet_names(paths: Sequence[Path]) -> list[Path]:
-    """Where each image's sheet goes: its path from the images' common folder with `_attention.png` after its name.
+def sheet_names(paths: Sequence[Path], ending: str = "_attention.png") -> list[Path]:
+    """Where each image's sheet goes: its path from the images' common folder with `ending` after its name.
 
     An image that is named twice gets `-2` before that, and so on.
     """
@@ -143,7 +197,7 @@ def sheet_names(paths: Sequence[Path]) -> list[Path]:
     for path in absolute:
         seen[path] += 1
         place, again = path.relative_to(common), f"-{seen[path]}" if seen[path] > 1 else ""
-        names.append(place.with_name(f"{place.name}{again}_attention.png"))
+        names.append(place.with_name(f"{place.name}{again}{ending}"))
     return names
 
 

@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, overload, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, overload, runtime_checkable
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ from common.files import read_regular
 from common.infer.images import KINDS, LONGEST_ASPECT, ImageLike, as_array, check_kind, find_images, is_image
 from common.infer.options import open_with_options
 from common.train.checkpoint import card_path, read_card
+
+if TYPE_CHECKING:
+    from common.infer.pages import Detector, Word
 
 __all__ = ["LONGEST_ASPECT", "ImageLike", "Prediction", "Reader", "Recognizer", "as_array", "find_images"]
 
@@ -221,6 +224,27 @@ class Recognizer:
                 if progress is not None:
                     progress(len(waiting))
                 waiting = following
+
+    def read_page(self, image: ImageLike, detector: Detector | None = None) -> list[Word]:
+        """Find the words in a whole picture and read each.
+
+        The detector is not part of this library: see `common.infer.pages`.
+
+        Args:
+            image: one picture of any kind that a call takes.
+            detector: what finds the words; by default the installed one.
+
+        Returns:
+            The words in reading order, each with `box` (four corners in pixels), `text` and `confidence`.
+
+        Raises:
+            UserError: no detector is installed (`pip install 'strlab[detect]'`).
+            BadImage: the picture cannot be decoded.
+        """
+        from common.infer import pages
+
+        boxes, crops = (detector or pages.detector()).words(as_array(image, self.upright, self.published))
+        return [pages.Word(box, prediction) for box, prediction in zip(boxes, self(crops))]
 
     async def aread(self, images: ImageLike | Iterable[ImageLike], attention: bool = False) -> Any:
         """Read without blocking the event loop: what a call returns, from a thread."""

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from common.console import FIRST, show
 from common.errors import UserError
 from common.files import write_text
 from common.infer import shipped
@@ -64,7 +65,7 @@ def _run(args: argparse.Namespace) -> int:
             entry.speed = {} if args.no_speed else measure_speed(recognizer)
         entry.words = read_words(recognizer, sets, args.max_samples, args.out / "cache", entry.sha256)
     page = write_files(args.out, entries, sets, args.any_data)
-    print(page.text)
+    show(page.text, FIRST, header=True)
     print(f"written: {page.html} with compare.md, compare.csv and compare.tex")
     return 0
 

@@ -110,10 +110,17 @@ def facts_table(entries: Sequence[Entry]) -> tuple[list[str], list[list]]:
 
 
 def as_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The table in columns for a terminal."""
+    """The table in columns for a terminal of 80 columns: further columns follow below, after the first one again."""
     lines = [list(map(str, header)), *[list(map(str, row)) for row in rows]]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+    blocks: list[list[int]] = [[0]]
+    for column in range(1, len(header)):
+        if len(blocks[-1]) > 1 and sum(widths[i] + 2 for i in blocks[-1]) + widths[column] > 80:
+            blocks.append([0])
+        blocks[-1].append(column)
+    return "\n\n".join(
+        "\n".join("  ".join(line[i].ljust(widths[i]) for i in block).rstrip() for line in lines) for block in blocks
+    )
 
 
 def latex(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -28,7 +28,9 @@ from starlette.exceptions import HTTPException
 
 from common import __version__
 from common.data.decode import BadImage, open_picture
-from common.infer import shipped
+from common.errors import UserError
+from common.infer import pages, shipped
+from common.infer.images import as_array
 from common.infer.recognizer import Prediction, Recognizer, open_recognizer
 from common.serve.batcher import Batcher, Job, ModelFailed
 from common.serve.guard import Guard, Limits
@@ -44,14 +46,24 @@ class Attention(BaseModel):
     data: str
 
 
+class FoundWord(BaseModel):
+    """One word of a whole picture: `box` has its corners (x, y) in pixels, clockwise from the word's top left."""
+
+    text: str
+    confidence: float
+    char_confidences: list[float]
+    box: list[list[float]]
+
+
 class Reading(BaseModel):
-    """What was read in one picture."""
+    """What was read in one picture. With `detect` the text is that of all words, the confidence their mean."""
 
     name: str | None = Field(None, description="name of the uploaded file")
     text: str
     confidence: float = Field(description="0 to 1, of the whole word")
     char_confidences: list[float] = Field(description="0 to 1, one for each character of the text")
     attention: Attention | None = None
+    words: list[FoundWord] | None = Field(None, description="with `detect`: the words in reading order")
     error: str | None = Field(None, description="why the picture could not be read; the text is then empty")
 
 
@@ -156,6 +168,7 @@ def create_app(
         request: Request,
         reader: Annotated[str | None, Query(description="a name of /models; default: the first")] = None,
         attention: Annotated[bool, Query(description="also return attention maps, where the reader has them")] = False,
+        detect: Annotated[bool, Query(description="whole pictures: find the words first, see /health")] = False,
     ) -> Any:
         """Read one picture or several: multipart files (`curl -F image=@a.png`), a raw body (`curl --data-binary
         @a.png`), or JSON `{"images": ["<base64 or data URL>", …]}`. 422 where not one of them can be read."""
@@ -163,7 +176,8 @@ def create_app(
         names, images = await _images(request, limits.max_images)
         chosen = await asyncio.to_thread(readers.get, reader)
         try:
-            reading = _read(pool, batcher, chosen, images, attention, limits)
+            work = _read_pages(pool, batcher, chosen, images, limits) if detect else None
+            reading = work or _read(pool, batcher, chosen, images, attention, limits)
             predictions = await asyncio.wait_for(reading, limits.answer_s)
         except TimeoutError:
             raise Refused(503, f"the answer took over {limits.answer_s:g} seconds; send fewer pictures") from None
@@ -175,8 +189,9 @@ def create_app(
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        """The process is alive."""
-        return {"status": "ok", "model": recognizer.name, "charset": recognizer.charset, "version": __version__}
+        """The process is alive; `detector` names what `?detect=1` uses, null where none is installed."""
+        return {"status": "ok", "model": recognizer.name, "charset": recognizer.charset, "version": __version__,
+                "detector": pages.installed() or None}  # fmt: skip
 
     @app.get("/ready", responses={503: {"model": Problem}})
     async def ready() -> Any:
@@ -299,9 +314,7 @@ async def _read(
     limits: Limits,
 ) -> list[Prediction]:
     """Decode in the pool, read in the batcher; one prediction for each picture."""
-    sizes = [pixels_of(data) for data in images]
-    if sum(sizes) > limits.max_pixels:
-        raise Refused(413, f"{sum(sizes):,} pixels in all; at most {limits.max_pixels:,} are taken in a request")
+    _check_pixels(images, limits)
     loop = asyncio.get_running_loop()
 
     def prepare(data: bytes) -> np.ndarray | str:
@@ -316,6 +329,45 @@ async def _read(
     return [Prediction("", 0.0, error=one) if isinstance(one, str) else next(found) for one in fitted]
 
 
+def _check_pixels(images: list[bytes], limits: Limits) -> None:
+    """Raise `Refused` where the pictures of a request announce too many pixels together."""
+    pixels = sum(pixels_of(data) for data in images)
+    if pixels > limits.max_pixels:
+        raise Refused(413, f"{pixels:,} pixels in all; at most {limits.max_pixels:,} are taken in a request")
+
+
+async def _read_pages(
+    pool: ThreadPoolExecutor, batcher: Batcher, recognizer: Recognizer, images: list[bytes], limits: Limits
+) -> list[Prediction]:
+    """Find the words of whole pictures in the pool and read them in the batcher; one prediction for each picture, whose
+    `extra["words"]` has the words."""
+    _check_pixels(images, limits)
+    try:
+        detector = await asyncio.to_thread(pages.detector)
+    except UserError as error:
+        raise Refused(422, f"detect: {error}") from None
+    loop = asyncio.get_running_loop()
+
+    def find(data: bytes) -> tuple[np.ndarray, list[np.ndarray]] | str:
+        try:
+            boxes, crops = detector.words(as_array(data, recognizer.upright, recognizer.published))
+            return boxes, [recognizer.fit(crop) for crop in crops]
+        except BadImage as error:
+            return str(error)
+
+    answers = []
+    for found in await asyncio.gather(*(loop.run_in_executor(pool, find, data) for data in images)):
+        if isinstance(found, str):
+            answers.append(Prediction("", 0.0, error=found))
+            continue
+        boxes, crops = found
+        read = await asyncio.wrap_future(batcher.submit(Job(recognizer, crops))) if crops else []
+        confidence = float(np.mean([one.confidence for one in read])) if read else 0.0
+        words = [{**_reading(one, None), "box": box.round(1).tolist()} for one, box in zip(read, boxes)]
+        answers.append(Prediction(" ".join(one.text for one in read), confidence, extra={"words": words}))
+    return answers
+
+
 def _reading(prediction: Prediction, name: str | None) -> dict[str, Any]:
     """A prediction as plain data."""
     reading: dict[str, Any] = {
@@ -325,6 +377,8 @@ def _reading(prediction: Prediction, name: str | None) -> dict[str, Any]:
     }
     if name is not None:
         reading["name"] = name
+    if "words" in prediction.extra:
+        reading["words"] = prediction.extra["words"]
     if prediction.error is not None:
         reading["error"] = prediction.error
     if prediction.attention is not None:

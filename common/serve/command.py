@@ -2,7 +2,8 @@
 
     GET  /         a page: drop, paste, choose or photograph pictures
     POST /read     multipart files, a raw picture, or JSON {"images": ["<base64>", …]}
-                   ?reader=NAME chooses a shipped reader, ?attention=1 adds maps
+                   ?reader=NAME chooses a shipped reader, ?attention=1 adds maps,
+                   ?detect=1 finds the words of whole pictures first
     GET  /models   the readers;  /health and /ready for supervisors;  /docs and /openapi.json describe the API
 
 Requests that arrive together are read in one batch. The server listens on the loopback address unless --host says

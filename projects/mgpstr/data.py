@@ -14,7 +14,7 @@ from common.data.decode import BadImage, decode_rgb, pad_right, picture_size, re
 from common.data.lmdb import WordLmdb
 from common.data.loader import Batch, RatioMix, SeededSampler, WordLoader, word_loader
 from common.data.masks import MaskSource
-from common.data.sources import open_words
+from common.data.sources import open_words, set_or_stand_in
 from common.data.words import RESIZED, WordDataset, discover, discover_groups
 from common.errors import UserError
 from common.text.coverage import DEFAULT_SHARE, check_coverage
@@ -274,7 +274,7 @@ def evaluation_sets(root: str | None, wanted: Sequence[str | tuple[str, ...]] | 
     sets, missing = {}, []
     for entry in wanted:
         names = (entry,) if isinstance(entry, str) else entry
-        chosen = next((name for name in names if name in by_name), None)
+        chosen = next((found for name in names if (found := set_or_stand_in(name, by_name))), None)
         if chosen is None:
             missing.append(names[0])
         else:

@@ -14,6 +14,7 @@ from common.data.bad import FILE_NAME, BadSamples
 from common.data.decode import BadImage, decode_mask
 from common.data.loader import RatioMix, SeededSampler, WordLoader, word_loader
 from common.data.masks import MaskSource, Mirrored, Replaced, StoredMasks
+from common.data.sources import set_or_stand_in
 from common.data.words import NATIVE, RESIZED, WordDataset, discover, discover_groups
 from common.errors import UserError
 from common.text.coverage import check_coverage, empty_line
@@ -269,6 +270,7 @@ def evaluation_sets(
     """
     found = named_sets(root)
     if names is not None:
+        names = [set_or_stand_in(name, found) or name for name in names]
         missing = [name for name in names if name not in found]
         several = [path for path in found for name in missing if path.endswith(f"/{name}")]
         if several:

@@ -44,7 +44,7 @@ def samples(root: Path, folder: str) -> list[tuple[str, dict]]:
 
 
 def test_layout_says_that_it_is_synthetic(root):
-    evaluation = {f"evaluation/{name}" for name in EVALUATION_SHARES}
+    evaluation = {f"evaluation/synth-{name}" for name in EVALUATION_SHARES}
     assert set(leaves(root)) == {"training/MJ", "training/ST", "validation"} | evaluation
     card = json.loads((root / "corpus.json").read_text())
     assert "stand-ins" in card["synthetic"] and "not comparable" in (root / "README.md").read_text()
@@ -63,7 +63,7 @@ def test_every_sample_is_whole(root):
 
 def test_evaluation_shares_neither_words_nor_fonts_with_training(root):
     training = samples(root, "training/MJ") + samples(root, "training/ST")
-    evaluation = [sample for name in EVALUATION_SHARES for sample in samples(root, f"evaluation/{name}")]
+    evaluation = [sample for name in EVALUATION_SHARES for sample in samples(root, f"evaluation/synth-{name}")]
     validation = samples(root, "validation")
     words = [{label.lower() for label, _ in part} for part in (training, validation, evaluation)]
     assert not words[0] & words[1] and not words[0] & words[2] and not words[1] & words[2]

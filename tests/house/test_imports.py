@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "weights": set(),
     "reader": {"infer", "train", "data", "text", "models", "metrics", "augment", "losses", "report"},
 }
-EVERYWHERE = {"errors", "files", "flags", "registry", "__version__"}
+EVERYWHERE = {"console", "errors", "files", "flags", "registry", "__version__"}
 PAIRS_OF_FOLDERS = {("data", "augment")}
 """Folders that know each other, by design: augmentations need decoded pixels, the renderer of the corpus augments."""
 CLOSURE = {  # training script: (most files today, target)

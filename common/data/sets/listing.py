@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from dataclasses import asdict
 
+from common.console import show
 from common.data.sets import known
 
 
@@ -20,8 +22,16 @@ def _run(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps([asdict(data_set) for data_set in known().values()], indent=1, ensure_ascii=False))
         return
-    print(f"{'name':<20} {'words (subsets)':<34} {'language':<16} title")
+    show("\n".join(lines()), (r"(?m)^\S+", "cyan"), (r"(?m)^ .*$", "dim"), header=True)
+    print("\n`strlab data info NAME` says where a set comes from; `strlab data convert NAME SRC DST` makes its LMDBs.")
+
+
+def lines() -> list[str]:
+    """The table, at most 80 columns wide: name, language and title of each set, and the words of its subsets."""
+    found = [f"{'name':<18} {'language':<16} title; words of each subset"]
     for name, data_set in known().items():
         words = data_set.words if any(subset.words for subset in data_set.subsets) else "not stated"
-        print(f"{name:<20} {words:<34} {data_set.language:<16} {data_set.title}")
-    print("\n`strlab data info NAME` says where a set comes from; `strlab data convert NAME SRC DST` makes its LMDBs.")
+        title = textwrap.wrap(f"{data_set.title}; {words}", 44, break_on_hyphens=False)
+        found.append(f"{name:<18} {data_set.language:<16} {title[0]}")
+        found += [f"{'':<35} {line}" for line in title[1:]]
+    return found

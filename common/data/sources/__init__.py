@@ -6,14 +6,22 @@ these.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 
 from common.data.lmdb import WordLmdb
 from common.data.sources.base import LIST_NAMES, SAVED, WordSource
 from common.files import files_below
 
-__all__ = ["WordLmdb", "WordSource", "find_sources", "open_words"]
+__all__ = ["WordLmdb", "WordSource", "find_sources", "open_words", "set_or_stand_in"]
 KINDS = "an LMDB, a folder with labels.txt, labels.csv or labels.jsonl, .tar shards, or .parquet or Arrow files"
+
+STAND_IN = "synth-"  # before the name of the public set that a rendered one stands in for, in folders and tables
+
+
+def set_or_stand_in(name: str, found: Container[str]) -> str | None:
+    """Return `name` where it is among the sets that were found, else `synth-NAME`, else None."""
+    return next((one for one in (name, f"{STAND_IN}{name}") if one in found), None)
 
 
 def open_words(path: str | Path) -> WordSource | WordLmdb:

@@ -2,8 +2,8 @@
 
 Everything comes from installed packages: open-licence fonts (fontpkg-*), words (wordfreq), photographs
 (scikit-image). OUT gets the usual layout: training/{MJ,ST}, validation,
-evaluation/{IIIT5k_3000,SVT,IC13_857,IC15_1811,SVTP,CUTE80}; the last six are synthetic stand-ins for the public
-sets of those names. No word and no font of evaluation occurs in training. Next to each image are its label, text
+evaluation/synth-{IIIT5k_3000,SVT,IC13_857,IC15_1811,SVTP,CUTE80}; the last six are stand-ins for the public sets of
+those names. No word and no font of evaluation occurs in training. Next to each image are its label, text
 mask and character boxes. The same options always give the same samples.
 """
 

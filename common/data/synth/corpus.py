@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from common.data.lmdb import LmdbWriter
 from common.data.parts import WHOLE_JOB, Shard
+from common.data.sources import STAND_IN
 from common.data.synth.fonts import Face, coverage_report, find_faces
 from common.data.synth.lexicon import text_source
 from common.data.synth.options import Part, SynthOptions, corpus_parts
@@ -36,9 +37,10 @@ _CHUNK = 100
 _BYTES_PER_CROP = 8000  # of an LMDB with image, mask, boxes and label, rather too much than too little
 _README = """This is a synthetic corpus, rendered by `strlab data synth`; no picture of it was photographed.
 
-The folders under evaluation/ carry the names of the public sets whose character they imitate (curved like CUTE80,
-in perspective like SVTP, blurred like IC15, ...), so that every tool finds them. They do NOT hold the public sets: a
-figure measured here is not comparable with any published one. Words and fonts of evaluation do not occur in training.
+The folders evaluation/synth-NAME are stand-ins for public sets whose character they imitate (curved like CUTE80, in
+perspective like SVTP, blurred like IC15, ...); tools that look for a set take its stand-in where the set is not there,
+and keep the prefix in their tables. They do NOT hold the public sets: a figure measured here is not comparable with any
+published one. Words and fonts of evaluation do not occur in training.
 
 Options, fonts and sizes: corpus.json. Samples: contact_sheet.png. Keys per sample: image-, label-, mask- (PNG, 1 where
 a letter is), boxes- (JSON [[x1, y1, x2, y2, "c"], ...] in pixels of the image), meta- (JSON: font, background).
@@ -157,7 +159,7 @@ def render_range(
 
 
 def _part_key(part: Part) -> int:
-    return zlib.crc32(part.folder.encode())
+    return zlib.crc32(part.folder.replace(STAND_IN, "").encode())  # the prefix came later: samples stay the same
 
 
 def _encode_range(job: tuple) -> list[tuple[bytes, str, bytes, bytes, bytes]]:
@@ -204,7 +206,7 @@ def _card(options: SynthOptions, parts: list[Part], faces: tuple[Face, ...]) -> 
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return {
-        "synthetic": "Rendered by `strlab data synth`. evaluation/ holds stand-ins named after public sets.",
+        "synthetic": "Rendered by `strlab data synth`. evaluation/synth-NAME are stand-ins for public sets.",
         "renderer": RENDERER,
         "options": options.as_dict(),
         "parts": {part.folder: {"crops": part.size, "words_and_fonts": part.split} for part in parts},

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.data.sources import STAND_IN
 from common.errors import UserError
 from common.text.charset import CHARSET_36, CHARSET_62, CHARSET_94, UPPER
 
@@ -120,7 +121,7 @@ def corpus_parts(options: SynthOptions) -> list[Part]:
     for name, share in EVALUATION_SHARES.items():
         size = round(left * share / shares_left)
         left, shares_left = left - size, shares_left - share
-        parts.append(Part(f"evaluation/{name}", size, "evaluation", name))
+        parts.append(Part(f"evaluation/{STAND_IN}{name}", size, "evaluation", name))
     return [part for part in parts if part.size]
 
 

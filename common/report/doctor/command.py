@@ -25,6 +25,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+from common.console import Rule, show
 from common.data.doctor import as_dict, describe, refuse_place, repair
 from common.data.examine import Examination, Wishes, examine
 from common.data.examine_shares import examine_share
@@ -35,6 +36,8 @@ from common.data.words import discover
 from common.errors import UserError
 from common.files import write_text
 from common.text.charset import named_charset
+
+RULES: tuple[Rule, ...] = ((r"\A.*", "bold"), (r"(?m)^  [A-Z][A-Z -]+(?=  )", "bold red"))  # the set; faults of it
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -98,12 +101,13 @@ def _run(args: argparse.Namespace) -> int:
             examination = examine(folder, wishes, args.workers, _progress(folder.name))
         found.append(examination)
         if not missing:
-            print("\n".join(describe(examination, args.examples)), flush=True)
+            show("\n".join(describe(examination, args.examples)), *RULES)
     if missing:
         print(f"shard {shard} is done; {missing} chunks are not looked at yet")
         return 0
     faults = sum(examination.faults for examination in found)
-    print(f"{len(found)} word sets, {sum(e.highest for e in found):,} samples, {faults:,} faults")
+    style = "bold red" if faults else "bold green"
+    show(f"{len(found)} word sets, {sum(e.highest for e in found):,} samples, {faults:,} faults", (r".*", style))
     if args.json is not None:
         text = json.dumps([as_dict(examination) for examination in found], indent=1, ensure_ascii=False)
         write_text(args.json, text)

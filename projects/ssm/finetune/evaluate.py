@@ -14,6 +14,7 @@ import torch
 
 from common.data.bad import BadSample, BadSamples
 from common.data.loader import SeededSampler, word_loader
+from common.data.sources import STAND_IN
 from common.errors import UserError
 from common.files import write_text
 from common.metrics.papers import SetMetrics, ssm_metrics
@@ -77,7 +78,10 @@ def open_for_test(o: EvalOptions) -> Opened:
 def read_groups(
     model: Opened, root: Path, chosen: Mapping[str, Sequence[str]], o: EvalOptions
 ) -> dict[str, SetReading]:
-    """Every set of the groups, read once. Raises `UserError` where none of them is there."""
+    """Every set of the groups, read once, by its own name or that of its rendered stand-in.
+
+    Raises `UserError` where none of them is there.
+    """
     names = sorted({name for members in chosen.values() for name in members})
     places = {name: test_root(root, name) for name in names}
     missing = [name for name, place in places.items() if place is None]
@@ -88,6 +92,7 @@ def read_groups(
     readings = {}
     for name, place in places.items():
         if place is not None:
+            name = f"{STAND_IN}{name}" if place.name.startswith(STAND_IN) else name
             found = readings[name] = read_set(
                 model.reader, place, model.charset, max_length=model.longest, batch_size=o.batch_size,
                 workers=o.num_workers, degrees=o.rotation,
@@ -99,9 +104,10 @@ def read_groups(
 
 def test_root(root: Path, name: str) -> Path | None:
     """Folder of a test set: test/<name> (of `test_custom.py` test_custom/<name>) as published, evaluation/<name> in our
-    tree, None where neither is."""
+    tree, else its rendered stand-in; None where none of them is."""
     own = {"IIIT5k": "IIIT5k_3000"}.get(name, name)
-    for folder in (f"test/{name}", f"test_custom/{name}", f"evaluation/{name}", f"evaluation/{own}"):
+    published = (f"test/{name}", f"test_custom/{name}", f"evaluation/{name}", f"evaluation/{own}")
+    for folder in (*published, f"evaluation/{STAND_IN}{name}", f"evaluation/{STAND_IN}{own}"):
         if (root / folder).is_dir():
             return root / folder
     return None

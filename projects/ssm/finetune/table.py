@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from common.data.sources import set_or_stand_in
 from common.metrics.papers import SetMetrics, combine
 
 SUBSET = ("IIIT5k", "SVT", "IC13_857", "IC15_1811", "SVTP", "CUTE80")
@@ -51,7 +52,8 @@ def report(results: Mapping[str, SetMetrics], chosen: Mapping[str, Sequence[str]
     """All groups with their header lines; a group shows the sets that were evaluated."""
     parts = []
     for name, members in chosen.items():
-        found = {member: results[member] for member in members if member in results}
+        sets = (set_or_stand_in(member, results) for member in members)
+        found = {one: results[one] for one in sets if one}
         if found:
             parts.append(f"{name} set:\n{results_table(found)}\n\n")
     return "".join(parts)

@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Open, read every set once, print and write the tables of the splits."""
     o = parse_evaluation(argv, splits_parser())
     from common.data.bad import FILE_NAME
+    from common.data.sources import set_or_stand_in
     from common.files import write_text
     from projects.ssm.finetune.evaluate import by_length, list_unreadable, open_for_test, read_groups
     from projects.ssm.finetune.table import BENCHMARK, SUBSET, UNION, groups, report, results_table
@@ -47,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     readings = read_groups(model, root, chosen, o)
     lengths = {}
     for split, log in (("common", "comlen"), ("union", "unilen")):
-        members = [readings[name] for name in chosen.pop(split, ()) if name in readings]
+        sets = (set_or_stand_in(name, readings) for name in chosen.pop(split, ()))
+        members = [readings[name] for name in sets if name]
         if members:
             lengths[split] = by_length(members, model.charset)
             accuracies = {name: row.accuracy for name, row in lengths[split].items()}
