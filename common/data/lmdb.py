@@ -354,6 +354,10 @@ class LmdbWriter:
         """Store `value` under `prefix-%09d` without counting a sample."""
         self._pending.append((key(prefix, index), value))
 
+    def put_file(self, name: str, text: str) -> None:
+        """A small text file in the folder, which appears together with it."""
+        (self._temporary / name).write_text(text, "utf-8")
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

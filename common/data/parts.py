@@ -23,6 +23,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tqdm import tqdm
+
 from common.data.lmdb import LmdbWriter, WordLmdb
 from common.errors import UserError
 from common.files import write_text
@@ -140,6 +142,80 @@ def check_plan(target: Path, plan: Mapping[str, Any]) -> None:
     write_text(file, json.dumps(wanted, indent=1))
 
 
+def already_made(target: Path, plan: Mapping[str, Any], shard: Shard) -> bool:
+    """Whether other shards of this very job have joined `target`, so that this one has nothing to do.
+
+    Also False where a process was killed after joining: its parts are still there, and `join_parts` ends its work.
+    Raises `UserError` where `target` is anything else.
+    """
+    if not target.exists():
+        return False
+    with contextlib.suppress(OSError, ValueError):
+        same = json.loads((target / PLAN).read_text("utf-8")) == json.loads(json.dumps(plan))
+        if same and parts_folder(target).is_dir():
+            return False
+        if same and shard.count > 1:
+            return True
+    raise UserError(f"{target}: it exists: give a new folder")
+
+
+def chunks(items: Iterable[Any], size: int) -> Iterator[tuple[int, list[Any]]]:
+    """(number of the first, counted from 1, items) of every part; one empty part where there are no items."""
+    iterator, first = iter(items), 1
+    while chunk := list(islice(iterator, size)):
+        yield first, chunk
+        first += len(chunk)
+    if first == 1:
+        yield 1, []
+
+
+def run_job(
+    target: Path,
+    works: Iterable[tuple[int, Sequence[Any]]],
+    make: Callable[[Path, Any], int],
+    *,
+    plan: Mapping[str, Any],
+    workers: int = 1,
+    shard: Shard = WHOLE_JOB,
+    total: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    finish: Callable[[Path, Joined], None] | None = None,
+    extras: Sequence[str] | None = None,
+    advice: str = "",
+    say: Callable[[str], None] = print,
+) -> Joined | None:
+    """Make the LMDB `target` from parts: this shard's parts with a progress bar, and the whole if they are all there.
+
+    works: as `chunks` gives them. total: records of the job, for the bar. progress(records): called after each part.
+    The others: see `make_parts` and `join_parts`. None, and `say` told why, where other shards have work left.
+    """
+    if already_made(target, plan, shard):
+        say(f"{target}: another process has joined the parts")
+        return None
+    share = None if total is None else -(-total // shard.count)
+    with tqdm(total=share, desc=target.name, unit="img", disable=None, leave=False) as bar:
+
+        def counted() -> Iterator[tuple[int, Sequence[Any]]]:
+            for number, work in enumerate(works):
+                if shard.has(number) and part_path(target, number).exists():
+                    bar.update(len(work[1]))  # made before this process was started
+                yield work
+
+        def step(records: int) -> None:
+            bar.update(records)
+            if progress is not None:
+                progress(records)
+
+        parts, missing = make_parts(target, counted(), make, plan=plan, workers=workers, shard=shard, progress=step)
+    if missing:
+        say(f"{target}: shard {shard} is done; {len(missing)} of {parts} parts are not made yet")
+        return None
+    joined = join_parts(target, parts, finish, extras, advice, keep_plan=True)
+    if joined is None:
+        say(f"{target}: shard {shard} is done; another process joins the parts")
+    return joined
+
+
 def make_parts(
     target: Path,
     works: Iterable[Any],
@@ -162,12 +238,14 @@ def make_parts(
         nonlocal total
         for number, work in enumerate(works):
             total = number + 1
-            if shard.has(number) and not part_path(target, number).exists():
+            if shard.has(number) and not part_path(target, number).exists() and not target.exists():
                 yield number, work
 
     for made in _run(target, todo(), make, workers):
         if progress is not None:
             progress(made.records)
+    if target.exists():  # joined by another process, which removes the parts
+        return total, []
     return total, [number for number in range(total) if not part_path(target, number).exists()]
 
 
@@ -209,25 +287,33 @@ def join_parts(
     parts: int,
     finish: Callable[[Path, Joined], None] | None = None,
     extras: Sequence[str] | None = None,
+    advice: str = "",
+    keep_plan: bool = False,
 ) -> Joined | None:
     """Join the parts into `target` and remove them; None where another process does so or has done so.
 
     All values under a sample's number are taken along, in the order of `extras` where it is given. `finish(folder,
-    joined)` runs before the parts are removed.
+    joined)` runs before the parts are removed. keep_plan: `target` gets a copy of the plan. Raises `UserError`, which
+    ends in `advice`, where no part has a sample.
     """
     with claimed(parts_folder(target) / "join.lock") as mine:
         if not mine:
             return None
+        if target.exists() and not all(part_path(target, number).exists() for number in range(parts)):
+            shutil.rmtree(parts_folder(target), ignore_errors=True)
+            return None  # another process has joined them and removes them
         skipped: list[tuple[int, str, str]] = []
         if not target.exists():
             with LmdbWriter(target) as writer:
+                if keep_plan:
+                    writer.put_file(PLAN, (parts_folder(target) / PLAN).read_text("utf-8"))
                 for number in range(parts):
                     skipped += copy_part(part_path(target, number), writer, extras)
                 samples = writer.count
                 if not samples:
                     shutil.rmtree(parts_folder(target), ignore_errors=True)  # the next try may have better data
                     first = f"; the first: {skipped[0][1]}: {skipped[0][2]}" if skipped else ""
-                    raise UserError(f"{target}: none of {len(skipped)} samples can be used{first}")
+                    raise UserError(f"{target}: none of {len(skipped)} samples can be used{first}{advice}")
         else:  # a process that was killed between joining and removing
             for number in range(parts):
                 skipped += skipped_of(WordLmdb(part_path(target, number)))
@@ -235,7 +321,7 @@ def join_parts(
         joined = Joined(samples, sorted(skipped))
         if finish is not None:
             finish(target, joined)
-    shutil.rmtree(parts_folder(target), ignore_errors=True)
+        shutil.rmtree(parts_folder(target), ignore_errors=True)
     return joined
 
 

@@ -119,12 +119,14 @@ class RenderedWords(Dataset):
 class RealWords:
     """Words of real sets that are trained on: not the validation tenth, reduced to the 94 characters.
 
-    Every picture is decoded once at the start: those that cannot be are listed in `bad` and never drawn. Raises
-    `UserError` where no word is left, and for more than 1 % of bad pictures.
+    Every picture is decoded once at the start: those that cannot be are listed in `bad` and never drawn. exclude: a
+    list that `strlab doctor --against` wrote, of words that are not drawn either. Raises `UserError` where no word is
+    left, and for more than 1 % of bad pictures.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
-        self.words = WordDataset([path for folder in folders for path in discover(folder)], max_length=25, keep=_known)
+    def __init__(self, folders: Sequence[Path], exclude: Path | None = None) -> None:
+        paths = [path for folder in folders for path in discover(folder)]
+        self.words = WordDataset(paths, max_length=25, keep=_known, exclude=exclude)
         self.bad, self.numbers = BadSamples(len(self.words)), []
         for number in tqdm(range(len(self.words)), desc="real words", unit="img", disable=None, leave=False):
             label = self.words.label(number)

@@ -73,6 +73,7 @@ class Options:
     save_every: int
     eval_every: int
     max_steps: int
+    exclude: Path | None = None
 
     def check(self) -> Options:
         """Return self, or raise `UserError` that names the first bad field."""
@@ -81,6 +82,8 @@ class Options:
                 raise UserError(f"--{name}: {getattr(self, name)} must be at least 1")
         if not 0 <= self.real_share <= 1 or (self.real_share and not self.real):
             raise UserError(f"--real_share {self.real_share:g}: from 0 to 1, and above 0 only with --real FOLDER")
+        if self.exclude and not self.real:
+            raise UserError("--exclude: it lists real words: give them with --real FOLDER")
         if not 0 <= self.decay_images <= self.images:
             raise UserError(f"--decay_images {self.decay_images}: from 0 to --images ({self.images})")
         return self
@@ -100,6 +103,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--store", type=Path, metavar="FOLDER", help="keep rendered crops (default: OUT/crops)")
     parser.add_argument("--real", type=Path, nargs="*", default=[], metavar="FOLDER", help="real word sets to learn")
     parser.add_argument("--real_share", type=float, help="share of real images (default 0.5 with --real, else 0)")
+    parser.add_argument("--exclude", type=Path, metavar="LIST", help="real words not to train on, from `strlab doctor`")
     parser.add_argument("--validation", type=Path, nargs="*", metavar="FOLDER", help="word sets (default: --real)")
     parser.add_argument("--init", type=Path, metavar="FILE", help="start from these weights")
     parser.add_argument("--fonts", nargs="*", default=[], metavar="FONT", help="default: every installed fontpkg-*")
@@ -229,7 +233,7 @@ def train(options: Options) -> Path:
         model, precision = wrap(plain, dist), Precision(options.amp, dist.device)
         groups = parameter_groups(plain.named_parameters(), 0.02)
         optimizer = build_optimizer("adamw", groups, options.lr, fused=True)
-        kept = {name: str(value) for name, value in asdict(options).items()}
+        kept = {name: str(value) for name, value in asdict(options).items() if name != "exclude" or value}
         state = TrainingState(model, optimizer, {"average": average}, kept, extra={"best": -1.0})
         clock = Clock(options.images // (options.batch * dist.world_size), stop_at=options.max_steps)
         if found := newest_state(options.out, dist):
@@ -242,7 +246,7 @@ def train(options: Options) -> Path:
             options.repeat,
             options.store,
         )
-        real = RealWords(options.real) if options.real else None
+        real = RealWords(options.real, options.exclude) if options.real else None
         bad = real.bad if real else BadSamples(1)
         if dist.is_main and len(bad):
             bad.file = options.out / FILE_NAME

@@ -91,6 +91,7 @@ class PairDataset(WordDataset):
         second: `(image uint8 [h, w, 3], rng) -> uint8 [H, W, 3]`, makes the second view of the picture as stored.
         image_size: (H, W) of each view.
         per_lmdb: at most so many first samples of each LMDB.
+        exclude: `--exclude`, a list of pictures that are no part of the set.
     """
 
     def __init__(
@@ -99,8 +100,10 @@ class PairDataset(WordDataset):
         second: Augment,
         image_size: tuple[int, int] = (32, 128),
         per_lmdb: float = math.inf,
+        exclude: str = "",
     ) -> None:
-        super().__init__(paths, image_size=(2 * image_size[0], image_size[1]), labels=False, decode_truncated=True)
+        size = (2 * image_size[0], image_size[1])
+        super().__init__(paths, image_size=size, labels=False, decode_truncated=True, exclude=exclude or None)
         self.view_size, self.second = image_size, second
         keep_first(self, [per_lmdb] * len(self.lmdbs))
 

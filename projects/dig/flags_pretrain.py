@@ -42,6 +42,7 @@ TABLE = Table({
     "data": (
         Flag("--image_alone_path", default="", nargs="+", help="LMDB folders; labels are not read"),
         Flag("--aloneimage_num_samples", int, inf, "first so many of each LMDB", range=(1, inf)),
+        Flag("--exclude", default="", help="list of pictures not to train on, from `strlab doctor --against`"),
         Flag("--num_view", int, 1, "views of an image; must be 2"),
         Flag("--input_h", int, 32, "height of both views", range=(1, inf)),
         Flag("--input_w", int, 128, "width of both views", range=(1, inf)),
@@ -119,6 +120,7 @@ class Options(flags.RunOptions):
     moco_t: float
     image_alone_path: list[str]
     aloneimage_num_samples: float
+    exclude: str
 
     def build_options(self) -> dict[str, Any]:
         """Arguments of the model's constructor; also kept in the checkpoints' metadata."""

@@ -34,7 +34,7 @@ from projects.dig.run import STOPPED, Run
 def train(o: Options, values: dict[str, Any], dist: Dist) -> None:
     """Build the run, resume it where there is something to resume, and run it to its end."""
     view = ContrastiveView(size=o.image_size)
-    dataset = PairDataset(o.image_alone_path, view, o.image_size, o.aloneimage_num_samples)
+    dataset = PairDataset(o.image_alone_path, view, o.image_size, o.aloneimage_num_samples, o.exclude)
     model = build_pretrainer(o.model, **o.build_options()).to(dist.device)
     count = parameter_count(model)
     print(f"{len(dataset)} images, {count / 1e6:.2f} M parameters")

@@ -11,14 +11,16 @@ import argparse
 import json
 import math
 import pickletools
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from common.data.bad import BadSample
+from common.data.convert.samples import LOG_NAME, add_running_arguments
 from common.data.decode import BadImage, picture_size
 from common.data.lmdb import LmdbWriter, WordLmdb
+from common.data.parts import SKIPPED, WHOLE_JOB, Joined, Shard, chunks, find_shard, run_job
 from common.data.words import discover
-from common.errors import UserError
+from common.files import write_text
 from projects.mgpstr.box_masks import Box, check_boxes
 
 STRINGS = {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
@@ -29,6 +31,10 @@ MARK = object()
 
 class Refused(ValueError):
     """A pickle that is no plain table of strings."""
+
+
+PART_SIZE = 2000  # samples: the unit of resuming
+BAD = (Refused, BadImage, OSError, KeyError, ValueError, RecursionError)  # what a sample may raise
 
 
 def last_mark(stack: list[object]) -> int:
@@ -108,44 +114,63 @@ def whole(value: float) -> float | int:
     return int(value) if value == int(value) else value
 
 
-def converted(words: WordLmdb, tolerance: float) -> Iterator[tuple[bytes, str, bytes] | BadSample]:
-    """(image, word, JSON boxes) of every sample, or why it was skipped."""
-    for index in range(len(words)):
-        try:
-            image, label = words.image_bytes(index), words.value("label", index)
-            word, boxes = boxes_of(string_table(label or b""))
-            width, height = picture_size(image)
-            wrong = check_boxes(boxes, width, height, tolerance)
-            if wrong:
-                raise Refused(wrong)
-            word.encode("utf-8")
-            told = json.dumps([[*map(whole, box[:4]), box[4]] for box in boxes], ensure_ascii=False).encode()
-        except (Refused, BadImage, OSError, KeyError, ValueError, RecursionError) as error:
-            yield BadSample(str(words.path), index + 1, str(error))
-            continue
-        yield image, word, told
+def converted(words: WordLmdb, index: int, tolerance: float) -> tuple[bytes, str, bytes]:
+    """(image, word, JSON boxes) of a sample. Raises one of `BAD` for what is no table of boxes of its picture."""
+    image, label = words.image_bytes(index), words.value("label", index)
+    word, boxes = boxes_of(string_table(label or b""))
+    width, height = picture_size(image)
+    wrong = check_boxes(boxes, width, height, tolerance)
+    if wrong:
+        raise Refused(wrong)
+    word.encode("utf-8")
+    return image, word, json.dumps([[*map(whole, box[:4]), box[4]] for box in boxes], ensure_ascii=False).encode()
 
 
-def convert_acds(source: Path, target: Path, tolerance: float = 0.1) -> tuple[int, list[BadSample]]:
+def write_part(source: Path, tolerance: float, folder: Path, work: tuple[int, list[int]]) -> int:
+    """Convert the samples of one part, by their indices."""
+    words, bad = WordLmdb(source), 0
+    with LmdbWriter(folder, map_size=16 << 20) as writer:
+        for index in work[1]:
+            try:
+                image, word, boxes = converted(words, index, tolerance)
+            except BAD as error:
+                writer.note(SKIPPED, bad, json.dumps([index + 1, str(source), str(error)]).encode())
+                bad += 1
+            else:
+                writer.add(image, word, boxes=boxes)
+    words.close()
+    return len(work[1])
+
+
+def convert_acds(
+    source: Path, target: Path, tolerance: float = 0.1, *, workers: int = 1, shard: Shard = WHOLE_JOB
+) -> tuple[int, list[BadSample]] | None:
     """Convert one LMDB into a new one; returns the samples written and those skipped.
 
-    Raises `UserError` where no sample is a table of boxes.
+    workers, shard: see `common.data.parts`; None where other shards have work left. The skipped samples are listed in
+    `error_image_log.txt`. Raises `UserError` where no sample is a table of boxes.
     """
-    bad: list[BadSample] = []
-    with LmdbWriter(target) as writer:
-        for sample in converted(WordLmdb(source), tolerance):
-            if isinstance(sample, BadSample):
-                bad.append(sample)
-            else:
-                image, word, boxes = sample
-                writer.add(image, word, boxes=boxes)
-        written = writer.count
-        if not written:
-            reason = bad[0].reason if bad else "it is empty"
-            raise UserError(
-                f"{source}: no sample has ACDS's box table (sample 1: {reason}); give the folder of such a set"
-            )
-    return written, bad
+
+    def finish(folder: Path, joined: Joined) -> None:
+        if joined.skipped:
+            write_text(folder / LOG_NAME, "".join(f"{path} {number}\t{why}\n" for number, path, why in joined.skipped))
+
+    count = len(WordLmdb(source))
+    joined = run_job(
+        target,
+        chunks(range(count), PART_SIZE),
+        partial(write_part, source, tolerance),
+        plan={"acds": str(source.absolute()), "tolerance": tolerance},
+        workers=workers,
+        shard=shard,
+        total=count,
+        finish=finish,
+        extras=("boxes",),
+        advice=": no ACDS box table; give the folder of such a set",
+    )
+    if joined is None:
+        return None
+    return joined.samples, [BadSample(path, number, why) for number, path, why in joined.skipped]
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -154,15 +179,19 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("source", type=Path, help="an LMDB folder, or a folder of them")
     parser.add_argument("target", type=Path, help="new folder; sub-folders are kept")
     parser.add_argument("--tolerance", type=float, default=0.1, help="how far a box may leave the picture, as a share")
+    add_running_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """`strlab data convert acds`."""
+    shard = find_shard(args.shard)
     for source in discover(args.source):
         target = args.target / source.relative_to(args.source)
-        written, bad = convert_acds(source, target, args.tolerance)
-        print(f"{target}: {written} samples, {len(bad)} skipped")
-        for sample in bad[:5]:
-            print(f"  sample {sample.number}: {sample.reason}")
+        done = convert_acds(source, target, args.tolerance, workers=args.workers, shard=shard)
+        if done is not None:
+            written, bad = done
+            print(f"{target}: {written} samples, {len(bad)} skipped")
+            for sample in bad[:5]:
+                print(f"  sample {sample.number}: {sample.reason}")
     return 0

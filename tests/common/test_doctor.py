@@ -156,7 +156,7 @@ def test_gt_list_becomes_an_lmdb(listed, capsys):
     assert words.image_bytes(0) == encoded(noise(0))
     assert "Created dataset with 2 samples" in capsys.readouterr().out
     log = (out / "error_image_log.txt").read_text()
-    assert [line.split("\t")[0] for line in log.splitlines()] == ["line 3", "line 4", "line 5", "line 6"]
+    assert [line.split()[1].removeprefix(f"{gt}:") for line in log.splitlines()] == ["3:", "4:", "5:", "6:"]
     assert "leads out of" in log
 
 

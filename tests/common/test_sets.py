@@ -5,11 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +16,6 @@ from common.cli import main
 from common.data.convert.forms import ANYWORD, LMDB, SINGLE
 from common.data.convert.public import convert
 from common.data.lmdb import LmdbWriter, WordLmdb
-from common.data.parts import parts_folder
 from common.data.sets import digest, known
 from common.errors import UserError
 from tests.common.lmdbs import encoded, noise, put, write_words
@@ -179,6 +173,79 @@ def test_releases_become_their_sets(build, tmp_path: Path) -> None:
     assert made == MINIATURES[build]
 
 
+def test_two_challenges_below_one_folder(tmp_path: Path) -> None:
+    """IC13 and IC15 side by side, and a training archive that was unpacked next to the test list."""
+    ic13(tmp_path / "in")
+    ic15(tmp_path / "in")
+    for number in range(1, 7):
+        picture(tmp_path / "in" / f"word_{number}.png", 100 + number)
+    (tmp_path / "in/Challenge4_Test_Task3_GT.txt").write_bytes(b'word_1.png, "Other"\n')
+    for name, folder in (("ic13", "evaluation/IC13_1095"), ("ic15", "evaluation/IC15_2077")):
+        convert(name, tmp_path / "in", tmp_path / name, subsets=["test"])
+        words = WordLmdb(tmp_path / name / folder)
+        assert len(words) == {"ic13": 6, "ic15": 1}[name] and words.image_bytes(0) == encoded(noise(1, 16, 40))
+
+
+def test_what_archives_and_people_add_to_icdars_words(tmp_path: Path) -> None:
+    """Other cases of names, commas and quotes in labels, files of file managers, and a list that is not UTF-8."""
+    rows = [
+        ("word_1.png", '"100,000"'), ("word_2.png", '"\\"SCAN\\""'), ("word_3.png", '"READER\\""'),
+        ("word_4.png", '"It\xb4s"'), ("word_5.png", '"CAF\xc9"'), ("word_6.png", '"a\\\\b"'),
+        ("word_7.png", '"Don\'t"'), ("word_8.png", '"TWO WORDS"'), ("word_9.png", '""'),
+        ("word_10.png", '"gone"'), ("word_11.png", '"bad"'),
+    ]  # fmt: skip
+    top = tmp_path / "in" / "ch4_test_word_images_gt"
+    for number in range(1, 10):
+        picture(top / (f"Word_{number}.PNG" if number % 2 else f"word_{number}.png"), number)
+    (top / "word_11.png").write_bytes(b"no picture")
+    (top / "Thumbs.db").write_bytes(b"x")
+    (top / "coords.txt").write_text("word_1.png,1,2,3,4,5,6,7,8\n")
+    text = "".join(f"{name}, {label}\r\n" for name, label in rows)
+    (tmp_path / "in" / "Challenge4_Test_Task3_GT.txt").write_bytes(text.encode("cp1252"))
+    (tmp_path / "in" / "__MACOSX").mkdir()
+    (tmp_path / "in" / "__MACOSX" / "._Challenge4_Test_Task3_GT.txt").write_bytes(b'word_1.png, "junk"\n')
+    (tmp_path / "in" / "Challenge4_Test_Task1_GT").mkdir()
+    (tmp_path / "in" / "Challenge4_Test_Task1_GT" / "gt_img_1.txt").write_text(
+        "377,117,463,117,465,130,378,130,Genaxis\n"
+    )
+    convert("ic15", tmp_path / "in", tmp_path / "out", subsets=["test"])
+    made = tmp_path / "out/evaluation/IC15_2077"
+    assert labels(made) == ["100,000", '"SCAN"', 'READER"', "It´s", "CAFÉ", "a\\b", "Don't", "TWO WORDS"]
+    log = (made / "error_image_log.txt").read_text("utf-8").splitlines()
+    assert [line.split()[1].rpartition("_GT.txt:")[2] for line in log] == ["9:", "10:", "11:"]
+
+
+def test_rectangles_and_entities_of_svt(tmp_path: Path) -> None:
+    marks = [("A&amp;W", 2, 2), ("B&B", 30, -4), ("OUT", 400, 2), ("", 2, 2), ("SIDE", 35, 10)]
+    rectangles = "".join(
+        f'<taggedRectangle height="8" width="12" x="{x}" y="{y}"><tag>{word}</tag></taggedRectangle>'
+        for word, x, y in marks
+    )
+    lost = (
+        "<image><imageName>img/gone.jpg</imageName><taggedRectangles>" + rectangles[:80] + "</taggedRectangles></image>"
+    )
+    lost = lost.replace(
+        rectangles[:80], '<taggedRectangle height="8" width="9" x="1" y="1"><tag>X</tag></taggedRectangle>'
+    )
+    body = f"<image><imageName>img/00_01.jpg</imageName><taggedRectangles>{rectangles}</taggedRectangles></image>{lost}"
+    picture(tmp_path / "svt1" / "IMG" / "00_01.JPG")
+    (tmp_path / "svt1" / "test.xml").write_bytes(f'\ufeff<?xml version="1.0"?><tagset>{body}</tagset>'.encode())
+    convert("svt", tmp_path, tmp_path / "out", subsets=["test"])
+    made = tmp_path / "out/evaluation/SVT"
+    assert labels(made) == ["A&W", "B&B", "SIDE"]
+    sizes = [Image.open(io.BytesIO(WordLmdb(made).image_bytes(index))).size for index in range(3)]
+    assert sizes == [(12, 8), (10, 4), (5, 6)]
+    log = (made / "error_image_log.txt").read_text("utf-8")
+    assert all(word in log for word in ("lies outside", "empty tag", "gone.jpg")) and log.count("\n") == 3
+
+
+def test_archives_that_were_not_unpacked_are_named(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "Challenge2_Test_Task3_Images.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"no list of .* words .*; unpack Challenge2_Test_Task3_Images.zip first"):
+        convert("ic13", tmp_path / "in", tmp_path / "out")
+
+
 def test_what_was_skipped_is_listed_with_file_and_line(tmp_path: Path) -> None:
     mjsynth(tmp_path / "release")
     convert("mjsynth", tmp_path / "release", tmp_path / "data", subsets=["val"])
@@ -253,97 +320,6 @@ def test_hostile_records_are_skipped(tmp_path: Path) -> None:
     assert labels(tmp_path / "out") == ["good"]
     listed = (tmp_path / "out" / "error_image_log.txt").read_text("utf-8")
     assert len(listed.splitlines()) == 10 and "leads out of" in listed and "not a regular file" in listed
-
-
-def many(root: Path, count: int) -> Path:
-    """MJSynth with many words; one picture in fifty is missing."""
-    top = root / "90kDICT32px"
-    data = encoded(noise(0), "JPEG")
-    lines = []
-    for number in range(count):
-        name = f"1/{number % 7}/{number}_w{number}_0.jpg"
-        lines.append(f"./{name} 0\n")
-        (top / name).parent.mkdir(parents=True, exist_ok=True)
-        if number % 50 != 3:
-            (top / name).write_bytes(data + bytes([number % 251]))
-    (top / "annotation_test.txt").write_text("".join(lines))
-    return root
-
-
-@pytest.fixture(scope="module")
-def release(tmp_path_factory) -> Path:
-    return many(tmp_path_factory.mktemp("mj"), 5000)
-
-
-@pytest.fixture(scope="module")
-def whole(release: Path, tmp_path_factory) -> bytes:
-    """The file that one process makes."""
-    out = tmp_path_factory.mktemp("whole")
-    convert("mjsynth", release, out, subsets=["test"])
-    return (out / "training/MJ/MJ_test/data.mdb").read_bytes()
-
-
-def made(out: Path) -> bytes:
-    return (out / "training/MJ/MJ_test/data.mdb").read_bytes()
-
-
-def test_processes_and_shards_make_the_same_bytes(release: Path, whole: bytes, tmp_path: Path, capsys) -> None:
-    convert("mjsynth", release, tmp_path / "two", subsets=["test"], workers=2)
-    assert made(tmp_path / "two") == whole
-    command = [
-        "data",
-        "convert",
-        "mjsynth",
-        str(release),
-        str(tmp_path / "shards"),
-        "--subset",
-        "test",
-        "--workers",
-        "1",
-    ]
-    assert main([*command, "--shard", "2/2"]) == 0
-    assert "2 of 3 parts are not made yet" in capsys.readouterr().out
-    assert not (tmp_path / "shards/training/MJ/MJ_test").exists()
-    assert main([*command, "--shard", "1/2"]) == 0
-    assert made(tmp_path / "shards") == whole and not parts_folder(tmp_path / "shards/training/MJ/MJ_test").exists()
-    assert main([*command, "--shard", "3/2"]) == 2
-
-
-def test_shards_of_a_launcher(release: Path, whole: bytes, tmp_path: Path, monkeypatch) -> None:
-    command = ["data", "convert", "mjsynth", str(release), str(tmp_path / "out"), "--subset", "test", "--workers", "1"]
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    for rank in ("1", "0"):
-        monkeypatch.setenv("RANK", rank)
-        assert main(command) == 0
-    assert made(tmp_path / "out") == whole
-
-
-def test_a_killed_conversion_resumes(release: Path, whole: bytes, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    code = (
-        "import sys; from pathlib import Path; from common.data.convert.public import convert; "
-        f"convert('mjsynth', Path({str(release)!r}), Path({str(out)!r}), subsets=['test'])"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(Path.cwd())})
-    parts = parts_folder(out / "training/MJ/MJ_test")
-    while process.poll() is None and not (parts / "0000000").exists():
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    if not (out / "training/MJ/MJ_test").exists():  # it was killed in time
-        kept = (parts / "0000000" / "data.mdb").stat().st_mtime_ns
-        shutil.copytree(parts, tmp_path / "copy")
-        assert (tmp_path / "copy" / "0000000").exists() and kept
-    convert("mjsynth", release, out, subsets=["test"])
-    assert made(out) == whole
-
-
-def test_parts_of_another_command_are_refused(release: Path, tmp_path: Path) -> None:
-    folder = parts_folder(tmp_path / "training/MJ/MJ_test")
-    folder.mkdir(parents=True)
-    (folder / "plan.json").write_text('{"set": "other"}')
-    with pytest.raises(UserError, match="begun by another command"):
-        convert("mjsynth", release, tmp_path, subsets=["test"])
 
 
 def test_merge_keeps_masks_and_boxes(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import multiprocessing
 import pickle
 import tarfile
@@ -14,89 +13,14 @@ import pytest
 import torch
 
 from common.cli import main
-from common.data.lmdb import LmdbWriter, WordLmdb
+from common.data.lmdb import WordLmdb
 from common.data.loader import SeededSampler, word_loader
 from common.data.sources import find_sources, open_words
 from common.data.words import WordDataset, discover
 from common.errors import UserError
 from tests.common import toy
+from tests.common.forms import FORMS, LABELS, as_lmdb, as_parquet, as_tab_list, as_tar
 from tests.common.lmdbs import encoded, noise
-
-LABELS = [f"w{number}" for number in range(23)] + ["a, b", "café", 'sa"y']
-
-
-def as_lmdb(folder: Path, pictures: list[bytes]) -> Path:
-    with LmdbWriter(folder) as writer:
-        for data, label in zip(pictures, LABELS):
-            writer.add(data, label)
-    return folder
-
-
-def files(folder: Path, pictures: list[bytes]) -> list[str]:
-    names = [f"images/{number:03d}.png" for number in range(len(pictures))]
-    (folder / "images").mkdir(parents=True)
-    for name, data in zip(names, pictures):
-        (folder / name).write_bytes(data)
-    return names
-
-
-def as_tab_list(folder: Path, pictures: list[bytes]) -> Path:
-    rows = [f"{name}\t{label}\n" for name, label in zip(files(folder, pictures), LABELS)]
-    (folder / "labels.txt").write_text("".join(rows), "utf-8")
-    return folder
-
-
-def as_json_list(folder: Path, pictures: list[bytes]) -> Path:
-    rows = [json.dumps({"file_name": name, "text": label}) for name, label in zip(files(folder, pictures), LABELS)]
-    (folder / "metadata.jsonl").write_text("\n".join(rows), "utf-8")
-    return folder
-
-
-def as_tar(folder: Path, pictures: list[bytes]) -> Path:
-    """Two shards, one with JSON labels."""
-    folder.mkdir(parents=True)
-    for shard, (start, stop) in enumerate(((0, 10), (10, len(pictures)))):
-        with tarfile.open(folder / f"words-{shard:06d}.tar", "w") as archive:
-            for number in range(start, stop):
-                label = LABELS[number].encode() if shard else json.dumps({"text": LABELS[number]}).encode()
-                for kind, data in (("png", pictures[number]), ("txt" if shard else "json", label)):
-                    member = tarfile.TarInfo(f"{number:06d}.{kind}")
-                    member.size = len(data)
-                    archive.addfile(member, io.BytesIO(data))
-    return folder
-
-
-def table(pictures: list[bytes], start: int, stop: int):
-    pyarrow = pytest.importorskip("pyarrow")
-    cells = [{"bytes": data, "path": None} for data in pictures[start:stop]]
-    return pyarrow.table({"image": cells, "text": LABELS[start:stop], "other": list(range(stop - start))})
-
-
-def as_parquet(folder: Path, pictures: list[bytes]) -> Path:
-    parquet = pytest.importorskip("pyarrow.parquet")
-    folder.mkdir(parents=True)
-    parquet.write_table(table(pictures, 0, 9), folder / "train-00000.parquet", row_group_size=4)
-    parquet.write_table(table(pictures, 9, len(pictures)), folder / "train-00001.parquet", row_group_size=5)
-    return folder
-
-
-def as_saved(folder: Path, pictures: list[bytes]) -> Path:
-    """What `datasets.save_to_disk` leaves: Arrow files in stream form, dataset_info.json, state.json."""
-    pyarrow = pytest.importorskip("pyarrow")
-    folder.mkdir(parents=True)
-    for shard, (start, stop) in enumerate(((0, 15), (15, len(pictures)))):
-        rows = table(pictures, start, stop)
-        with (
-            pyarrow.OSFile(str(folder / f"data-{shard:05d}-of-00002.arrow"), "wb") as sink,
-            pyarrow.ipc.new_stream(sink, rows.schema) as writer,
-        ):
-            writer.write_table(rows, max_chunksize=6)
-    (folder / "dataset_info.json").write_text("{}")
-    (folder / "state.json").write_text("{}")
-    return folder
-
-
-FORMS = (as_tab_list, as_json_list, as_tar, as_parquet, as_saved)
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +108,7 @@ def test_columns_are_listed_where_none_fits(tmp_path: Path) -> None:
         len(open_words(tmp_path / "x.parquet"))
 
 
-@pytest.mark.parametrize("form", (as_tab_list, as_tar), ids=lambda form: form.__name__)
+@pytest.mark.parametrize("form", (as_tab_list, as_tar, as_parquet), ids=lambda form: form.__name__)
 def test_commands_take_every_form(form, pictures, tmp_path: Path, toy_checkpoint: Path, capsys) -> None:
     as_lmdb(tmp_path / "lmdb", pictures)
     form(tmp_path / "other", pictures)

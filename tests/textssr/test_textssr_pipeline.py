@@ -322,7 +322,7 @@ def test_convert_anyword(scenes, tmp_path) -> None:
     counts = convert_anyword(source, tmp_path / "all", say=lambda _: None)
     content = json.loads(source.read_text())
     assert counts["words"] == sum(len(item["annotations"]) for item in content["data_list"])
-    with pytest.raises(UserError, match="nothing can be used"):
+    with pytest.raises(UserError, match=r"none of .* no word can be used: words: polygon too small"):
         convert_anyword(source, tmp_path / "none", Filters(min_side=500), say=lambda _: None)
     assert not (tmp_path / "none").exists()
     assert Filters().reason({"polygon": [[1, 1], [2], [3, 3]], "text": "ragged"}) == "no polygon"

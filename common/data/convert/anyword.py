@@ -1,26 +1,32 @@
 """An AnyWord JSON file (data_root, data_list) -> a scene LMDB: `image-%09d` as the file is, `annotations-%09d` as JSON.
 
 Kept are words with a polygon and a text that pass the filters; a picture without any is skipped. What was skipped is
-counted and said.
+counted, and listed in `error_image_log.txt`. A killed conversion resumes when the same command is given again.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from common.data.convert.gt import LOG_NAME
 from common.data.convert.records import MALFORMED, Unusable, malformed, picture_below
-from common.data.lmdb import LmdbWriter
+from common.data.convert.samples import LOG_NAME, add_running_arguments
+from common.data.lmdb import LmdbWriter, WordLmdb
+from common.data.parts import SKIPPED, WHOLE_JOB, Joined, Shard, chunks, find_shard, parts_folder, run_job
 from common.errors import UserError
 from common.files import write_text
+
+PART_SIZE = 1000  # pictures: the unit of resuming
+COUNTS = "counts"  # in a part: JSON of how many words and pictures were used, or not used for which reason
 
 
 @dataclass(frozen=True)
@@ -59,47 +65,83 @@ class Filters:
 
 
 def convert_anyword(
-    source: str | Path, out: str | Path, filters: Filters | None = None, say: Callable[[str], None] = print
+    source: str | Path,
+    out: str | Path,
+    filters: Filters | None = None,
+    say: Callable[[str], None] = print,
+    *,
+    workers: int = 1,
+    shard: Shard = WHOLE_JOB,
 ) -> Counter:
     """Write the LMDB folder `out`, which must not exist; counts of pictures, words and reasons of what was left out.
 
-    Raises `UserError` for a file of another form, an unwritable place, or when nothing could be used.
+    workers, shard, resuming: see `write_samples`; the counts are empty where other shards have work left. Raises
+    `UserError` for a file of another form, an unwritable place, or when nothing could be used.
     """
-    source, counts, skipped = Path(source), Counter(), []
+    source, out, filters, counts = Path(source), Path(out), filters or Filters(), Counter()
     root, items = _read(source)
-    with LmdbWriter(out) as writer:
-        for item in items:
-            try:
-                words = _kept(item, filters or Filters(), counts)
-                annotations = json.dumps(words, ensure_ascii=False).encode("utf-8")
-            except MALFORMED as error:
-                counts["pictures with malformed annotations"] += 1
-                skipped.append((str(item.get("img_name")), malformed(error)))
-                continue
-            if not words:
-                counts["pictures without a word"] += 1
-                continue
-            try:
-                data = picture_below(root, str(item["img_name"]))
-            except (KeyError, Unusable) as error:
-                counts["unreadable pictures"] += 1
-                skipped.append((str(item.get("img_name")), str(error)))
-                continue
-            writer.add(data, None, annotations=annotations)
-            counts["words"] += len(words)
-        counts["pictures"] = writer.count
-        if not writer.count:
-            reasons = "; ".join(f"{name} ({number})" for name, number in counts.items() if number)
-            raise UserError(f"{source}: nothing can be used: {reasons or 'data_list is empty'}: check data_root")
+    plan = {"scenes": hashlib.sha256(source.read_bytes()).hexdigest(), "root": str(root), **asdict(filters)}
+
+    def finish(folder: Path, joined: Joined) -> None:
+        for part in sorted(parts_folder(folder).glob("[0-9]*/data.mdb")):
+            counts.update(json.loads(WordLmdb(part.parent).value(COUNTS, 0)))
+        if joined.skipped:
+            write_text(folder / LOG_NAME, "".join(f"{number}\t{name}\t{why}\n" for number, name, why in joined.skipped))
+
+    joined = run_job(
+        out,
+        chunks(items, PART_SIZE),
+        partial(_write_part, source, root, filters),
+        plan=plan,
+        workers=workers,
+        shard=shard,
+        total=len(items),
+        finish=finish,
+        extras=("annotations",),
+        advice=": check data_root and the filters",
+        say=say,
+    )
+    if joined is None:
+        return counts
     say(f"Created dataset with {counts['pictures']} pictures and {counts['words']} words")
-    if skipped:
-        rows = "".join(f"{name}\t{reason}\n" for name, reason in skipped)
-        write_text(Path(out) / LOG_NAME, rows)
-        say(f"{len(skipped)} pictures skipped, listed in {Path(out) / LOG_NAME}")
+    if joined.skipped:
+        say(f"{len(joined.skipped)} pictures skipped, listed in {out / LOG_NAME}")
     left = "; ".join(f"{name} ({counts[name]})" for name in sorted(counts) if name not in ("pictures", "words"))
     if left:
         say(f"Not used: {left}")
     return counts
+
+
+def _write_part(source: Path, root: Path, filters: Filters, folder: Path, work: tuple[int, list[dict]]) -> int:
+    """Convert some pictures into the LMDB of a part, with the counts of what was not used."""
+    first, items = work
+    counts, skipped = Counter(), []
+    with LmdbWriter(folder, map_size=16 << 20) as writer:
+        for number, item in enumerate(items, first):
+            before = Counter(counts)
+            try:
+                words = _kept(item, filters, counts)
+                annotations = json.dumps(words, ensure_ascii=False).encode("utf-8")
+                if words:
+                    data = picture_below(root, str(item["img_name"]))
+            except MALFORMED as error:
+                kind, reason = "pictures with malformed annotations", malformed(error)
+            except Unusable as error:
+                kind, reason = "unreadable pictures", str(error)
+            else:
+                if words:
+                    writer.add(data, None, annotations=annotations)
+                    counts["words"] += len(words)
+                    continue
+                why = "; ".join(name for name in counts - before) or "no annotations"
+                kind, reason = "pictures without a word", f"no word can be used: {why}"
+            counts[kind] += 1
+            skipped.append([number, f"{source}: picture {number}: {item.get('img_name')}", reason])
+        counts["pictures"] = writer.count
+        for place, row in enumerate(skipped):
+            writer.note(SKIPPED, place, json.dumps(row, ensure_ascii=False).encode("utf-8", "replace"))
+        writer.note(COUNTS, 0, json.dumps(counts).encode())
+    return len(items)
 
 
 def _read(source: Path) -> tuple[Path, list[dict]]:
@@ -159,9 +201,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--min-side", type=float, default=0.0, help="pixels of the shorter side of the polygon")
     parser.add_argument("--min-area", type=float, default=0.0, help="pixels inside the polygon")
     parser.add_argument("--language", default=None, help="only words of this language, or of none")
+    add_running_arguments(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> None:
     names = ("keep_invalid", "max_watermark", "min_length", "max_length", "min_side", "min_area", "language")
-    convert_anyword(args.json, args.out, Filters(**{name: getattr(args, name) for name in names}))
+    filters = Filters(**{name: getattr(args, name) for name in names})
+    convert_anyword(args.json, args.out, filters, workers=args.workers, shard=find_shard(args.shard))

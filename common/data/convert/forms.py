@@ -38,7 +38,7 @@ def _unfiltered(form: str, subset: str, root: Path) -> Iterator[Source]:
         return SINGLE[form](root)
     split, _, kind = subset.partition("_")
     if form in ("ic13", "ic15"):
-        return icdar.word_list(root, split)
+        return icdar.word_list(root, split, form)
     if form == "ic03":
         return _ic03(root, split, "train" if kind == "train" else "test")
     if form == "svt":

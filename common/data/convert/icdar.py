@@ -21,12 +21,22 @@ _IMAGE = re.compile(rb'<image\s+file="([^"]*)"\s+tag="(.*?)"\s*/?>', re.IGNORECA
 _BARE_AND = re.compile(rb"&(?!#?\w+;)")
 
 
-def word_list(root: Path, split: str) -> Iterator[Source]:
-    """IC13 (task 2.3) and IC15 (task 4.3): lines `word_1.png, "label"`; the list of the split is found by its path."""
-    for file in split_lists(root, split):
+# How the paths of a challenge's files begin, by which the releases of IC13 and IC15 below one folder are told apart.
+_CHALLENGE = {
+    "ic13": r"(challenge|ch)_?2(?!\d)|(icdar|ic)[ _-]?(20)?13",
+    "ic15": r"(challenge|ch)_?4(?!\d)|(icdar|ic)[ _-]?(20)?15",
+}
+
+
+def word_list(root: Path, split: str, challenge: str = "") -> Iterator[Source]:
+    """IC13 (task 2.3) and IC15 (task 4.3): lines `word_1.png, "label"`; the list of the split is found by its path.
+
+    challenge: ic13 or ic15: files whose path names the other one are not looked at.
+    """
+    for file in split_lists(root, split, challenge):
         listing = read_listing(file, COMMA, encoding=_encoding(file))
         names = [row.path for row in listing.rows if not row.wrong]
-        pictures = picture_root(root, file, names, lambda folder: split_of(folder) in (split, None))
+        pictures = picture_root(root, file, names, partial(_suits, split, challenge))
         for row in listing.rows:
             where = f"{file}:{row.number}:"
             if row.wrong:
@@ -35,11 +45,14 @@ def word_list(root: Path, split: str) -> Iterator[Source]:
                 yield Source.file(pictures, same_name(pictures, row.path), row.label, where)
 
 
-def split_lists(root: Path, split: str) -> list[Path]:
+def split_lists(root: Path, split: str, challenge: str = "") -> list[Path]:
     """The lists of a split: text files with ICDAR's lines whose path says train or test. Raises `UserError` for
     none.
     """
     found = [file for file in find(root, "*gt*.txt", "*words*.txt", "gt.txt") if _is_word_list(file)]
+    other = {"ic13": "ic15", "ic15": "ic13"}.get(challenge)
+    if other is not None:
+        found = [file for file in found if _challenge_of(file.relative_to(root)) != other]
     own = [file for file in found if split_of(file.relative_to(root)) == split]
     if not own and all(split_of(file.relative_to(root)) is None for file in found):
         # A folder of one split alone: its own name, or nothing, says which.
@@ -47,6 +60,23 @@ def split_lists(root: Path, split: str) -> list[Path]:
     if not own:
         raise UserError(f'{root}: no list of {split} words (lines word_1.png, "label"); give the unpacked folder')
     return once(own)
+
+
+def _suits(split: str, challenge: str, folder: Path) -> int:
+    """How well the name of a folder agrees with the split and the challenge of a list; -1 where it names others."""
+    named = _challenge_of(folder)
+    if split_of(folder) not in (split, None) or (challenge and named not in (challenge, None)):
+        return -1
+    return (split_of(folder) == split) + (named is not None)
+
+
+def _challenge_of(path: Path) -> str | None:
+    """ic13 or ic15, as the last part of the path that names one says."""
+    for part in reversed(path.parts):
+        named = [name for name, pattern in _CHALLENGE.items() if re.search(pattern, part, re.IGNORECASE)]
+        if len(named) == 1:
+            return named[0]
+    return None
 
 
 def _is_word_list(file: Path) -> bool:

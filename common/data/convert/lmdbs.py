@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from common.data.convert.public import add_running_arguments
-from common.data.convert.samples import Source, write_samples
+from common.data.convert.samples import Source, add_running_arguments, write_samples
 from common.data.decode import BadImage, picture_size
 from common.data.lmdb import WordLmdb
 from common.data.parts import find_shard
 from common.data.sources import open_words
 from common.data.words import discover
-from common.errors import UserError
 from common.text.normalise import remove_whitespace
 
 
@@ -89,6 +87,4 @@ def _unseen(args: argparse.Namespace) -> None:
 
 
 def _write(args: argparse.Namespace, sources: Iterator[Source], plan: dict) -> None:
-    if args.out.exists():
-        raise UserError(f"{args.out}: it exists: give a new folder")
     write_samples(args.out, sources, workers=args.workers, shard=find_shard(args.shard), plan=plan)

@@ -18,8 +18,9 @@ from common import __version__
 from common.data.convert.forms import ANYWORD, LMDB, SINGLE, words_of
 from common.data.convert.linked import link
 from common.data.convert.records import MALFORMED, malformed
-from common.data.convert.samples import default_workers, write_samples
-from common.data.parts import WHOLE_JOB, Joined, Shard, add_shard_argument, find_shard
+from common.data.convert.release import packed
+from common.data.convert.samples import add_running_arguments, write_samples
+from common.data.parts import WHOLE_JOB, Joined, Shard, find_shard
 from common.data.sets import WHOLE, Subset, WordSet, digest, find_set, known
 from common.data.sources import open_words
 from common.errors import UserError
@@ -78,12 +79,14 @@ def convert_set(
         try:
             results.append(_convert_subset(data_set, subset, source, folder, only, workers, shard))
         except UserError as error:
+            if len(chosen) == 1 and not folder.exists():
+                raise UserError(f"{error}{packed(source)}") from None
             if len(chosen) == 1 or (folder.exists() and not _converted(data_set, subset, folder)):
                 raise
             errors.append(error)
             results.append(Result(subset, folder, absent=str(error)))
     if len(errors) == len(chosen):
-        raise errors[0]
+        raise UserError(f"{errors[0]}{packed(source)}")
     return results
 
 
@@ -111,6 +114,8 @@ def _convert_subset(
     except MALFORMED as error:
         told = f"annotations are not of {data_set.name}'s form ({malformed(error)})"
         raise UserError(f"{source}: {told}") from None
+    if not done.written:
+        return Result(subset, folder, absent="other shards have parts of it left")
     return Result(subset, folder, done.written, len(done.skipped))
 
 
@@ -159,12 +164,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
             parser.add_argument("--only", type=Path, metavar="LIST", help="names of the words to keep, one a line")
         add_running_arguments(parser)
         parser.set_defaults(run=partial(_run, data_set))
-
-
-def add_running_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add `--workers` and `--shard`."""
-    parser.add_argument("--workers", type=int, default=default_workers(), metavar="N", help="processes (%(default)s)")
-    add_shard_argument(parser)
 
 
 def _run(data_set: WordSet, args: argparse.Namespace) -> None:

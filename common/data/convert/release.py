@@ -18,6 +18,16 @@ _SPLIT = re.compile(r"(?<![A-Za-z])(?:[Tt]rain|TRAIN|[Tt]est|TEST)|(?<=[a-z])(?:
 JUNK = ("__macosx", ".ds_store", "thumbs.db")
 
 
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".7z", ".rar")
+
+
+def packed(root: Path) -> str:
+    """A hint where archives below `root` were not unpacked, "" where there are none."""
+    names = [path.name for path in find(root, *(f"*{suffix}" for suffix in ARCHIVES), shallowest=True)]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"; unpack {', '.join(names[:3])}{more} first" if names else ""
+
+
 def find(root: Path, *patterns: str, shallowest: bool = False) -> list[Path]:
     """Files at or below `root` whose lower-case name fits one of the patterns (`gt*.txt`), sorted by path.
 
@@ -79,22 +89,21 @@ def _listing(folder: Path) -> dict[str, str]:
     return {entry.name.lower(): entry.name for entry in _entries(folder)}
 
 
-def picture_root(root: Path, listed_in: Path, names: list[str], suits: Callable[[Path], bool]) -> Path:
-    """The folder below `root` that the pictures `names` of the list `listed_in` start from.
+def picture_root(root: Path, listed_in: Path, names: list[str], suits: Callable[[Path], int]) -> Path:
+    """The folder at or below `root` that the pictures `names` of the list `listed_in` start from.
 
-    The list's own folder where they are there; else the folder that has most of them among those that suit
-    (both splits of a release may have a `word_1.png`).
+    It is the one that has most of the first names; of several (both splits of a release have a `word_1.png`) the one
+    that suits best, and then the list's own. suits: path below `root` -> how well, below 0 for not at all.
     """
     sample = names[:50]
 
-    def hits(folder: Path) -> int:
-        return sum((folder / same_name(folder, name)).is_file() for name in sample)
+    def rank(folder: Path) -> tuple[int, int, bool]:
+        hits = sum((folder / same_name(folder, name)).is_file() for name in sample)
+        return hits, suits(folder.relative_to(root)), folder == listed_in.parent
 
-    if sample and hits(listed_in.parent):
-        return listed_in.parent
-    folders = [folder for folder in _folders(root) if suits(folder.relative_to(root))]
-    best = max(folders, key=hits, default=listed_in.parent)
-    return best if hits(best) else listed_in.parent
+    folders = [folder for folder in _folders(root) if suits(folder.relative_to(root)) >= 0]
+    best = max(folders, key=rank, default=listed_in.parent)
+    return best if rank(best)[0] else listed_in.parent
 
 
 def split_of(path: Path) -> str | None:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
-from common.data.convert.gt import LOG_NAME, Converted
 from common.data.convert.records import Unusable, picture_below
 from common.data.decode import BadImage, decode_rgb
 from common.data.lmdb import LmdbWriter
-from common.data.parts import SKIPPED, WHOLE_JOB, Joined, Shard, join_parts, make_parts
-from common.errors import UserError
+from common.data.parts import SKIPPED, WHOLE_JOB, Joined, Shard, add_shard_argument, chunks, run_job
 from common.files import write_text
 
 PART_SIZE = 2000  # samples: the unit of resuming
+LOG_NAME = "error_image_log.txt"
+
+
+@dataclass
+class Converted:
+    """How many samples were written, and (number, file and line, reason) of every record that was skipped."""
+
+    written: int = 0
+    skipped: list[tuple[int, str, str]] = field(default_factory=list)
 
 
 class Source(NamedTuple):
@@ -28,7 +34,7 @@ class Source(NamedTuple):
     picture's file bytes.
 
     extras: what else to store with it (see `LmdbWriter.add`). wrong: why the record cannot be used, "" if it can.
-    picture: the file name of the picture, where it is one.
+    picture: the file name of the picture, where it is one. check: decode it before it is stored.
     """
 
     name: str
@@ -37,14 +43,21 @@ class Source(NamedTuple):
     extras: Mapping[str, bytes] | None = None
     wrong: str = ""
     picture: str = ""
+    check: bool = True
 
     @classmethod
     def file(
-        cls, root: Path, picture: str, label: str, where: str = "", extras: Mapping[str, bytes] | None = None
+        cls,
+        root: Path,
+        picture: str,
+        label: str,
+        where: str = "",
+        extras: Mapping[str, bytes] | None = None,
+        check: bool = True,
     ) -> Source:
         """A picture that is the file `picture` below `root`; `where`: the file and line that names it."""
         read = partial(picture_below, root, str(picture), False)
-        return cls(f"{where} {picture}".strip(), label, read, extras, picture=Path(str(picture)).name)
+        return cls(f"{where} {picture}".strip(), label, read, extras, picture=Path(str(picture)).name, check=check)
 
     @classmethod
     def bad(cls, where: str, reason: str) -> Source:
@@ -63,6 +76,7 @@ def write_samples(
     total: int | None = None,
     note: Callable[[Path, Joined], None] | None = None,
     part_size: int = PART_SIZE,
+    progress: Callable[[int], None] | None = None,
 ) -> Converted:
     """Write the LMDB folder `out`, which must not exist.
 
@@ -70,27 +84,26 @@ def write_samples(
     `error_image_log.txt`. The pairs are converted in parts (see `common.data.parts`): a killed conversion resumes when
     it is called again with the same `plan`, by several processes and shards. `sources` must give the same pairs in the
     same order each time. total: how many pairs are expected, for the progress bar. note(folder, joined) may add files.
-    `say` gets the summary. Raises `UserError` for an unwritable place, or where nothing could be used.
+    progress(records) is called after each part. `say` gets the summary. Raises `UserError` for an unwritable place, or
+    where nothing could be used.
     """
-    out = Path(out)
-    if out.exists():
-        raise UserError(f"{out}: it exists: give a new folder")
-    with tqdm(total=total, desc=out.name, unit="img", disable=None, leave=False) as bar:
-        works = _numbered(sources, part_size)
-        about = {**(plan or {}), "part_size": part_size}
-        parts, missing = make_parts(
-            out, works, write_part, plan=about, workers=workers, shard=shard, progress=bar.update
-        )
-    if missing:
-        say(f"{out}: shard {shard} is done; {len(missing)} of {parts} parts are not made yet")
-        return Converted()
-    joined = join_parts(out, parts, partial(_finish, note))
+    joined = run_job(
+        Path(out),
+        chunks(sources, part_size),
+        write_part,
+        plan={**(plan or {}), "part_size": part_size},
+        workers=workers,
+        shard=shard,
+        total=total,
+        progress=progress,
+        finish=partial(_finish, note),
+        say=say,
+    )
     if joined is None:
-        say(f"{out}: shard {shard} is done; another process joins the parts")
         return Converted()
     if joined.skipped:
-        known = f"{joined.samples + len(joined.skipped)} samples"
-        say(f"{len(joined.skipped)} of {known} skipped, listed in {out / LOG_NAME}; the first: {joined.skipped[0][2]}")
+        known, first = f"{joined.samples + len(joined.skipped)} samples", joined.skipped[0][2]
+        say(f"{len(joined.skipped)} of {known} skipped, listed in {Path(out) / LOG_NAME}; the first: {first}")
     say(f"Created dataset with {joined.samples} samples")
     return Converted(joined.samples, joined.skipped)
 
@@ -101,14 +114,10 @@ def default_workers() -> int:
     return min(8, cores)
 
 
-def _numbered(sources: Iterable[Source], size: int) -> Iterator[tuple[int, list[Source]]]:
-    """(number of the first, sources) of every part; numbers count from 1."""
-    iterator, first = iter(sources), 1
-    while chunk := list(islice(iterator, size)):
-        yield first, chunk
-        first += len(chunk)
-    if first == 1:
-        yield 1, []
+def add_running_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--workers` and `--shard`."""
+    parser.add_argument("--workers", type=int, default=default_workers(), metavar="N", help="processes (%(default)s)")
+    add_shard_argument(parser)
 
 
 def write_part(folder: Path, work: tuple[int, list[Source]]) -> int:
@@ -134,7 +143,8 @@ def _usable(source: Source) -> tuple[bytes | None, str]:
     try:
         source.label.encode("utf-8")
         data = source.read()
-        decode_rgb(data)
+        if source.check:
+            decode_rgb(data)
     except UnicodeEncodeError:
         return None, "the label is no Unicode text"
     except Unusable as error:

@@ -94,6 +94,8 @@ def check(model: dict[str, Any], data: dict[str, Any]) -> None:
         share = data.setdefault(key, usual)
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
             raise UserError(f"data.{key}: {share!r} must be a share from 0 to 1")
+    if not isinstance(data.setdefault("exclude", None), (str, type(None))):
+        raise UserError(f"data.exclude: {data['exclude']!r} must be a file that `strlab doctor --against` wrote")
     for key in ("augment", "remove_whitespace", "normalize_unicode"):
         if not isinstance(data[key], bool):
             raise UserError(f"data.{key}: {data[key]!r} must be true or false")

@@ -88,7 +88,8 @@ class SceneTextDataModule:
     def train_dataset(self) -> WordDataset:
         """Words to train on, augmented if the options say so."""
         augment = SceneTextRandAugment() if self.options["augment"] else None
-        return open_words(self.train_root(), self.image_size, self.rules(self.options["charset_train"]), augment)
+        rules = self.rules(self.options["charset_train"]) | {"exclude": self.options.get("exclude") or None}
+        return open_words(self.train_root(), self.image_size, rules, augment)
 
     def validation_dataset(self) -> WordDataset:
         """Words to validate on; labels are those of `charset_test`."""

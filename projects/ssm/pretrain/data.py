@@ -30,7 +30,11 @@ class TwiceAugmented(WordDataset):
 
 
 def build_dataset(
-    data_path: str, size: tuple[int, int], max_length: int | None, augmentation: Mapping[str, object]
+    data_path: str,
+    size: tuple[int, int],
+    max_length: int | None,
+    augmentation: Mapping[str, object],
+    exclude: str = "",
 ) -> WordDataset:
     """All LMDBs below `data_path`.
 
@@ -38,11 +42,13 @@ def build_dataset(
         size: (height, width) of the images.
         max_length: labels only decide which images are too long; None: they are not looked at.
         augmentation: the published switches by name (`common.augment.recipes.from_flags`).
+        exclude: `--exclude`, a list of pictures that are no part of the set.
     """
     paths = discover(data_path)
     rules = {"max_length": max_length, "drop_empty": False, "missing_label": "text"}
     if max_length is None:
         rules = {"labels": False}
+    rules["exclude"] = exclude or None
     augment = None
     if any(augmentation.get(f"is{name}_aug") for name in ("rand", "sel", "semantic", "rotation", "learning")):
         from common.augment.recipes import SSM_GROUPS, SSM_WEATHER, from_flags  # the published command augments nothing

@@ -61,6 +61,8 @@ TABLE = Table({
         Flag("--data_path", default="", help="root of the LMDB folders; needed"),
         Flag("--max_length", int, 25, "images with a longer label are skipped", dead="X"),
         Flag("--data_filtering_off", bool, help="do not look at the labels", dead="X"),
+        Flag("--exclude", default="", variants="P",
+             help="list of pictures not to train on, from `strlab doctor --against`"),
         Flag("--direction", default="Hybrid", help=f"one of {', '.join(DIRECTIONS)}", dead="X"),
         Flag("--ratio", int, 1, "1: HF and VF flip; 0: they do not", range=(0, 1), dead="X"),
         Flag("--bad_share", float, 0.01, "share of unreadable samples that stops the run", range=(0, 1), free=True),
@@ -189,6 +191,7 @@ class PretrainOptions(RunOptions):
     copy_prompt: bool
     max_length: int
     data_filtering_off: bool
+    exclude: str
     direction: str
     ratio: int
 

@@ -26,7 +26,8 @@ from projects.ssm.pretrain.run import Run, build_run, timed_lines
 def build(o: PretrainOptions, dist: Dist) -> Run:
     """Data, model and run."""
     size = tuple(o.input_size)
-    dataset = build_dataset(o.data_path, size, None if o.data_filtering_off else o.max_length, o.parsed)
+    longest = None if o.data_filtering_off else o.max_length
+    dataset = build_dataset(o.data_path, size, longest, o.parsed, o.exclude)
     shape = {"img_size": size, "copy_prompt": o.copy_prompt, "ema_decoder_twice": not o.ema_decoder_once}
     if VARIANTS[o.model] != "micro_patch16x8":
         shape["patch_size"] = tuple(o.patch_size)
