@@ -17,11 +17,11 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from common import __version__
 from common.errors import UserError, command
+from common.flags import Parser
 from common.help_format import use_everywhere
 
 
@@ -79,8 +79,6 @@ def _main(argv: list[str]) -> int | None:
     name = " ".join(argv[:2]) if argv[:1] and argv[0] in GROUPS else "".join(argv[:1])
     parser = build_parser(name)
     args = parser.parse_args(argv)
-    for field, value in vars(args).items():
-        setattr(args, field, _at_home(value))
     run = getattr(args, "run", None)
     if run is None:
         _deepest(parser, argv).print_help()
@@ -88,17 +86,10 @@ def _main(argv: list[str]) -> int | None:
     return run(args)
 
 
-def _at_home(value: Any) -> Any:
-    """A path, or a list of paths, with `~` as the home folder; shells leave it alone in `--out=~/x` and in quotes."""
-    if isinstance(value, Path):
-        return value.expanduser()
-    return [_at_home(one) for one in value] if isinstance(value, list) else value
-
-
 def build_parser(wanted: str = "") -> argparse.ArgumentParser:
     """The parser with the full arguments of the subcommand `wanted` ("read", "data synth") and one line for the
     others."""
-    parser = argparse.ArgumentParser(prog="strlab", description=ABOUT)
+    parser = Parser(prog="strlab", description=ABOUT)
     parser.add_argument("--version", action="version", version=f"strlab {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", title="commands")
     groups = {}

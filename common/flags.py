@@ -15,22 +15,64 @@ options = fill(Options, values)               # a frozen dataclass with the fiel
 from __future__ import annotations
 
 import argparse
+import difflib
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import inf, isfinite
-from typing import Any, TypeVar
-
-import torch
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 from common.errors import UserError
 
 NO_EFFECT_TITLE = "accepted for compatibility, no effect"
 
 
+def at_home(value: Any) -> Any:
+    """A path or a text, or a list of them, in which a leading `~` or `~/` is the home folder.
+
+    Shells leave it alone in `--out=~/x`, in `key=~/x` and in quotes. Other texts that begin with `~` stay as they are.
+    """
+    if isinstance(value, Path):
+        return Path(at_home(str(value)))
+    if isinstance(value, str):
+        return str(Path(value).expanduser()) if value == "~" or value.startswith("~/") else value
+    return type(value)(map(at_home, value)) if type(value) in (list, tuple) else value
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser that puts the home folder in place of `~` in every value, and refuses in one line.
+
+    `literal` names the options whose text is no path, as a charset.
+    """
+
+    literal: tuple[str, ...] = ("character", "charset", "text")
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
+        """Parse as argparse does; values that are paths get the home folder in place of `~`."""
+        namespace, rest = super().parse_known_args(args, namespace)
+        for name, value in vars(namespace).items():
+            if name not in self.literal:
+                setattr(namespace, name, at_home(value))
+        return namespace, rest
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line, with the nearest flag where one was mistyped, and leave with status 2."""
+        message, known = message.removeprefix("argument "), list(self._option_string_actions)
+        words = message.removeprefix("unrecognized arguments: ").split() if message.startswith("unrecognized") else []
+        for flag in (word.split("=")[0] for word in words if word.startswith("-")):
+            if near := difflib.get_close_matches(flag, known, 1):
+                message += f" (did you mean {near[0]}?)"
+                break
+        print(f"error: {' '.join(message.split())}; `{self.prog} --help` lists what it takes", file=sys.stderr)
+        self.exit(2)
+
+
 def new_parser(script: str, description: str) -> argparse.ArgumentParser:
     """A parser whose help shows defaults; flags cannot be shortened, as two published ones often share a beginning."""
     kind = argparse.ArgumentDefaultsHelpFormatter
-    return argparse.ArgumentParser(script, description=description, formatter_class=kind, allow_abbrev=False)
+    return Parser(script, description=description, formatter_class=kind, allow_abbrev=False)
 
 
 Options = TypeVar("Options")
@@ -134,9 +176,9 @@ class Table:
         for group in self.groups.values():
             yield from (flag for flag in group if not flag.variants or variant in flag.variants)
 
-    def parser(self, prog: str, description: str, variant: str = "", suppress: bool = False) -> argparse.ArgumentParser:
+    def parser(self, prog: str, description: str, variant: str = "", suppress: bool = False) -> Parser:
         """The parser of a variant. Flags cannot be shortened, as two published ones often share a beginning."""
-        parser = argparse.ArgumentParser(prog, description=description, epilog=self.epilog, allow_abbrev=False)
+        parser = Parser(prog, description=description, epilog=self.epilog, allow_abbrev=False)
         dead = []
         for title, group in self.groups.items():
             here = parser.add_argument_group(title)
@@ -154,11 +196,12 @@ class Table:
         return parser
 
     def parse(
-        self, argv: Sequence[str] | None, prog: str, description: str, variant: str = ""
+        self, argv: Sequence[str] | None, prog: str, description: str, variant: str = "", quiet: bool = False
     ) -> tuple[dict[str, Any], set[str]]:
         """Parse a command line: (value of every flag, names of those that were given).
 
-        Prints one line that names the flags without effect that were given with another value than their default.
+        Unless `quiet`, the first process prints one line that names the flags without effect that were given with
+        another value than their default.
         Raises `UserError` for a number outside its range.
         """
         values = vars(self.parser(prog, description, variant).parse_args(argv))
@@ -171,7 +214,7 @@ class Table:
                     flag.check(value)
             elif flag.name in given and value != flag.value(variant):
                 ignored.append(f"--{flag.name}")
-        if ignored:
+        if ignored and not quiet and is_first():
             print(f"no effect (accepted for compatibility): {' '.join(ignored)}")
         return values, given
 
@@ -198,12 +241,21 @@ def fill(kind: type[Options], values: Mapping[str, Any], **more: Any) -> Options
     return kind(**{field.name: known[field.name] for field in fields(kind) if field.init and field.name in known})
 
 
+def is_first() -> bool:
+    """Whether this is the process of rank 0, by what torchrun, mpirun or srun have set; there may be no group yet."""
+    ranks = (os.environ.get(name) for name in ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID"))
+    return next((rank for rank in ranks if rank), "0") == "0"
+
+
 def device_of(name: str, given: bool) -> str:
     """The one rule for `--device`: a published default, cuda, means CUDA if there is any; a line says when there is
     none. A device that was asked for is taken at its word."""
+    import torch  # `strlab --help` does not need it
+
     if given or name != "cuda" or torch.cuda.is_available():
         return name
-    print("no CUDA device: training on the CPU")
+    if is_first():
+        print("no CUDA device: training on the CPU")
     return "cpu"
 
 

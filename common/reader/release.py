@@ -20,6 +20,7 @@ import numpy as np
 from common.data.synth.options import SynthOptions
 from common.errors import UserError, command
 from common.files import write_bytes
+from common.flags import Parser
 from common.infer import shipped
 from common.infer.evaluate import evaluate, find_sets
 from common.infer.export import describe, export, with_metadata
@@ -33,7 +34,7 @@ CALIBRATION = 512  # rendered words
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="best.pth or a training state of `strlab train`")
     parser.add_argument("--name", required=True, help="name of the shipped reader")
     parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="FOLDER", help="word sets to measure on")

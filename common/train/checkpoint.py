@@ -219,20 +219,28 @@ def load_hub_folder(folder: str | Path, stems: Sequence[str] = ("model", "pytorc
                 if path.suffix == ".json":
                     return _load_shards(path)
                 if "-of-" not in path.name:
-                    return dict(load(path))
+                    return _tensors(path)
     found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
     raise UserError(f"{folder}: no weights in it ({stems[0]}.safetensors, its shards or a variant); it holds {found}")
+
+
+def _tensors(path: Path) -> dict[str, Any]:
+    """The content of a file that must be a dict of tensors."""
+    content = load(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: it holds no dict of tensors but a {type(content).__name__}; copy it again")
+    return content
 
 
 def _load_shards(index: Path) -> dict[str, Any]:
     """All tensors that an index names, from its shards."""
     try:
-        places = dict(json.loads(index.read_text("utf-8"))["weight_map"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        places = {name: Path(shard).name for name, shard in json.loads(index.read_text("utf-8"))["weight_map"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{index}: no readable index of shards ({error}); copy it again") from None
     tensors: dict[str, Any] = {}
     for shard in sorted(set(places.values())):
-        tensors |= load(index.parent / Path(shard).name)
+        tensors |= _tensors(index.parent / shard)
     missing = sorted(set(places) - set(tensors))
     if missing:
         raise UserError(

@@ -10,7 +10,7 @@ import re
 import socket
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -42,6 +42,7 @@ class Dist:
         rank, world_size, local_rank: as launched.
         device: where this process computes.
         backend: gloo, nccl, or None without a group.
+        hosts: name of the machine of each rank; empty without a group.
     """
 
     rank: int = 0
@@ -49,6 +50,7 @@ class Dist:
     local_rank: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     backend: str | None = None
+    hosts: tuple[str, ...] = ()
 
     @property
     def is_main(self) -> bool:
@@ -211,10 +213,14 @@ def lost_peer(error: RuntimeError, dist: Dist, timeout_minutes: float) -> str:
     peer = re.search(r"\[?([\w.:]*\d[\w.:]*)\]?:(\d{2,5})\b", text)
     where = f" (the connection to {peer[1]} port {peer[2]})" if peer else ""
     hosts = f"{os.environ.get('MASTER_ADDR', 'unknown')}:{os.environ.get('MASTER_PORT', '')}"
+    others = [f"rank {rank} on {host}" for rank, host in enumerate(dist.hosts) if rank != dist.rank]
+    named = (
+        " and ".join(others[:2]) if len(others) <= 2 else f"one of {', '.join(others[:8])}{', …' * (len(others) > 8)}"
+    )
     what = (
-        f"heard nothing from another process for {timeout_minutes:g} minutes (--dist_timeout)"
+        f"heard nothing from {named or 'another process'} for {timeout_minutes:g} minutes (--dist_timeout)"
         if re.search(r"Timed out|[Tt]imeout", text)
-        else "lost the connection to another process"
+        else f"lost the connection to {named or 'another process'}"
     )
     return (
         f"rank {dist.rank} of {dist.world_size} on {socket.gethostname()} {what}{where}; rendezvous {hosts}. Look at "
@@ -326,8 +332,7 @@ def setup_distributed(
     except (ValueError, RuntimeError) as error:
         raise UserError(f"--dist_url: {dist_url} cannot be joined ({str(error).splitlines()[0]})") from None
     dist = Dist(launch.rank, launch.world_size, launch.local_rank, where, backend)
-    dist.barrier()
-    return dist
+    return replace(dist, hosts=tuple(dist.gather(socket.gethostname())))
 
 
 def silence_print(silent: bool) -> None:

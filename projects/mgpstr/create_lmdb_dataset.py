@@ -14,6 +14,7 @@ from pathlib import Path
 
 from common.data.convert.gt import create_lmdb
 from common.errors import UserError, command
+from common.flags import Parser
 
 
 def yes_or_no(text: str) -> bool:
@@ -26,7 +27,7 @@ def yes_or_no(text: str) -> bool:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and convert."""
-    parser = argparse.ArgumentParser(prog="create_lmdb_dataset.py", description=__doc__.splitlines()[0])
+    parser = Parser(prog="create_lmdb_dataset.py", description=__doc__.splitlines()[0])
     names = ("inputPath", "gtFile", "outputPath")
     for name in names:
         parser.add_argument(f"--{name}", type=Path)

@@ -6,7 +6,6 @@ and never uses are accepted and listed by `--help` under their own heading.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
-from common.flags import LAUNCH, Flag, Table, device_of, fill, per
+from common.flags import LAUNCH, Flag, Parser, Table, device_of, fill, per
 from common.text.charset import CHARSET_36, CHARSET_94
 from projects.mgpstr.model.names import ACDS, MICRO, MODELS, TRANSFORMERS
 
@@ -327,7 +326,7 @@ def parse(argv: Sequence[str] | None, training: bool, prog: str) -> tuple[dict[s
 
     `--sensitive` sets the charset, and `--device cuda` by default means CUDA if there is any.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--Transformer")
     method = first.parse_known_args(sys.argv[1:] if argv is None else argv)[0].Transformer
     values, given = table(training).parse(argv, prog, "STR", "A" if method in ACDS else "M")

@@ -7,7 +7,6 @@ train.py reads, with the values that the flags mean for the chosen model; test.p
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -16,7 +15,7 @@ from typing import Any
 from common.data.words import source_names
 from common.errors import UserError
 from common.flags import LAUNCH as common_launch
-from common.flags import Flag, Table, device_of, fill, per
+from common.flags import Flag, Parser, Table, device_of, fill, per
 from common.text.charset import CHARSET_36, SIGA_36, SIGA_94
 from common.text.coverage import DEFAULT_SHARE
 from projects.siga.model.variants import Variant, variant
@@ -368,7 +367,7 @@ def parse_training(argv: Sequence[str] | None) -> tuple[Options, dict[str, Any]]
 
 def find_variant(argv: Sequence[str] | None, default: str | None) -> Variant | None:
     """The variant that the command line names, in any of the spellings; None if it names none."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--model_name")
     first.add_argument("--TransformerModel", default="")
     first.add_argument("--Transformer")

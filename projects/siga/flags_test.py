@@ -129,14 +129,14 @@ def parse_test(argv: Sequence[str] | None, card_of: Callable[[str], Mapping[str,
         UserError: the metadata names another model than the command line.
     """
     named = find_variant(argv, None)
-    values, given = _parse_test(argv, named or variant("TRBA"))
+    values, given = _parse_test(argv, named or variant("TRBA"), quiet=named is None)
     checkpoint = values.get("model_dir") or values["saved_model"]
     card = card_of(checkpoint)
     stored_name = str(card.get("model", "")).removeprefix("siga/")
     chosen = named or variant(stored_name or "TRBA")
     if stored_name and stored_name != chosen.name:
         raise UserError(f"{checkpoint}: it holds {stored_name}, not {chosen.name}; give --model_name {stored_name}")
-    if chosen.family != (named or variant("TRBA")).family:
+    if named is None:
         values, given = _parse_test(argv, chosen)
     settle(values, given, chosen)
     stored = dict(card.get("options") or {})
@@ -150,5 +150,6 @@ def parse_test(argv: Sequence[str] | None, card_of: Callable[[str], Mapping[str,
     return fill(TestOptions, values, variant=chosen, device=device, checkpoint=checkpoint)
 
 
-def _parse_test(argv: Sequence[str] | None, chosen: Variant) -> tuple[dict[str, Any], set[str]]:
-    return TEST.parse(argv, "test.py", f"Evaluate SIGA. Defaults are those of {chosen.name}.", chosen.family)
+def _parse_test(argv: Sequence[str] | None, chosen: Variant, quiet: bool = False) -> tuple[dict[str, Any], set[str]]:
+    about = f"Evaluate SIGA. Defaults are those of {chosen.name}."
+    return TEST.parse(argv, "test.py", about, chosen.family, quiet)

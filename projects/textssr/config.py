@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 import difflib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 from common.errors import UserError
+from common.files import read_regular
+from common.flags import at_home
 from projects.textssr.model.unet import PLANE_SIZE, PLANES
 
 NO_EFFECT = ("language", "guidance_scale", "select_data_lenth", "local_rank")
@@ -44,13 +47,20 @@ OURS = {
     **dict.fromkeys(("exact_crop", "clean_glyph", "cache_latents", "fit_scaling_factor"), _SWITCH),
     "compile_backend": (str, None),
     "log_every": _WHOLE,
+    "allow_changes": _SWITCH,
 }
 """Additional keys, all with defaults that leave the published behaviour as it is."""
 OUR_DEFAULTS = {
     **dict.fromkeys(("font_path", "compile_backend"), None),
-    **dict.fromkeys(("exact_crop", "clean_glyph", "cache_latents", "fit_scaling_factor"), False),
+    **dict.fromkeys(("exact_crop", "clean_glyph", "cache_latents", "fit_scaling_factor", "allow_changes"), False),
     "log_every": 1,
 }
+DECIDING = (
+    *("seed", "resolution", "train_batch_size", "gradient_accumulation_steps", "learning_rate", "scale_lr"),
+    *("lr_scheduler", "lr_warmup_steps", "adam_beta1", "adam_beta2", "adam_weight_decay", "adam_epsilon"),
+    *("max_grad_norm", "mixed_precision", "use_8bit_adam", "use_ema", "exact_crop", "clean_glyph", "ttf_size"),
+)
+"""Keys that a resumed run may only change with `allow_changes`."""
 OPTIONAL = ("guidance_scale", "language", "select_data_lenth", "local_rank")
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 CHOICES = {
@@ -100,7 +110,7 @@ def read_config(path: str | Path, known: dict[str, tuple], changes: Sequence[str
         if not _fits(value, types[name]):
             wanted = " or ".join("None" if kind is None else kind.__name__ for kind in types[name])
             raise UserError(f"{where}: {name}: {value!r} is not of type {wanted}")
-        values[name] = value
+        values[name] = at_home(value)
     missing = [name for name in known if name not in values and name not in OPTIONAL]
     if missing:
         raise UserError(f"{path}: missing keys: {', '.join(missing)}; copy them from projects/textssr/configs")
@@ -115,27 +125,33 @@ def _check(path: Path, name: str, value: object) -> None:
         raise UserError(f"{path}: {name}: {value!r}: use {', '.join(map(repr, CHOICES[name]))}")
     if name in LEAST and value is not None and not value >= LEAST[name]:
         raise UserError(f"{path}: {name}: {value!r}: give {LEAST[name]} or more")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{path}: {name}: {value!r} is not a finite number")
     if name in ("adam_beta1", "adam_beta2") and value >= 1:
         raise UserError(f"{path}: {name}: {value!r}: give less than 1")
     if name == "resolution" and value % 8:
         raise UserError(f"{path}: {name}: {value!r}: give a multiple of 8")
 
 
-def _assignments(path: Path) -> list[tuple[str, object, str]]:
-    """(key, value, place) of every line of a file, those of its `base` first."""
+def _assignments(path: Path, inheriting: tuple[Path, ...] = ()) -> list[tuple[str, object, str]]:
+    """(key, value, place) of every line of a file, those of its `base` first; `inheriting` are the files before it."""
     if not path.is_file():
         raise UserError(
             f"{path}: no such file: give --config, for instance projects/textssr/configs/train_diff_step1_cfg.py"
         )
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a configuration file ({error}); write lines of the form name = value") from None
+        tree = ast.parse(read_regular(path).decode("utf-8-sig"))
+    except (OSError, SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: not a configuration file ({reason}); write lines of the form name = value") from None
     lines = [_assignment(path, node) for node in tree.body]
     bases = [value for name, value, _ in lines if name == "base"]
-    if len(bases) > 1 or bases == [path.name]:
+    if len(bases) > 1 or not all(isinstance(base, str) and base for base in bases):
         raise UserError(f"{path}: base: name one other file of the same folder")
-    inherited = _assignments(path.parent / Path(str(bases[0])).name) if bases else []
+    before = [path.parent / Path(base).name for base in bases]
+    if circle := [file for file in before if file.resolve() in (path.resolve(), *inheriting)]:
+        raise UserError(f"{path}: base: {circle[0].name} is built on this file itself; remove one of the two lines")
+    inherited = _assignments(before[0], (*inheriting, path.resolve())) if before else []
     return inherited + [line for line in lines if line[0] != "base"]
 
 
@@ -146,7 +162,7 @@ def _assignment(path: Path, node: ast.stmt) -> tuple[str, object, str]:
         name = node.targets[0].id
         try:
             return name, ast.literal_eval(node.value), where
-        except ValueError:
+        except (ValueError, TypeError, MemoryError, RecursionError):
             raise UserError(f"{where}: {name}: write a plain value, not an expression") from None
     raise UserError(
         f"{where}: only lines of the form name = value are read (nothing is executed); comments begin with #"
@@ -160,7 +176,7 @@ def _change(text: str) -> tuple[str, object, str]:
         raise UserError(f"--set {text}: give key=value")
     try:
         return name, ast.literal_eval(value), "--set"
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return name, value, "--set"
 
 

@@ -30,6 +30,7 @@ from skimage.metrics import structural_similarity
 
 from common.errors import UserError, command
 from common.files import write_bytes, write_text
+from common.flags import Parser
 from common.metrics.accuracy import Scores
 from common.metrics.protocols import PROTOCOL_36
 from projects.textssr.judge import Read, open_reader
@@ -196,7 +197,7 @@ def evaluate(run: Path, read: Read | None) -> dict:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure all runs and print one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="OUTPUT", help="folders of infer.py")
     parser.add_argument(
         "--reader", default=None, help="checkpoint of one of our readers, or rapidocr (package); without: no reading"

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import torch
 
+from common.flags import Parser
+
 
 def parse(argv: Sequence[str] | None = None, description: str = "") -> tuple[str | None, list[str]]:
     """Values of the published flag `--config`, and of `--set` (additional, not in the original)."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=None, help="a configuration file; see projects/textssr/configs")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="values that win over the file's (additional)"

@@ -21,13 +21,14 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
 from common.errors import UserError, command
+from common.flags import Parser
 from projects.textssr.model.build import SCHEDULER, SIZES, build_vae, unet_options
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Build and save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="new folder")
     parser.add_argument("--size", choices=SIZES, default="tiny", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the weights")

@@ -14,11 +14,11 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from common.errors import UserError
+from projects.textssr.checkpoints import load_scheduler, load_vae, place
 from projects.textssr.data import Sample
 from projects.textssr.model.diffusion import Condition, Draw, paint, to_pixels
 from projects.textssr.model.unet import TextUNet
 from projects.textssr.regions import Box
-from projects.textssr.run import load_scheduler, load_vae, place
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

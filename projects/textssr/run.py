@@ -16,10 +16,9 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.logging import get_logger
 from accelerate.utils import ProjectConfiguration, set_seed
-from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin
+from diffusers import ModelMixin
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm.auto import tqdm
@@ -27,7 +26,7 @@ from tqdm.auto import tqdm
 from common.data.bad import FILE_NAME, BadSamples
 from common.data.loader import SeededSampler
 from common.errors import UserError
-from common.train.checkpoint import git_commit, load, save_atomic
+from common.train.checkpoint import git_commit, save_atomic
 from common.train.distributed import Dist
 from common.train.jobs import every
 from common.train.log import MetricsLog
@@ -39,30 +38,6 @@ from projects.textssr.checkpoints import STATE
 from projects.textssr.data import everyones, reasons
 
 logger = get_logger(__name__)
-
-
-def load_vae(folder: str | Path, key: str) -> AutoencoderKL:
-    """A VAE of a diffusers folder. Raises UserError that names the configuration key."""
-    if not (Path(folder) / "config.json").is_file():
-        raise UserError(f"{folder}: {key}: no config.json; give a diffusers VAE folder")
-    try:
-        return AutoencoderKL.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{folder}: {key}: the weights cannot be read ({reason}): copy them again") from None
-
-
-def place(model: ModelMixin, device: torch.device, kind: torch.dtype) -> ModelMixin:
-    """`model` on a device, in half precision where asked for, frozen and in evaluation mode."""
-    model = model.to(device) if kind == torch.float32 else model.to(device, kind)
-    return model.eval().requires_grad_(False)
-
-
-def load_scheduler(folder: str | Path) -> DDPMScheduler:
-    """A DDPM scheduler from any scheduler folder. Raises UserError."""
-    if not (Path(folder) / "scheduler_config.json").is_file():
-        raise UserError(f"{folder}: scheduler_path: no scheduler_config.json; give a diffusers scheduler folder")
-    return DDPMScheduler.from_pretrained(folder, local_files_only=True)
 
 
 class _Requests:
@@ -421,32 +396,42 @@ class Run:
 
     def resume(self) -> None:
         """Resume from `resume_from_checkpoint`: "latest", or the name of a folder in the output folder."""
-        path = checkpoints.find(self.out, self.config.resume_from_checkpoint)
-        if path is None:
+        saved = checkpoints.find(self.out, self.config.resume_from_checkpoint, self.folder)
+        if saved is None:
             return
+        path = saved.path
         print(f"Resuming from checkpoint {path.name}")
         self.clock.step = checkpoints.number(path)  # the place in the epoch follows from it, as in the published code
-        state = load(path / STATE) if (path / STATE).is_file() else None
-        if state:
-            self._restore(state, path)
+        if saved.state is not None:
+            self._restore(saved.state, path, saved.schedule)
         else:
             place = {"last_epoch": self.clock.step, "_step_count": self.clock.step + 1}
             self.schedule.load_state_dict(self.schedule.state_dict() | place)
             self.usable = 1
             print(f"{path.name}: no {STATE}: a published checkpoint; its place in the epoch follows from its number")
-        checkpoints.load_model(self.bare_model, path / self.folder)
+        checkpoints.load_model(self.bare_model, saved.weights, path / self.folder)
+        if saved.optimizer is None:
+            print(f"{path.name}: weights only: the optimizer starts anew, after update {self.clock.step}")
+            return
         where = path / "optimizer.bin"
-        checkpoints.load_optimizer(where, self.optimizer, self.bare_model, published=state is None)
+        checkpoints.load_optimizer(where, saved.optimizer, self.optimizer, self.bare_model, saved.state is None)
 
-    def _restore(self, state: dict, path: Path) -> None:
-        """Restore what our own state file holds. Raises UserError for that of other data or another seed."""
+    def _restore(self, state: dict, path: Path, schedule: dict) -> None:
+        """Restore what our own state file holds. Raises UserError for that of other data or of other options."""
         here = {"world_size": self.accelerator.num_processes, "batch_size": self.config.train_batch_size}
         if "sampler" in state:  # other processes or batches: the place is that of the number of updates
             try:
                 self.sampler.load_state_dict(state["sampler"] | here)
             except UserError as error:
                 raise UserError(f"{path}: {error}") from None
-        self.schedule.load_state_dict(load(path / "scheduler.bin"))
+        old, now = state.get("options", {}), self.options()
+        decided = checkpoints.differences(old, {name: now[name] for name in configuration.DECIDING if name in now})
+        if decided and not self.config.allow_changes:
+            raise UserError(
+                f"{path}: written with other options: {decided}: the result would be neither that run nor a new one; "
+                "give its options, another output_dir, or --set allow_changes=True"
+            )
+        self.schedule.load_state_dict(schedule)
         if self.accelerator.scaler is not None and state.get("scaler"):
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if self.ema is not None and state["ema"]:
@@ -454,8 +439,7 @@ class Run:
             self.ema.to(self.accelerator.device)
         self.batches.rejected = state.get("rejected", {}) | self.batches.rejected
         self.usable = state.get("usable", 1)
-        changed = checkpoints.differences(state.get("options", {}), self.options())
-        if changed:
+        if changed := checkpoints.differences(old, now):
             logger.info("Not as when %s was written: %s", path.name, changed)
 
     def banner(self) -> None:

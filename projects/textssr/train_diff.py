@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError, command
 from common.train.distributed import keep_freed_memory
+from projects.textssr.checkpoints import load_scheduler, load_vae, place
 from projects.textssr.conditions import font_facts
 from projects.textssr.config import DIFFUSION_KEYS, read_config
 from projects.textssr.data import LmdbRegions, RegionMaker, collate
@@ -31,7 +32,7 @@ from projects.textssr.launch import parse, start_all_processes
 from projects.textssr.model.diffusion import Condition, diffusion_loss, encode, normal
 from projects.textssr.model.glyphs import GlyphRenderer
 from projects.textssr.model.unet import TextUNet
-from projects.textssr.run import Run, load_scheduler, load_vae, logger, place, start
+from projects.textssr.run import Run, logger, start
 
 
 def build_dataset(config: SimpleNamespace) -> LmdbRegions:

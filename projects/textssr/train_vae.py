@@ -21,11 +21,12 @@ from torch.nn import functional as F
 
 from common.errors import UserError, command
 from common.train.distributed import keep_freed_memory
+from projects.textssr.checkpoints import load_vae
 from projects.textssr.config import VAE_KEYS, read_config
 from projects.textssr.data import LmdbRegions, RegionMaker
 from projects.textssr.launch import parse, start_all_processes
 from projects.textssr.model.diffusion import encode
-from projects.textssr.run import Run, load_vae, start
+from projects.textssr.run import Run, start
 
 
 def stack(crops: list[torch.Tensor | None]) -> dict[str, torch.Tensor] | None:

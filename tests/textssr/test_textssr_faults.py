@@ -93,6 +93,7 @@ def test_other_data_and_another_seed_are_refused(scenes, base, tmp_path, capfd) 
         ((scenes / "test/lmdb", "max_train_steps=2"), "sampler n was"),
         ((data, "seed=1", "max_train_steps=2"), "sampler seed was 3407, now 1"),
         ((data, "resume_from_checkpoint=final", "max_train_steps=2"), "checkpoint-<update>"),
+        ((data, "learning_rate=0.5", "max_train_steps=2"), "written with other options: learning_rate"),
     ):
         (out / "final").mkdir(exist_ok=True)
         train_the_vae(out, changes[0], base, *PLAIN, *changes[1:], code=2)
@@ -104,7 +105,7 @@ def test_other_data_and_another_seed_are_refused(scenes, base, tmp_path, capfd) 
 
 def test_a_published_checkpoint_goes_on(scenes, base, tmp_path, capfd) -> None:
     """One without our state, whose optimizer numbers the parameters as the published fork does."""
-    data, changes = scenes / "train/lmdb", (*PLAIN, "checkpointing_steps=1", "resume_from_checkpoint=checkpoint-1")
+    data, changes = scenes / "train/lmdb", (*PLAIN, "checkpointing_steps=1")
     places = data, base, base / "vae", base / "unet"
     for name in ("ours", "theirs"):
         train_step(1, tmp_path / name, *places, *changes, "max_train_steps=1")
@@ -117,12 +118,13 @@ def test_a_published_checkpoint_goes_on(scenes, base, tmp_path, capfd) -> None:
     state["state"] = {number: state["state"][names.index(name)] for number, name in enumerate(order)}
     checkpoint.save_atomic(folder / "optimizer.bin", state)
     for name in ("ours", "theirs"):
-        train_step(1, tmp_path / name, *places, *changes, "max_train_steps=2")
+        train_step(1, tmp_path / name, *places, *changes, "max_train_steps=2", "resume_from_checkpoint=checkpoint-1")
     assert "a published checkpoint" in capfd.readouterr().out
     assert same(tmp_path / "ours/checkpoint-2/unet", tmp_path / "theirs/checkpoint-2/unet")
     state["state"][0], state["state"][2] = state["state"][2], state["state"][0]
     checkpoint.save_atomic(folder / "optimizer.bin", state)
-    train_step(1, tmp_path / "theirs", *places, *changes, "max_train_steps=3", code=2)
+    changes = (*changes, "max_train_steps=3", "resume_from_checkpoint=checkpoint-1")
+    train_step(1, tmp_path / "theirs", *places, *changes, code=2)
     assert "not of this model" in capfd.readouterr().err
 
 

@@ -22,12 +22,12 @@ from common.data.synth.scenes import SceneOptions, render_scenes
 from common.errors import UserError
 from common.infer.recognizer import Prediction
 from projects.textssr import evaluate, infer, judge, make_base, report, synthesize, train_vae, word_choice
+from projects.textssr.checkpoints import load_scheduler, load_vae
 from projects.textssr.config import DIFFUSION_KEYS, VAE_KEYS, read_config
 from projects.textssr.judge import read_crop
 from projects.textssr.launch import asked_for
 from projects.textssr.model.unet import TextUNet
 from projects.textssr.painting import paste_back
-from projects.textssr.run import load_scheduler, load_vae
 from tests.conftest import ROOT
 from tests.textssr.textssr_runs import (
     CONFIGS,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from common.data.convert.samples import Source, write_samples
 from common.errors import command
+from common.flags import Parser
 
 
 def converter(
@@ -24,7 +24,7 @@ def converter(
 
     @command
     def main(argv: Sequence[str] | None = None) -> None:
-        parser = argparse.ArgumentParser(description=description)
+        parser = Parser(description=description)
         parser.add_argument("root", type=Path, help=root)
         for name, words in arguments.items():
             parser.add_argument(name, **words)

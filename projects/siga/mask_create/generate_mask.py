@@ -28,7 +28,7 @@ from common.data.parts import add_shard_argument, find_shard
 from common.data.sources import open_words
 from common.data.words import discover
 from common.errors import UserError, command
-from common.flags import fill
+from common.flags import Parser, fill
 from projects.siga.mask_create.shards import Part, PartDone, finish, make_part, missing, plan, without_mask
 
 
@@ -47,9 +47,7 @@ class Options:
 
 def parse(argv: Sequence[str] | None) -> Options:
     """The command line. Raises UserError for a number below 1."""
-    parser = argparse.ArgumentParser(
-        prog="generate_mask.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="generate_mask.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--data_path", nargs="+", required=True, help="roots of picture LMDBs; a folder 'training' is in their path"
     )

@@ -19,6 +19,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from common.errors import UserError, command
+from common.flags import Parser
 from projects.siga.mask_create.shards import join
 
 LMDB_FILES = ("data.mdb", "lock.mdb")
@@ -50,9 +51,7 @@ def refuse_others(parent: Path, shards: list[Path]) -> None:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Join what is there; the numbered folders are replaced by the whole."""
-    parser = argparse.ArgumentParser(
-        prog="merge.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="merge.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mask_path", type=Path, required=True, help="root of the mask LMDBs")
     options = parser.parse_args(argv)
     groups = numbered(options.mask_path)

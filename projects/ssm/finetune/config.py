@@ -15,6 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import UserError
+from common.flags import at_home
 from common.text.charset import described
 from common.text.charset import read_charset as read_charset_file
 from projects.ssm.model.build import CLASSES
@@ -41,7 +42,7 @@ def settle(config: DictConfig) -> dict[str, Any]:
     """
     OmegaConf.set_struct(config, False)
     read_charset(config)
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain = at_home_everywhere(OmegaConf.to_container(config, resolve=True))
     model, data, trainer = plain["model"], plain["data"], plain["trainer"]
     for section in (model, data, trainer):
         section.pop("_convert_", None)
@@ -51,18 +52,26 @@ def settle(config: DictConfig) -> dict[str, Any]:
     check(model, data)
     if not isinstance(plain["seed"], int) or plain["seed"] < 0:
         raise UserError(f"seed: {plain['seed']!r} must be a whole number of at least 0")
-    data["root_dir"] = str(Path(data["root_dir"]).expanduser().absolute())
+    data["root_dir"] = str(Path(data["root_dir"]).absolute())
     settle_trainer(trainer)
     return plain
 
 
+def at_home_everywhere(section: dict[str, Any]) -> dict[str, Any]:
+    """All values with `~` as the home folder, but for the charsets."""
+    return {
+        key: at_home_everywhere(value) if isinstance(value, dict) else value if "charset" in key else at_home(value)
+        for key, value in section.items()
+    }
+
+
 def read_charset(config: DictConfig) -> None:
     """`model.charset_file`: one character a line, where the character list is too long for a configuration."""
-    file = config.model.get("charset_file")
+    file = at_home(config.model.get("charset_file"))
     if not file:
         return
     try:
-        charset = read_charset_file(Path(file).expanduser())
+        charset = read_charset_file(file)
     except UserError as error:
         raise UserError(f"model.charset_file: {error}") from None
     print(f"model.charset_file: {described(charset)}")
@@ -165,8 +174,9 @@ def quietly(job: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
 def start(task: Callable[[], None], argv: Sequence[str] | None = None) -> None:
     """Run a `hydra.main` function on the given words, or on the command line's."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to `explained`, which tells them in a line
-    if argv is not None:
-        sys.argv = [sys.argv[0], *map(str, argv)]
+    words = map(str, sys.argv[1:] if argv is None else argv)
+    # Hydra itself takes a value that begins with ~ for a fault, and makes hydra.run.dir before the job begins.
+    sys.argv = [sys.argv[0], *(re.sub(r"""(?<==)(["']?)~(?=/|\1$)""", home, word) for word in words)]
     FAILED.clear()
     BEGUN.clear()
     try:
@@ -178,6 +188,11 @@ def start(task: Callable[[], None], argv: Sequence[str] | None = None) -> None:
         raise UserError(f"hydra.run.dir: {told}; give a folder that can be written") from None
     if FAILED:
         raise FAILED[0]
+
+
+def home(found: re.Match) -> str:
+    """The home folder in place of a `~` that begins a value, behind its quote if it has one."""
+    return found[1] + str(Path.home())
 
 
 def one_line(message: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from common.errors import UserError
-from common.flags import new_parser
+from common.flags import at_home, new_parser
 
 UNSEEN = ("unseen_union", "unseen_syn", "unseen_origin")
 
@@ -38,7 +38,7 @@ class EvalOptions:
     @property
     def file(self) -> str:
         """Path of the checkpoint, next to which the tables are written."""
-        return str(Path(self.checkpoint.removeprefix("pretrained=")).expanduser())
+        return at_home(self.checkpoint.removeprefix("pretrained="))
 
 
 def evaluation_parser() -> argparse.ArgumentParser:
@@ -101,4 +101,4 @@ def parse_read(argv: Sequence[str] | None) -> tuple[str, list[str], str, list[st
     files = [word for word in options.images or [] if word not in behind]
     if not files:
         raise UserError("--images: it is needed: one or more image files")
-    return options.checkpoint, files, options.device, words + behind
+    return at_home(options.checkpoint.removeprefix("pretrained=")), files, options.device, words + behind

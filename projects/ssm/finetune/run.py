@@ -80,7 +80,7 @@ def begin(config: dict[str, Any], out: Path) -> tuple[Path, Path | None]:
     """The run's folder, and the checkpoint that it resumes from: `ckpt_path`, or the `last.ckpt` of the folder."""
     last = out / "checkpoints" / "last.ckpt"
     if config["ckpt_path"]:
-        path = Path(config["ckpt_path"]).expanduser()
+        path = Path(config["ckpt_path"])
         if not path.is_file():
             raise UserError(f"ckpt_path: {path} does not exist")
         out = path.resolve().parents[1]  # <run>/checkpoints/<file>: the run continues in its folder
@@ -155,7 +155,6 @@ def build(config: dict[str, Any], out: Path, resumed: bool = False) -> System:
         if not file:
             switch = f"model.{name}_pretrained is true"
             raise UserError(f"model.{name}_checkpoint: it is needed while {switch}; give the checkpoint's path")
-        file = str(Path(file).expanduser())
         if name == "encoder":
             form, positions = options.get("encoder_format"), bool(options.get("encoder_pos_embed"))
             weights.load_encoder(system.model, file, form, positions)

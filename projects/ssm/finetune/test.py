@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from projects.ssm.finetune.table import groups, report
 
     chosen = groups(o.new, o.union, o.chinese)
-    readings = read_groups(open_for_test(o), Path(o.data_root).expanduser(), chosen, o)
+    readings = read_groups(open_for_test(o), Path(o.data_root), chosen, o)
     text = report({name: reading.figures for name, reading in readings.items()}, chosen)
     text += list_unreadable(Path(f"{o.file}.{FILE_NAME}"), readings.values())
     print(text, end="")

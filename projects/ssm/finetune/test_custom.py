@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from projects.ssm.finetune.evaluate import by_length, list_unreadable, open_for_test, read_groups
     from projects.ssm.finetune.table import BENCHMARK, SUBSET, UNION, groups, report, results_table
 
-    root = Path(o.data_root).expanduser()
+    root = Path(o.data_root)
     chosen = {} if o.only_custom else groups(o.new, o.union, o.chinese)
     if o.common_length:
         chosen["common"] = tuple(dict.fromkeys(SUBSET + BENCHMARK))

@@ -48,8 +48,8 @@ def best_ned(folder: Path) -> float:
 def search(config: DictConfig, out: Path) -> list[dict[str, float]]:
     """Run the trials; finished ones of an interrupted search (`tune.resume_dir`) are not run again."""
     tune = config.tune
-    folder = Path(tune.resume_dir) if tune.resume_dir else out
     settled = settle(config)
+    folder = Path(settled["tune"]["resume_dir"] or out)
     results: list[dict[str, float]] = []
     try:
         low, high, count = float(tune.lr.min), float(tune.lr.max), int(tune.num_samples)

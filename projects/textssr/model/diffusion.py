@@ -68,14 +68,21 @@ def encode(vae: AutoencoderKL, images: Tensor) -> Posterior:
     return Posterior(latent.mean.float(), latent.logvar.float())
 
 
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+"""Values of a scheduler's `prediction_type`; the published code knows the first two."""
+
+
 def target_of(scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """What the UNet learns to predict: the noise, or the velocity sqrt(abar) noise - sqrt(1 - abar) latents."""
+    """What the UNet learns to predict: the noise, the velocity sqrt(abar) noise - sqrt(1 - abar) latents, or the
+    latents themselves (`sample`)."""
     kind = scheduler.config.prediction_type
     if kind == "epsilon":
         return noise
     if kind == "v_prediction":
         return scheduler.get_velocity(latents, noise, timesteps)
-    raise UserError(f"scheduler: prediction_type: Unknown prediction type {kind} (use epsilon or v_prediction)")
+    if kind == "sample":
+        return latents
+    raise UserError(f"scheduler: prediction_type: Unknown prediction type {kind} (use {', '.join(PREDICTIONS)})")
 
 
 @dataclass
@@ -159,6 +166,8 @@ def ancestral_step(
     alpha = abar / abar_before
     if scheduler.config.prediction_type == "v_prediction":
         original = abar.sqrt() * latents - (1 - abar).sqrt() * prediction
+    elif scheduler.config.prediction_type == "sample":
+        original = prediction
     else:
         original = (latents - (1 - abar).sqrt() * prediction) / abar.sqrt()
     if scheduler.config.clip_sample:

@@ -73,9 +73,14 @@ class TextUNet(UNet2DConditionModel):
         folder = Path(folder)
         if not (folder / cls.config_name).is_file():
             raise UserError(f"{folder}: no {cls.config_name}: give a diffusers UNet folder (pretrained_unet)")
-        config = cls.load_config(folder)
         known = inspect.signature(UNet2DConditionModel.__init__).parameters
-        unet = cls(**{name: value for name, value in config.items() if name in known})
+        try:
+            config = cls.load_config(folder)
+            unet = cls(**{name: value for name, value in config.items() if name in known})
+        except Exception as error:  # diffusers checks little of what a file says: it fails in any type
+            raise UserError(
+                f"{folder / cls.config_name}: not the configuration of a UNet ({short(error)}); copy it again"
+            ) from None
         own = unet.state_dict()
         state = read_weights(folder)
         mismatched = [name for name in state if name in own and state[name].shape != own[name].shape]
@@ -89,11 +94,14 @@ class TextUNet(UNet2DConditionModel):
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a diffusers model folder: safetensors, else a weights-only `.bin`. Raises UserError for none."""
-    for name in ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"):
-        if (folder / name).is_file():
-            return checkpoint.load(folder / name)
-    raise UserError(f"{folder}: no diffusion_pytorch_model.safetensors or .bin: copy the weights there")
+    """The tensors of a diffusers model folder: safetensors or a weights-only `.bin`, whole, in shards, or a variant as
+    `diffusion_pytorch_model.fp16.safetensors`. Raises UserError for none."""
+    return checkpoint.load_hub_folder(folder, ("diffusion_pytorch_model",))
+
+
+def short(error: Exception) -> str:
+    """An error of another library in part of a line."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def predictor_input(latents: Tensor, masked: Tensor, glyph: Tensor, mask: Tensor) -> Tensor:
