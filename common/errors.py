@@ -57,7 +57,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
                 os.environ.get(name, "1") not in ("", "1") for name in _PROCESSES
             ):
                 # One of gloo's threads may still hold the tensors of the last collective; if it frees them while
-                # Python ends, the process aborts (pytorch#179291). Nothing tells when it has, so give it time.
+                # Python ends, the process aborts (pytorch#179291). Nothing reports when it has, so give it time.
                 time.sleep(0.3)
 
     return wrapped

@@ -69,7 +69,7 @@ class ModelRow:
         charset: the characters that it reads, in the index order of its codec; "" for other kinds.
         weights: published weight files and their licences.
         open: recognisers only: function or "module:function", see the module's docstring.
-        options: build options that the row's name stands for; a checkpoint's card and the command line add to them.
+        options: build options that the row's name stands for; a checkpoint's metadata and the command line add to them.
         test_options: further options that make the model small enough for a test (width, depth).
         meta: build on the meta device in tests (the model is large and has no small form).
         paper: title and year of the publication.
@@ -139,7 +139,8 @@ def _exists(module: str) -> bool:
 
 
 def recognise(checkpoint: Path) -> str | None:
-    """Return the registry entry that the tensor names of a file without metadata tell, None where none or several do.
+    """Return the registry entry that the tensor names of a file without metadata identify, None where none or several
+    do.
 
     A project that knows its published files by their names has `RECOGNISE = "module:function"` next to its ROWS; the
     function takes the content of a checkpoint and returns an entry's name or None.

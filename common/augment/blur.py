@@ -47,7 +47,7 @@ def disk(radius: int) -> tuple[np.ndarray, float]:
 
 def defocus_blur(image: np.ndarray, radius: int) -> np.ndarray:
     """Mean over a disk of `radius` pixels, mirrored border, truncated. The published 3x3 smoothing of the disk's edge
-    (sigma 0.1) has side weights of 2e-22 and is left out."""
+    (sigma 0.1) has side weights of 2e-22 and is skipped."""
     inside, weight = disk(radius)
     total = cv2.filter2D(image, cv2.CV_32F, inside, borderType=cv2.BORDER_REFLECT_101)
     # Whole sums, whatever the filter's own arithmetic; double precision decides the truncation as the originals' does.

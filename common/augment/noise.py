@@ -57,7 +57,7 @@ def _draw_counts(rng: Rng, low: float, image: np.ndarray) -> tuple:
 
 def _draw_impulses(rng: Rng, low: float, image: np.ndarray) -> tuple:
     """Salt and pepper with equal chance. The original's generator is a fresh one that leaves the shared stream alone;
-    ours is fresh too, but seeded by the amount drawn, so that a resumed run repeats it.
+    this one is fresh too, but seeded by the amount drawn, so that a resumed run repeats it.
     """
     amount = rng.uniform(low, low + 0.04)
     level = np.random.default_rng(int(amount * 2**53)).random(image.shape, dtype=np.float32)

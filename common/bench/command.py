@@ -2,7 +2,7 @@
 
 Each row is timed between two measurements of its unit: u = PIL decode + bicubic resize to 32x128 + float tensor of one
 100x34 JPEG crop on one thread; v = one image of a fp32 forward + backward of timm's ViT-S (patch 4, 32x128, 97 classes,
-batch 8) on the row's threads. Medians; the spread is between the quartiles. Training rows also tell the peak resident
+batch 8) on the row's threads. Medians; the spread is between the quartiles. Training rows also report the peak resident
 memory of a process that does nothing else.
 """
 

@@ -30,12 +30,12 @@ class Row:
             x (how many times as fast as `versus`, higher is better).
         images_per_call: images that one call works on.
         published: the original's figure in the same unit.
-        target: ours must be at most this (u, v) or at least this (items/s, x); without it, below `published`.
+        target: our figure must be at most this (u, v) or at least this (items/s, x); without it, below `published`.
         threads: of PyTorch and OpenCV.
         versus: for unit x: as `run`, the slow way.
-        note: a few words beside the row.
+        note: a few words next to the row.
         least: fewest timed calls; more follow while they are quick.
-        memory: whether the command also tells the peak memory (`common.bench.memory`).
+        memory: whether the command also reports the peak memory (`common.bench.memory`).
     """
 
     name: str

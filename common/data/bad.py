@@ -29,12 +29,12 @@ class BadSamples:
     """Collects bad samples of a data set of `total` samples; more than `limit` (a share) of them raises `UserError`.
 
     `file` is the CSV (columns path, number, reason; sorted), rewritten whole whenever something new was added; None
-    keeps no file. A sample is counted once however often it turns up; `others` are listed and not counted. `cure` ends
+    keeps no file. A sample is counted once however often it turns up; `others` are listed and not counted. `fix` ends
     the message of that error.
     """
 
-    def __init__(self, total: int, limit: float = 0.01, file: str | Path | None = None, cure: str = CURE) -> None:
-        self.total, self.limit, self.cure = total, limit, cure
+    def __init__(self, total: int, limit: float = 0.01, file: str | Path | None = None, fix: str = CURE) -> None:
+        self.total, self.limit, self.fix = total, limit, fix
         self.file = None if file is None else Path(file)
         self.others: list[BadSample] = []
         self._seen: dict[tuple[str, int], BadSample] = {}
@@ -47,12 +47,12 @@ class BadSamples:
         return sorted({*self._seen.values(), *self.others})
 
     def recall(self) -> None:
-        """Take over the list on disk: the run that wrote it goes on. The limit is judged with the next new sample."""
+        """Take over the list on disk: the run is resumed. The limit is checked with the next new sample."""
         if self.file is not None:
             self._take(stored(self.file))
 
     def start(self) -> None:
-        """The run begins or goes on: its list, even an empty one, replaces the one on disk."""
+        """The run begins or is resumed: its list, even an empty one, replaces the one on disk."""
         if self._seen or (self.file is not None and self.file.exists()):
             self.save()
 
@@ -90,11 +90,11 @@ class BadSamples:
         first = "; ".join(f"{Path(row.path).name} {row.number}: {row.reason}" for row in rows)
         said = f"{first}, all in {self.file}" if self.file else first
         share = f"{len(self)} of {self.total} samples cannot be read, more than {self.limit:.1%}"
-        return f"{share} ({said}): {self.cure}"
+        return f"{share} ({said}): {self.fix}"
 
 
 def stored(file: Path) -> list[BadSample]:
-    """The rows of a list on disk, none where there is none; lines that are no rows are passed over."""
+    """The rows of a list on disk, none where there is none; lines that are not rows are skipped."""
     if not file.is_file():
         return []
     with file.open(encoding="utf-8", errors="replace", newline="") as lines:

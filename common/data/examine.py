@@ -1,7 +1,7 @@
 """What is in one LMDB: which keys, which pictures decode, what the labels hold. The eyes of `strlab doctor`.
 
-The keys tell what kind it is: words (pictures with labels), pictures alone (for pre-training, or scenes with their own
-annotations), or the masks that mirror pictures elsewhere, where single numbers may be absent.
+The keys decide what kind it is: words (pictures with labels), pictures alone (for pre-training, or scenes with their
+own annotations), or the masks that mirror pictures elsewhere, where single numbers may be absent.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SPARSE = 100  # so many times more numbers than keys: something else than a word
 WORDS, PICTURES, MASKS = "words", "pictures without labels", "masks of pictures elsewhere"
 # Findings that make a sample unusable, so that a repair leaves it out.
 UNUSABLE = ("missing image", "missing label", "undecodable image", "label not UTF-8")
-# Findings about labels that are usable: told, kept by a repair.
+# Findings about labels that are usable: reported, kept by a repair.
 REMARKS = (
     "empty label",
     "one colour",
@@ -164,7 +164,7 @@ def examine(
 
 
 def look_at_keys(result: Examination) -> None:
-    """Fill in what the keys of a set tell. Raises `UserError` for what is no word set."""
+    """Fill in what follows from the keys of a set. Raises `UserError` for what is no word set."""
     result.stored, result.counts, result.kind, result.highest, result.numbering = _keys(result.path)
 
 

@@ -119,7 +119,7 @@ def _jobs(groups: dict[str, list[tuple[int, int]]], folders: Sequence[Path]) -> 
 
 
 def _look(job: tuple[int, Path, list[int]]) -> tuple[int, Looks]:
-    """Decode some pictures; those that cannot be read are left out."""
+    """Decode some pictures; those that cannot be read are skipped."""
     source, folder, indices = job
     words, kept, grey, colour = open_words(folder), [], [], []
     for index in indices:

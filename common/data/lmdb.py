@@ -302,7 +302,7 @@ class LmdbWriter:
     """Context manager that writes a word LMDB at `path`, which must not exist (`overwrite=True` replaces it at the
     end).
 
-    `with LmdbWriter(path) as writer: writer.add(image, label, mask=png)`. Entries go to a temporary folder beside
+    `with LmdbWriter(path) as writer: writer.add(image, label, mask=png)`. Entries go to a temporary folder next to
     `path`, in transactions of `batch` samples; a full map is doubled and the transaction repeated. On a clean exit
     `num-samples` is written last, the file is synced and the folder renamed; on an exception nothing is left.
     `map_size` is the first size of the map in bytes.

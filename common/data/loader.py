@@ -323,7 +323,7 @@ class WordLoader:
             raise self.lost_worker(error) from None
 
     def lost_worker(self, error: RuntimeError) -> UserError:
-        """One line for a loader's process that has ended: which, why as far as that can be told, and what it read.
+        """One line for a loader's process that has ended: which, why as far as that can be known, and what it read.
 
         torch reports it wherever the main process is just then, so the training loop asks too. Any other error is
         raised again as it is.
@@ -333,18 +333,16 @@ class WordLoader:
             raise error
         who = re.sub(r"\.\s.*", "", text.splitlines()[0]).replace("DataLoader worker", "loader process")
         if "Bus error" in text:
-            cure = (
-                "a file was cut while it was read, or shared memory is full: copy the data again or use fewer workers"
-            )
+            fix = "a file was cut while it was read, or shared memory is full: copy the data again or use fewer workers"
         elif "Killed" in text:
-            cure = "it was ended from outside, most often for lack of memory: use fewer workers or smaller batches"
+            fix = "it was ended from outside, most often for lack of memory: use fewer workers or smaller batches"
         else:
             # torch does not always see the signal in time
-            cure = (
+            fix = (
                 "it reported an error above, or was ended from outside, most often for lack of memory: "
                 "use fewer workers or smaller batches"
             )
-        return UserError(f"{who} {self._where()}: {cure}")
+        return UserError(f"{who} {self._where()}: {fix}")
 
     def _where(self) -> str:
         """The batch that was awaited, by epoch, position and the key of its first sample."""
@@ -424,8 +422,8 @@ def epoch_loader(
         UserError: the data fill no step.
     """
     sampler = SeededSampler(len(dataset), batch_size, seed, rank, world_size, drop_last=True)
-    cure = "look with `strlab doctor`, or raise --bad_share"
-    bad = BadSamples(len(dataset) + len(dataset.index_bad), bad_share, bad_list, cure)
+    fix = "look with `strlab doctor`, or raise --bad_share"
+    bad = BadSamples(len(dataset) + len(dataset.index_bad), bad_share, bad_list, fix)
     loader = word_loader(dataset, sampler, workers, bad=bad, pin_memory=pin_memory, in_step=True)
     steps = len(sampler) // accumulate
     if not steps:

@@ -1,6 +1,6 @@
 """Word data sets: which LMDB folders, which samples of them, and one sample as pixels, label and mask.
 
-A sample that cannot be read is never replaced by another one: it is left out of its batch, reported in `Batch.bad`,
+A sample that cannot be read is never replaced by another one: it is excluded from its batch, reported in `Batch.bad`,
 listed in `bad_samples.csv`, and too large a share of such samples stops the run (`BadSamples`).
 """
 
@@ -159,8 +159,8 @@ class WordDataset:
                 ", ".join(f"{count} {what}" for what, count in self.index.counts.items() if count) or "they are empty"
             )
             lost = summed(self.index.coverage).characters
-            cure = f"; the charset has none of {shown_characters(lost)}: give that of the labels" if lost else ""
-            raise UserError(f"{', '.join(str(path) for path in paths)}: no usable sample ({told}){cure}")
+            fix = f"; the charset has none of {shown_characters(lost)}: give that of the labels" if lost else ""
+            raise UserError(f"{', '.join(str(path) for path in paths)}: no usable sample ({told}){fix}")
 
     def __len__(self) -> int:
         return len(self.index)
@@ -172,7 +172,7 @@ class WordDataset:
 
     @property
     def counts(self) -> Counter[str]:
-        """How many samples were stored, kept, and left out for which reason."""
+        """How many samples were stored, kept, and skipped for which reason."""
         return self.index.counts
 
     def coverage(self) -> dict[str, Coverage]:
@@ -203,7 +203,7 @@ class WordDataset:
         return self.sample(range(len(self))[index], epoch=0, seed=0)
 
     def __getitems__(self, request: Request | Sequence[int]) -> ArrayBatch:
-        """The samples of a batch; the bad ones are left out and reported. Read in file order, returned in the order
+        """The samples of a batch; the bad ones are skipped and reported. Read in file order, returned in the order
         asked for.
         """
         if not isinstance(request, Request):

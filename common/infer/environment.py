@@ -34,7 +34,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, str]:
-    """Processor, number of usable cores and GPUs, without any name that tells whose machine it is."""
+    """Processor, number of usable cores and GPUs, without any name that identifies the machine."""
     import torch
 
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -19,8 +19,8 @@ def open_with_options(
 ) -> Any:
     """The reader that the row's `open` makes. Raises `UserError` for an option that its `build` does not take.
 
-    `options` are those of row, card and command line, `given` the last ones alone. A `build` that takes any name and
-    itself skips what it does not know is believed.
+    `options` are those of registry entry, metadata and command line, `given` the last ones alone. A `build` that takes
+    any name and itself skips what it does not know is believed.
     """
     build = registry.resolve(row.build)
     parameters = inspect.signature(build).parameters.values()

@@ -84,7 +84,7 @@ class Reader(Protocol):
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU. Raises `UserError` for a card that is not there."""
+    """`auto` is CUDA where there is one, else the CPU. Raises `UserError` for a GPU that is not there."""
     from common.train.distributed import choose_device
 
     return choose_device(name, 0)

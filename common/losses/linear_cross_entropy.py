@@ -38,7 +38,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         # Given up here, not saved tensors, so that the parameters take them over without a copy. A factor of 1, the
-        # usual one, is not worth a pass over W's gradient.
+        # usual one, is not worth a second read of W's gradient.
         gradients, ctx.gradients = ctx.gradients, None
         if outer.device.type != "cpu" or outer.item() != 1:
             gradients = [gradient.mul_(outer.to(gradient.dtype)) for gradient in gradients]

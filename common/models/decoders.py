@@ -75,7 +75,7 @@ def greedy_decode(step: Step, first: Tensor, length: int, end: int | None = None
         length: tokens to make at most, >= 1.
         end: the end token's id; None never stops early (export, measured outputs).
 
-    A row that has ended goes on being fed its own arg-max until all have: what follows its end token carries no
+    A row that has ended is still fed its own arg-max until all have: what follows its end token carries no
     meaning.
     """
     token, ended = first, torch.zeros_like(first, dtype=torch.bool)

@@ -85,7 +85,7 @@ class GridGenerator(nn.Module):
     """Fiducials [B, K, 2] -> sampling grid [B, H, W, 2]: P' = P_hat Delta^-1 [C'; 0].
 
     The published models keep the constants in the state dict only in some settings. With `persistent=False` they are
-    left out of ours, and a checkpoint that has them loads strictly all the same. `product` is the type in which
+    not kept here, and a checkpoint that has them loads strictly all the same. `product` is the type in which
     Delta^-1 C' is computed: the published float32 moves the grid by up to 1.4e-5, which is rounding alone.
     """
 

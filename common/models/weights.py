@@ -132,8 +132,8 @@ def load_strict(
 ) -> LoadReport:
     """Load `state` into `module`; every name and shape must agree, but for those the two `allow_*` rules let pass.
 
-    What wrappers put before the names is removed first (`unwrapped`); `rename` then maps a published name to ours
-    (None: drop it). `what` stands at the head of the error.
+    What wrappers put before the names is removed first (`unwrapped`); `rename` then maps a published name to the one
+    here (None: drop it). `what` stands at the head of the error.
 
     Raises UserError that lists the names missing, not known, or of another shape.
     """
@@ -157,8 +157,8 @@ def load_strict(
         if names
     ]
     if problems:
-        cure = "is it of another model, variant or character set?"
-        raise UserError(f"{what}: weights: {'; '.join(problems)} ({cure})")
+        fix = "is it of another model, variant or character set?"
+        raise UserError(f"{what}: weights: {'; '.join(problems)} ({fix})")
     module.load_state_dict({name: accepted[name] for name in own if name in accepted}, strict=False)
     kept = [name for name in own if name in accepted]
     left = [name for name in own if name not in accepted]
@@ -178,7 +178,7 @@ def load_partial(
 
     Args:
         module: keeps what it has where the file has nothing that fits.
-        state: published names, with or without wrappers; `rename` maps them to ours (None: drop).
+        state: published names, with or without wrappers; `rename` maps them to the names here (None: drop).
         required: names of `module` without which the load is a mistake: every block and the patch embedding of an
             encoder, say.
         what: head of the lines and errors.

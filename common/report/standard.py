@@ -283,7 +283,7 @@ def short(path: Path, out: Path) -> str:
 
 
 def labels_hash(path: Path) -> str:
-    """A hash of a set's labels in order, which tells two sets of equal size apart; "" for a set without labels."""
+    """A hash of a set's labels in order, which distinguishes two sets of equal size; "" for a set without labels."""
     digest, words = hashlib.sha256(), open_words(path)
     try:
         for index in range(min(len(words), MOST_HASHED)):

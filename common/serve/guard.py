@@ -31,7 +31,7 @@ class Limits:
         rate: requests that one address may send in a minute; 0 sets no limit. More are answered 429.
         upload_s: seconds in which a request's headers and body must have arrived.
         answer_s: seconds that decoding and reading may take.
-        hosts: names that the Host header may have besides IP addresses and localhost; "*" allows any.
+        hosts: names that the Host header may have in addition to IP addresses and localhost; "*" allows any.
         api_key: what `Authorization: Bearer` or `X-API-Key` must say; empty where no key is needed.
     """
 

@@ -106,19 +106,19 @@ def empty_line(source: str, empty: int) -> str:
     return f"{source}: {empty:,} words have an empty label in this charset and are in no accuracy"
 
 
-def check_coverage(sources: Mapping[str, Coverage], limit: float = DEFAULT_SHARE, cure: str = "") -> list[str]:
+def check_coverage(sources: Mapping[str, Coverage], limit: float = DEFAULT_SHARE, fix: str = "") -> list[str]:
     """One line for each source; stop where more than `limit` of all labels are damaged by the charset (`Coverage`).
 
     Args:
         sources: name -> counts.
         limit: share of the labels, 0 to 1 (`--unsupported_share`).
-        cure: how this script's charset is extended, e.g. "--character".
+        fix: how this script's charset is extended, e.g. "--character".
 
     Raises:
         UserError: too many labels lose characters, or every label becomes empty.
     """
     lines, total = [coverage.line(name) for name, coverage in sources.items()], summed(sources.values())
-    share, told = total.damaged / total.labels if total.labels else 0.0, f" ({cure})" if cure else ""
+    share, told = total.damaged / total.labels if total.labels else 0.0, f" ({fix})" if fix else ""
     if share > limit:
         raise UserError(
             f"labels: {total.damaged:,} of {total.labels:,} ({share:.1%}, limit {limit:.1%}) have characters outside"

@@ -1,6 +1,6 @@
-"""Checkpoints: written whole or not at all, read as data only, and enough of them to go on exactly.
+"""Checkpoints: written whole or not at all, read as data only, and with all that an exact resume needs.
 
-Everything here writes to a temporary file beside the target, fsyncs it and renames it, so a name that exists holds a
+Everything here writes to a temporary file next to the target, fsyncs it and renames it, so a name that exists holds a
 complete file. Reading goes through `torch.load(weights_only=True)` or safetensors; nothing in a file is executed.
 """
 
@@ -27,7 +27,7 @@ from common.errors import UserError
 from common.files import TEMPORARY, atomic_file
 
 _ARRAYS = (np._core.multiarray.scalar, np._core.multiarray._reconstruct)
-# Types that published checkpoints carry beside tensors and that are plain data when rebuilt.
+# Types that published checkpoints carry next to tensors and that are plain data when rebuilt.
 SAFE_TYPES: list[Any] = [
     argparse.Namespace,
     pathlib.PosixPath,
@@ -107,7 +107,7 @@ def _plain(value: Any) -> Any:
 
 
 def write_card(path: str | Path, model: str, options: Mapping[str, Any], **extra: Any) -> Path:
-    """Write `<file>.json` beside a checkpoint: registry row and build options, so that `read` and `eval` can open it.
+    """Write `<file>.json` next to a checkpoint: registry row and build options, so that `read` and `eval` can open it.
 
     Args:
         path: the checkpoint.
@@ -138,9 +138,9 @@ def read_card(checkpoint: Path) -> dict[str, Any]:
     try:
         card = json.loads(path.read_text("utf-8"))
     except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path}: no readable card ({error}); remove it and name the model with --model") from None
+        raise UserError(f"{path}: no readable metadata ({error}); remove it and name the model with --model") from None
     if not isinstance(card, dict):
-        raise UserError(f"{path}: a card is a JSON object; remove it and name the model with --model")
+        raise UserError(f"{path}: metadata are a JSON object; remove it and name the model with --model")
     for name, kind, words in (("model", str, "a name"), ("options", dict, "an object")):
         if not isinstance(card.get(name, kind()), kind):
             raise UserError(
@@ -309,7 +309,8 @@ def first_readable(candidates: Sequence[Path]) -> tuple[Path, Any] | None:
 
 
 def keep_last(folder: str | Path, pattern: str, count: int, keep: Callable[[Path], bool] = lambda path: False) -> None:
-    """Delete the oldest complete checkpoints (and cards) beyond `count`; 0 keeps all. A failed delete is only said."""
+    """Delete the oldest complete checkpoints (and metadata files) beyond `count`; 0 keeps all. A failed delete is only
+    reported."""
     if count <= 0:
         return
     for path in [p for p in complete(folder, pattern) if not keep(p)][:-count]:

@@ -156,7 +156,7 @@ class Dist:
 
 @contextlib.contextmanager
 def process_group(device: str, dist_url: str, local_rank: int, timeout_minutes: float = 10.0) -> Iterator[Dist]:
-    """`setup_distributed` for the time of a script; an error that all ranks meet is told once, and the group ends.
+    """`setup_distributed` for the time of a script; an error that all ranks meet is reported once, and the group ends.
 
     A collective that fails because another process has ended, or that waits for one longer than `timeout_minutes`
     (`--dist_timeout`), becomes a `UserError` of one line that names this process and the others.
@@ -177,7 +177,7 @@ def process_group(device: str, dist_url: str, local_rank: int, timeout_minutes: 
 
 
 def choose_threads(busy: float | None = None) -> str:
-    """Set the number of threads to the cores that other processes leave free, and return a line that tells the choice.
+    """Set the number of threads to the cores that other processes leave free, and return a line that states the choice.
 
     `OMP_NUM_THREADS`, which launchers of several processes set, is kept. The choice is made once, at the start: sums
     depend on the number of threads in their last bits, so a number that follows the load would give runs that nobody
@@ -271,7 +271,7 @@ def choose_device(name: str, local_rank: int) -> torch.device:
     """`auto`, `cpu`, `cuda` or `cuda:N` as a device of this process.
 
     Raises:
-        UserError: CUDA asked for and absent, a card that is not there, or an unknown name.
+        UserError: CUDA asked for and absent, a GPU that is not there, or an unknown name.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -286,8 +286,8 @@ def choose_device(name: str, local_rank: int) -> torch.device:
     count = torch.cuda.device_count()
     index = local_rank if device.index is None else device.index
     if index >= count:
-        cure = "start that many processes a node" if device.index is None else f"use cuda:0 to cuda:{count - 1}"
-        raise UserError(f"--device: card {index} was asked for and there are {count}; {cure}")
+        fix = "start that many processes a node" if device.index is None else f"use cuda:0 to cuda:{count - 1}"
+        raise UserError(f"--device: GPU {index} was asked for and there are {count}; {fix}")
     return torch.device("cuda", index)
 
 

@@ -30,7 +30,7 @@ def continue_on_full_disk(wanted: bool) -> None:
 def logging_to(path: Path) -> Iterator[None]:
     """Around the writing of a log: an error becomes `DiskFull` or `UserError`, one line that names the file.
 
-    With `continue_on_full_disk` a full disk is told once and the line is lost; the training continues.
+    With `continue_on_full_disk` a full disk is reported once and the line is lost; the training continues.
     """
     try:
         yield
@@ -254,7 +254,7 @@ class ScalarWriter:
 
 class EventGuard:
     """Writes TensorBoard's events from its thread. After an error that thread would end and the next `flush` wait for
-    ever; here the error is told once, and no more events are written."""
+    ever; here the error is reported once, and no more events are written."""
 
     def __init__(self, writer: Any, folder: Path) -> None:
         self.writer, self.folder, self.failed = writer, folder, False

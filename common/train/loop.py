@@ -286,7 +286,7 @@ class Loop:
         try:
             check_finite(norm, step=self.clock.step, what="gradient norm", batch_ids=indices, folder=self.folder)
         except NonFinite as error:
-            error.shared = True  # rank 0 alone tells about it
+            error.shared = True  # rank 0 alone reports it
             raise
 
 

@@ -34,7 +34,7 @@ def parameter_groups(
     """Trainable parameters in groups by decay and, with `layer_of`, by depth.
 
     Args:
-        named: (name, parameter) pairs; those that need no gradient are left out.
+        named: (name, parameter) pairs; those that need no gradient are skipped.
         weight_decay: of the decaying groups; the others get 0.
         skip: further names that do not decay.
         layer_of: name -> layer id in 0…layers; None for two groups only.

@@ -116,7 +116,7 @@ class TrainingState:
         else:
             print(
                 f"{where}: written by {state['world_size']} processes, resumed by {dist.world_size}: random draws "
-                "and the order of samples go on, but not as they would have"
+                "and the order of samples continue, but not as they would have"
             )
         return self
 

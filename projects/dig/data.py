@@ -51,7 +51,7 @@ def keep_first(dataset: WordDataset, limits: Sequence[float]) -> None:
 class PublishedItems(WordDataset):
     """The published rule for samples that cannot be used (`--legacy-items`): item i stands for item i + 2, and so on.
 
-    Nothing is left out, so a neighbour may be counted twice. Raises `UserError` where the rule runs over the end.
+    Nothing is skipped, so a neighbour may be counted twice. Raises `UserError` where the rule runs over the end.
     """
 
     def __init__(self, paths: Sequence[str | Path], *, max_length: int, **options: object) -> None:
@@ -166,7 +166,7 @@ def targets(
 ) -> tuple[Tensor, Tensor]:
     """Ids `[B, max_len]` and lengths `[B]` of labels that fit the codec.
 
-    With `trim` the columns after the longest word are left out. They change no loss, as no position sees a later one
+    With `trim` the columns after the longest word are cut off. They change no loss, as no position sees a later one
     and none of them is counted, and cost as much as the others.
     """
     ids, lengths = codec.encode(labels)

@@ -1,4 +1,4 @@
-"""Reading whole sets: the published figures beside the three protocols, every image once (section 4.3)."""
+"""Reading whole sets: the published figures next to the three protocols, every image once (section 4.3)."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def _row(name: str, size: str, **more: object) -> ModelRow:
         weights=PUBLISHED.get(name, ()),
         meta=not own,
         paper=PAPER,
-        status="small form, ours, not published" if own else "parity tested",
+        status="small form, additional, not published" if own else "parity tested",
         **more,
     )
 

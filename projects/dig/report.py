@@ -119,7 +119,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def open_pretrainer(path: Path, card: dict) -> MoCoViT:
-    """The pre-trainer of a checkpoint, by its card."""
+    """The pre-trainer of a checkpoint, by its metadata file."""
     options = {**card["options"], "image_size": tuple(card["options"]["image_size"])}
     model = build_pretrainer(card["model"].removeprefix("dig/"), **options)
     model.load_state_dict(load(path)["model"])

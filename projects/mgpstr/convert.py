@@ -105,7 +105,7 @@ def exact_eps(model: nn.Module) -> nn.Module:
 def export_hf(source: Path, folder: Path, character: str | None = None) -> None:
     """Write a published checkpoint as a folder that `MgpstrForSceneTextRecognition.from_pretrained` opens.
 
-    Besides config and weights the folder holds the character tokenizer and the image preprocessing for
+    In addition to config and weights the folder holds the character tokenizer and the image preprocessing for
     `MgpstrProcessor`. Charset and case come from `character`, else from the metadata file next to the checkpoint, else
     they are the 36 characters. Raises `UserError` where the charset does not fit the character head.
     """

@@ -210,7 +210,7 @@ class Network:
 
     @property
     def build_options(self) -> dict[str, Any]:
-        """What besides the registry entry's own options builds the network and its reader."""
+        """What, in addition to the registry entry's own options, builds the network and its reader."""
         names = ["character", "batch_max_length", "pad", "sensitive"]
         names += ["granularities"] if self.transformer == "mgp-str" else []
         return {name: getattr(self, name) for name in names}

@@ -45,7 +45,7 @@ PNG = b"\x89PNG"
 
 
 class EitherMasks(StoredMasks):
-    """S's mask LMDBs hold height·width raw bytes; R's and ours hold PNG. Both are read."""
+    """S's mask LMDBs hold height·width raw bytes; R's, and those written here, hold PNG. Both are read."""
 
     def _raw(self, value: bytes, image: np.ndarray) -> np.ndarray:
         return decode_mask(value) if value.startswith(PNG) else StoredMasks._raw(value, image)
@@ -158,7 +158,7 @@ def describe(
 ) -> list[str]:
     """What is trained on, in the form of the published logs, and what was skipped.
 
-    `usage`: `--total_data_usage_ratio` of T as given; None for R and S, whose logs do not tell of it.
+    `usage`: `--total_data_usage_ratio` of T as given; None for R and S, whose logs do not mention it.
     """
     sizes = dict(zip((words.path for words in dataset.lmdbs), dataset.sizes))
     root, t = Path(train_data), usage is not None

@@ -209,8 +209,8 @@ def initialise(model: SigaModel, path: str, content: Any, character: str) -> str
 def settle_tps(model: SigaModel, start: tuple[str, Any] | None) -> str:
     """Train the rectification or freeze it, as the run did that is continued; returns a line for the log.
 
-    Published optimizers do not have the TPS; ours have it where it was trained. A file without an optimizer has trained
-    weights for it, which stay as they are, as published.
+    Published optimizers do not have the TPS; those written here have it where it was trained. A file without an
+    optimizer has trained weights for it, which stay as they are, as published.
     """
     if start is None:
         return "TPS: no weights given (--tps), so the rectification is trained with the rest"
@@ -328,7 +328,7 @@ def evaluation_t(
 
 @dataclass
 class RunLog:
-    """What a run tells while it trains: console, metrics.jsonl, tensorboard and the published text files.
+    """What a run reports while it trains: console, metrics.jsonl, tensorboard and the published text files.
 
     Attributes:
         folder, family: of the run.

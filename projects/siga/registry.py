@@ -28,7 +28,7 @@ def _row(variant: Variant) -> ModelRow:
         weights=weights,
         meta=variant.published,
         paper="Self-Supervised Implicit Glyph Attention for Text Recognition, CVPR 2023",
-        status="parity tested" if variant.published else "small form, ours, not published",
+        status="parity tested" if variant.published else "small form, additional, not published",
         **(UNSCALED if variant.family == "T" else IMAGENET),
     )
 

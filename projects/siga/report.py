@@ -1,4 +1,4 @@
-"""SIGA's report: the standard one, with what its glyph attention has learned told in words."""
+"""SIGA's report: the standard one, with what its glyph attention has learned described in words."""
 
 from __future__ import annotations
 

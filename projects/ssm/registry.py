@@ -52,7 +52,7 @@ def _pretrainer(name: str) -> ModelRow:
         test_options={} if own else {"depth": 1, "mlp_dim": 16},
         weights=published if name == "flipae_sim_vit_small_str" else (),
         paper=PAPER,
-        status="small form, ours, not published" if own else "parity tested",
+        status="small form, additional, not published" if own else "parity tested",
     )
 
 

@@ -55,7 +55,7 @@ def build(run_dir: Path, recipe: Finished) -> Report:
 
 
 def open_pretrainer(path: Path) -> SSMPretrainer:
-    """The pre-trainer of a checkpoint, by its card."""
+    """The pre-trainer of a checkpoint, by its metadata file."""
     card = json.loads(path.with_name(path.name + ".json").read_text("utf-8"))
     model = build_pretrainer(card["model"].rpartition("/")[2], **card["options"])
     model.load_state_dict(load(path)["model"])

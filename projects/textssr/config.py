@@ -91,7 +91,7 @@ def read_config(path: str | Path, known: dict[str, tuple], changes: Sequence[str
     """The assignments of a configuration file as attributes, with the defaults of our additional keys filled in.
 
     Args:
-        path: a `.py` file of `name = literal` lines; `base = "file"`, beside it, goes before them.
+        path: a `.py` file of `name = literal` lines; `base = "file"`, next to it, goes before them.
         known: published keys and the types each may have (`VAE_KEYS`, `DIFFUSION_KEYS`).
         changes: `key=value` texts that go before the file's values (the flag `--set`).
 

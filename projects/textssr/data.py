@@ -121,7 +121,7 @@ class Regions(Dataset):
         raise NotImplementedError
 
     def place(self, index: int) -> tuple[str, int]:
-        """The picture of an item, and a number from 1 that tells its words apart, for records."""
+        """The picture of an item, and a number from 1 that distinguishes its words, for records."""
         raise NotImplementedError
 
     def texts(self) -> list[str]:
@@ -169,12 +169,12 @@ class Regions(Dataset):
         return self.maker.blank()
 
     def bad_samples(self, rejected: Mapping[int, str]) -> list[BadSample]:
-        """The register's rows of samples that were left out."""
+        """The register's rows of samples that were skipped."""
         return [BadSample(*self.place(index), reason) for index, reason in rejected.items()]
 
 
 def reasons(rejected: Mapping[int, str]) -> str:
-    """Why samples were left out and how many for each reason; empty where none was."""
+    """Why samples were skipped and how many for each reason; empty where none was."""
     return "; ".join(f"{reason} ({count})" for reason, count in Counter(rejected.values()).items())
 
 
@@ -272,5 +272,5 @@ def collate(samples: list[Sample | None]) -> dict[str, torch.Tensor] | None:
 
 
 def everyones(rejected: Mapping[int, str]) -> dict[int, str]:
-    """What all processes left out, each sample once. Collective."""
+    """What all processes skipped, each sample once. Collective."""
     return {index: reason for part in gather_object([dict(rejected)]) for index, reason in part.items()}

@@ -153,7 +153,7 @@ def _lpips(run: Path) -> float:
 
 
 def contact_sheet(run: Path, labels: dict[str, str], predictions: Sequence[str] | None, most: int = 48) -> np.ndarray:
-    """Real crop beside painted crop for the first words, with text and reading: uint8 `[h, w, 3]`."""
+    """Real crop next to painted crop for the first words, with text and reading: uint8 `[h, w, 3]`."""
     side, columns, line = 96, 6, 96 + 16
     shown = list(labels.items())[:most]
     rows = -(-len(shown) // columns)

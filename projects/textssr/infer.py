@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not writer.labels:
         raise UserError(f"{options.data}: no word could be painted: {left_out or 'it holds none'}")
     writer.close()
-    print(f"{options.output}: {len(writer.labels)} words painted" + (f"; left out: {left_out}" if left_out else ""))
+    print(f"{options.output}: {len(writer.labels)} words painted" + (f"; skipped: {left_out}" if left_out else ""))
 
 
 if __name__ == "__main__":

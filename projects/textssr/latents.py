@@ -122,7 +122,7 @@ class CachedRegions(Dataset):
         return {"moments": torch.zeros(self.moments.shape[1:]), "masks": mask, "ttf_images": planes}
 
     def bad_samples(self, rejected: Mapping[int, str]) -> list[BadSample]:
-        """The register's rows of samples that were left out."""
+        """The register's rows of samples that were skipped."""
         return self.regions.bad_samples(rejected)
 
 

@@ -27,7 +27,7 @@ ROWS = [
     _row("CDM", "build_unet", "sd21", 256, "parity tested",
          (Weights("step2/checkpoint-25000/unet", TERMS, WHERE),)),
     _row("VAE", "build_vae", "sd21", 256, "parity tested", (Weights("vae_ft/checkpoint-150000/vae", TERMS, WHERE),)),
-    _row("CDM_mid", "build_unet", "mid", 128, "small form, ours, not published"),
-    _row("CDM_tiny", "build_unet", "tiny", 64, "small form, ours, not published"),
-    _row("VAE_tiny", "build_vae", "tiny", 64, "small form, ours, not published"),
+    _row("CDM_mid", "build_unet", "mid", 128, "small form, additional, not published"),
+    _row("CDM_tiny", "build_unet", "tiny", 64, "small form, additional, not published"),
+    _row("VAE_tiny", "build_vae", "tiny", 64, "small form, additional, not published"),
 ]  # fmt: skip

@@ -55,7 +55,7 @@ class _Requests:
 
 
 class _Collate:
-    """(batch, samples left out and why): a loader's worker lists them in its own copy of the data."""
+    """(batch, samples skipped and why): a loader's worker lists them in its own copy of the data."""
 
     def __init__(self, dataset: Dataset, collate: Callable[[list], dict | None]) -> None:
         self.dataset, self.collate = dataset, collate
@@ -460,7 +460,7 @@ class Run:
         if self.accelerator.is_main_process:
             self._list_rejected()
         self.accelerator.end_training()
-        logger.info("Samples left out: %s", reasons(self.batches.rejected) or "none")
+        logger.info("Samples skipped: %s", reasons(self.batches.rejected) or "none")
 
 
 def _one_thread(_: int) -> None:

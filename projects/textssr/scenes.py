@@ -143,7 +143,7 @@ class SceneIndex:
     Args:
         environments: the LMDBs, in the order of the index.
         language: only annotations that name it or name none.
-        see: called with every text of the index, so that the pass over the annotations is the only one.
+        see: called with every text of the index, so that the annotations are read once only.
     """
 
     def __init__(

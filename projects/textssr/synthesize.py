@@ -5,7 +5,7 @@ python projects/textssr/synthesize.py scenes/test.json OUT --reader best.pth --m
 
 OUT gets `words/` (num-samples, image-%09d as PNG, label-%09d: all other projects train on it), `manifest.jsonl` (a line
 for each attempt: label, prediction, confidence, source picture, polygon, seed, accepted or why not) and `parts/`, from
-which an interrupted run goes on: the same command again. What is made depends on the flags and the files that they
+which an interrupted run resumes: the same command again. What is made depends on the flags and the files that they
 name, not on the number of processes; another command, or other files under the same names, needs a new folder.
 """
 
@@ -144,7 +144,7 @@ _worker: Worker | UserError | None = None
 
 
 def _start(options: SynthesisOptions) -> None:
-    """Open a process's models. What the user has to mend is kept for the first task: a pool would lose it."""
+    """Open a process's models. What the user has to fix is kept for the first task: a pool would lose it."""
     global _worker
     try:
         _worker = Worker(options)

@@ -30,7 +30,7 @@ from projects.textssr.run import Run, start
 
 
 def stack(crops: list[torch.Tensor | None]) -> dict[str, torch.Tensor] | None:
-    """Crops -> a batch; those that could not be used are left out."""
+    """Crops -> a batch; those that could not be used are skipped."""
     kept = [crop for crop in crops if crop is not None]
     return {"pixel_values": torch.stack(kept)} if kept else None
 

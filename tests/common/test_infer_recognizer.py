@@ -66,7 +66,7 @@ def test_the_card_names_model_and_options(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("card, model, words", [
-    (None, None, "--model"), ("{broken", None, "no readable card"), ("[1]", None, "JSON object"),
+    (None, None, "--model"), ("{broken", None, "no readable metadata"), ("[1]", None, "JSON object"),
     (None, "toy/Bright", "toy/Brightness"),
 ])  # fmt: skip
 def test_unclear_checkpoints_are_refused_in_words(
@@ -88,7 +88,7 @@ def test_absent_things_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert pick_device("cuda") == torch.device("cuda:0")
-    with pytest.raises(UserError, match="card 7 was asked for and there are 2; use cuda:0 to cuda:1"):
+    with pytest.raises(UserError, match="GPU 7 was asked for and there are 2; use cuda:0 to cuda:1"):
         pick_device("cuda:7")
 
 

@@ -14,7 +14,7 @@ from common.text.charset import CHARSET_36
 
 def test_three_protocols_differ_where_they_should():
     predictions, labels = ["Hello", "its", "caf", "x"], ["hello", "it's", "café", "!!"]
-    assert accuracy_36(predictions, labels) == 1.0  # "!!" has nothing to compare and is left out
+    assert accuracy_36(predictions, labels) == 1.0  # "!!" has nothing to compare and is skipped
     assert accuracy_62(predictions, labels) == pytest.approx(2 / 3)
     assert accuracy_94(predictions, labels) == pytest.approx(1 / 4)
     assert PROTOCOL_36.accuracy(predictions, labels)[1] == 3

@@ -1,4 +1,4 @@
-"""Recipes: their checks, skipping of finished steps, failure and going on, the report at the end."""
+"""Recipes: their checks, skipping of finished steps, failure and resuming, the report at the end."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ CASES = [(name, processes) for name in RUNS for processes in AMOUNTS]
 
 
 def key() -> str:
-    """What the bits of a state depend on besides the code."""
+    """What the bits of a state depend on in addition to the code."""
     return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, opencv {cv2.__version__}"
 
 

@@ -18,7 +18,7 @@ import torch
 
 @dataclass(frozen=True)
 class Case:
-    """One golden file: `name` is its stem, `arrays` the npz members, `meta` the JSON beside them."""
+    """One golden file: `name` is its stem, `arrays` the npz members, `meta` the JSON next to them."""
 
     name: str
     path: Path
@@ -39,7 +39,7 @@ class Case:
 
 
 def fill(goldens: Path) -> ModuleType:
-    """The module that makes weights and images from names (`fill.py` beside the project folders)."""
+    """The module that makes weights and images from names (`fill.py` next to the project folders)."""
     spec = importlib.util.spec_from_file_location("golden_fill", goldens / "fill.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

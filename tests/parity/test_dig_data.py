@@ -120,7 +120,7 @@ def test_flags_without_effect_are_apart_in_help(table: flags.Table) -> None:
 
 
 def test_one_text_for_the_whole_batch() -> None:
-    """The codec's ids are those of the goldens whatever stands beside a word in its batch."""
+    """The codec's ids are those of the goldens whatever other words are in its batch."""
     writer = codec("ALLCASES_SYMBOLS", 25)
     together = writer.encode(["a", "bcd", ""])[0]
     assert all(np.array_equal(together[i], writer.encode([word])[0][0]) for i, word in enumerate(["a", "bcd", ""]))

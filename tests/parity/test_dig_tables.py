@@ -130,7 +130,7 @@ def test_schedules(schedules) -> None:
                 np.testing.assert_allclose(values, row["value"], rtol=1e-12, atol=1e-15)
         elif "raises" in case:
             if case["args"].get("warmup_epochs") == 0:
-                # mended: a ramp of steps needs no warm-up epochs; without the mend it is refused
+                # fixed: a ramp of steps needs no warm-up epochs; without the fix it is refused
                 assert len(step_table(**case["args"])) == case["args"]["epochs"] * case["args"]["niter_per_ep"]
                 continue
             with pytest.raises(ValueError):

@@ -44,7 +44,7 @@ def test_label_codes(codes) -> None:
             continue
         made[name] = LabelCodes(table["characters"])
         assert made[name].char.num_classes == table["num_class"]
-        # the published normaliser loses the backslash (spec 9.5); ours can be told to
+        # the published normaliser loses the backslash (spec 9.5); the one here has an option to
         sensitive = table["characters"] != table["characters"].lower()
         normalise = label_normaliser(table["characters"], sensitive, published=True)
         for row in table["rows"]:

@@ -23,8 +23,8 @@ DIFFERENCES = {
         "--saved_model",
         "default",
     ): "S's default names a file that is not published and hid the initialisation (test: ours is R's)",
-    ("--eval_data", "default"): "S's default was a folder beside the script",
-    ("--train_data", "default"): "S's default was a folder beside the script",
+    ("--eval_data", "default"): "S's default was a folder next to the script",
+    ("--train_data", "default"): "S's default was a folder next to the script",
 }
 
 

@@ -1,6 +1,6 @@
 """SIGA's strings, scoring rule, data set and resizing against the published code's numbers.
 
-Files are told apart by the keys they hold, so that further files and rows of these kinds are run as they are.
+Files are distinguished by the keys they hold, so that further files and rows of these kinds are run as they are.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ def _noise_lmdbs(golden: dict, case: str, fill, folder: Path) -> tuple[Path, Pat
 
 
 def test_dataset(dataset, tmp_path, request):
-    """Kept indices and labels as published; the two mended faults (section 9, 4 and 21) are what differs: a label
-    emptied by the filter is dropped unless asked for, an unreadable picture is left out and listed instead of
+    """Kept indices and labels as published; the two fixed faults (section 9, 4 and 21) are what differs: a label
+    emptied by the filter is dropped unless asked for, an unreadable picture is skipped and listed instead of
     becoming `dummylabel`.
     """
     golden = json.loads(dataset.read_text())

@@ -39,7 +39,7 @@ CASES = {
 
 
 def key() -> str:
-    """What the bits depend on besides the code."""
+    """What the bits depend on in addition to the code."""
     return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, one thread"
 
 

@@ -1,4 +1,4 @@
-"""Bad input to the fine-tuning scripts: one line that names file, field and cure, status 2."""
+"""Bad input to the fine-tuning scripts: one line that names file, field and fix, status 2."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Malicious:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A corpus; damaged and foreign checkpoints beside it."""
+    """A corpus; damaged and foreign checkpoints next to it."""
     root = write_corpus(tmp_path_factory.mktemp("bad"))
     options = {**MICRO, "img_size": [32, 128], "max_label_length": 25}
     model = build_recogniser("TransOCR", LOWER, options)

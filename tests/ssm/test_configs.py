@@ -1,4 +1,4 @@
-"""Every experiment of the published tree composes and builds its model; mistakes are told in a line."""
+"""Every experiment of the published tree composes and builds its model; mistakes are reported in a line."""
 
 from __future__ import annotations
 

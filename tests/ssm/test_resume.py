@@ -142,7 +142,7 @@ def test_finetuning_on_two_processes_killed(corpus: Path, tmp_path: Path) -> Non
 
 
 def compare(folder: Path, name: str) -> None:
-    """The run that went on ends as the whole one, and its figures are each written once."""
+    """The resumed run ends as the whole one, and its figures are each written once."""
     ours, theirs = (load(folder / run_name / "checkpoints" / "last.ckpt") for run_name in (name, "whole"))
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
         same(ours[key], theirs[key], key)

@@ -1,4 +1,4 @@
-"""Runs with stages (weight averaging, ABINet's joint training) go on exactly from any of their checkpoints."""
+"""Runs with stages (weight averaging, ABINet's joint training) resume exactly from any of their checkpoints."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def corpus(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def every_step_kept(monkeypatch) -> None:
-    """Beside each `last.ckpt` a link named for its step, from which a killed run would go on."""
+    """Next to each `last.ckpt` a link named for its step, from which a killed run would resume."""
     plain = Checkpoints.save_newest
 
     def save(self, trainer) -> None:
@@ -46,7 +46,7 @@ def every_step_kept(monkeypatch) -> None:
 
 
 def gone_on(corpus: Path, start: Path, out: Path, *overrides: str) -> Path:
-    """The checkpoints of a run that goes on from `start`."""
+    """The checkpoints of a run that continues from `start`."""
     folder = out / "checkpoints"
     folder.mkdir(parents=True)
     os.link(start, folder / "last.ckpt")

@@ -147,7 +147,7 @@ def test_a_checkpoint_is_whole_or_not_there(scenes, base, tmp_path, capfd, monke
 
 
 def test_an_overflow_lowers_the_scale_only(scenes, base, tmp_path, monkeypatch) -> None:
-    """fp16's loss scaler, on a CPU: the first step overflows and is left out; the scale goes into the checkpoint."""
+    """fp16's loss scaler, on a CPU: the first step overflows and is skipped; the scale goes into the checkpoint."""
     begin = runs.start
 
     def scaled(config):
@@ -173,14 +173,14 @@ def test_batches_without_a_word_change_nothing(base, tmp_path, capfd, caplog) ->
     changes = (*PLAIN, "checkpointing_steps=1")
     total = len(BAD_WORDS) + len(good)
     with caplog.at_level("INFO"):
-        for limit in (4, total):  # the second run goes on and still knows what the first left out
+        for limit in (4, total):  # the second run resumes and still knows what the first skipped
             train_the_vae(tmp_path / "out", data, base, *changes, f"max_train_steps={limit}")
     moved = [not same(tmp_path / f"out/checkpoint-{n}/vae", tmp_path / f"out/checkpoint-{n + 1}/vae")
              for n in range(1, total)]  # fmt: skip
     assert sum(moved) + (not same(tmp_path / "out/checkpoint-1/vae", base / "vae")) == len(good)
     printed = capfd.readouterr().out
     assert printed.count("no sample of its batches can be read") == len(BAD_WORDS)
-    left_out = [message for message in caplog.messages if "Samples left out" in message]
+    left_out = [message for message in caplog.messages if "Samples skipped" in message]
     assert sum(int(part.split(")")[0]) for part in left_out[-1].split("(")[1:]) == len(BAD_WORDS)
     assert len((tmp_path / "out/bad_samples.csv").read_text().splitlines()) == 1 + len(BAD_WORDS)
     assert "Epoch: 0" in printed
@@ -209,7 +209,7 @@ def test_words_of_the_diffusion_model_that_cannot_be_used(kept, base, tmp_path, 
     for limit in (1, len(BAD_TEXTS) + 1):
         with caplog.at_level("INFO"):
             train_step(1, tmp_path / "out", *places, *changes, f"max_train_steps={limit}")
-    left_out = [message for message in caplog.messages if "Samples left out" in message][-1]
+    left_out = [message for message in caplog.messages if "Samples skipped" in message][-1]
     for reason in ("not a string (1)", "text is empty (1)", "half a character (1)"):
         assert reason in left_out, left_out
 

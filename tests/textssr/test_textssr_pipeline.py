@@ -248,7 +248,7 @@ def test_paste_back_changes_the_polygon_only() -> None:
 
 
 class Echo:
-    """A reader that is told the labels, and reads every second word right."""
+    """A reader that is given the labels, and reads every second word right."""
 
     def __init__(self, labels: list[str]) -> None:
         self.labels, self.count = labels, 0
@@ -335,7 +335,7 @@ def test_training_leaves_bad_words_out(workers, base, tmp_path, caplog) -> None:
     values += ["max_train_steps=1", f"dataloader_num_workers={workers}"]
     with caplog.at_level("INFO"):
         assert run(train_vae, "--config", CONFIGS / "tiny_vae_cfg.py", "--set", *values) == 0
-    left_out = next(message for message in caplog.messages if "Samples left out" in message)
+    left_out = next(message for message in caplog.messages if "Samples skipped" in message)
     assert all(reason in left_out for reason in ("outside", "polygon is not", "lacks", "not an image")), left_out
     assert "polygon is not a list of at least three [x, y] (6)" in left_out
     listed = (out / "bad_samples.csv").read_text().splitlines()
@@ -346,7 +346,7 @@ def test_bad_words_are_counted_and_left_out(trained, base, tmp_path, capfd) -> N
     data, out = bad_scenes(tmp_path / "scenes"), tmp_path / "out"
     assert run(infer, "--data", data, "--output", out, *models(base, trained)) == 0
     assert list(json.loads((out / "labels.json").read_text()).values()) == ["fine", "x" * 40]
-    assert "left out" in capfd.readouterr().out
+    assert "skipped" in capfd.readouterr().out
 
 
 def test_a_stable_diffusion_folder_of_reduced_width_loads(tmp_path) -> None:

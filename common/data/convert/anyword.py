@@ -73,7 +73,7 @@ def convert_anyword(
     workers: int = 1,
     shard: Shard = WHOLE_JOB,
 ) -> Counter:
-    """Write the LMDB folder `out`, which must not exist; counts of pictures, words and reasons of what was left out.
+    """Write the LMDB folder `out`, which must not exist; counts of pictures, words and reasons of what was skipped.
 
     workers, shard, resuming: see `write_samples`; the counts are empty where other shards have work left. Raises
     `UserError` for a file of another form, an unwritable place, or when nothing could be used.

@@ -137,7 +137,7 @@ def is_rendered(out: Path, options: SynthOptions) -> bool:
         old, version = found["options"], found["renderer"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{card}: not the card of a rendered corpus ({error!r}): delete {out} or give a new one"
+            f"{card}: not the metadata of a rendered corpus ({error!r}): delete {out} or give a new one"
         ) from None
     differ = [
         f"{name} {old.get(name)} -> {value}" for name, value in options.as_dict().items() if old.get(name) != value

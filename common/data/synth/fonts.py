@@ -85,7 +85,7 @@ class Face:
 def find_faces(fonts: tuple[str, ...], characters: str) -> tuple[Face, ...]:
     """All faces of `fonts` (family names, font files or folders; empty: every bundled family), checked for coverage.
 
-    Faces that lack more than a tenth of `characters` are left out. Raises `UserError` if a name is not found, a file
+    Faces that lack more than a tenth of `characters` are skipped. Raises `UserError` if a name is not found, a file
     is no font, a character is in no face of training or of evaluation, or there are fewer than two families.
     """
     files = _bundled() if not fonts else _chosen(fonts)

@@ -111,7 +111,7 @@ class Part:
 
 
 def corpus_parts(options: SynthOptions) -> list[Part]:
-    """The LMDBs of a corpus; empty ones are left out. MJ and ST share `train` equally."""
+    """The LMDBs of a corpus; empty ones are skipped. MJ and ST share `train` equally."""
     parts = [
         Part("training/MJ", (options.train + 1) // 2, "train", "MJ"),
         Part("training/ST", options.train // 2, "train", "ST"),

@@ -68,7 +68,7 @@ class Trace:
 def published_beam_search(model: RecModel, memory: Tensor, width: int) -> Tensor:
     """The search of the published code: ids `[B, max_len]`; `--legacy-beam-search` and the measured numbers use it.
 
-    Its fault: after a step the token histories are not re-ordered by predecessor, so a hypothesis goes on with the
+    Its fault: after a step the token histories are not re-ordered by predecessor, so a hypothesis continues with the
     history that happens to stand in its row. Width 1 is greedy decoding.
     """
     batch, classes = len(memory), model.classes

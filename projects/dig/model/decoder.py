@@ -30,7 +30,7 @@ SIZES = {
     "corres_tiny_tf_decoder": DecoderSize(6, 192, 8, 24, 768),
     "corres_small_tf_decoder": DecoderSize(6, 384, 8, 48, 1536),
     "corres_base_tf_decoder": DecoderSize(6, 512, 8, 64, 2048),
-    # ours, for CPUs and smoke tests
+    # additional, for CPUs and smoke tests
     "micro_tf_decoder": DecoderSize(2, 128, 4, 32, 256),
 }
 DROPOUT = 0.1  # fixed in the published decoder: embedding, attention weights and outputs, feed-forward part

@@ -34,7 +34,7 @@ SIZES = {
     "tiny": EncoderSize(192, 3),
     "small": EncoderSize(384, 6),
     "base": EncoderSize(512, 8),
-    # ours, for CPUs and smoke tests: 64 tokens instead of 256, about 0.8 M parameters
+    # additional, for CPUs and smoke tests: 64 tokens instead of 256, about 0.8 M parameters
     "micro": EncoderSize(128, 4, depth=4, patch=8, pixel_hidden=128),
 }
 

@@ -176,7 +176,7 @@ MODELS = {
     for kind in BRANCHES
     for size in SIZES
 }
-"""Names that `--model` takes -> (branches, size); the "micro" ones are ours, the others published."""
+"""Names that `--model` takes -> (branches, size); the "micro" ones are additional, the others published."""
 
 
 def build_pretrainer(model: str, **options) -> MoCoViT:

@@ -151,7 +151,7 @@ class AttnRecModel(Recogniser):
 
 
 ENCODERS = {f"simmim_vit_{size}_patch{SIZES[size].patch}_32x128": size for size in SIZES}
-"""Names that `--model` takes -> size; "micro" is ours, the others are published."""
+"""Names that `--model` takes -> size; "micro" is additional, the others are published."""
 
 
 def build_recogniser(

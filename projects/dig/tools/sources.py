@@ -93,7 +93,7 @@ def cut(root: Path, name: str, box: tuple[int, int, int, int]) -> bytes:
 
 
 def cvl(root: Path, split: str) -> Iterator[Source]:
-    """CVL: `<split>set/words/<writer>/<a-b-c-d-label>.tif`; words with umlauts are left out, as published."""
+    """CVL: `<split>set/words/<writer>/<a-b-c-d-label>.tif`; words with umlauts are skipped, as published."""
     for path in sorted(existing(root / f"{split}set" / "words").glob("*/*.tif")):
         parts = path.stem.split("-", 4)
         if len(parts) == 5 and not UMLAUTS & set(parts[4]):

@@ -3,7 +3,7 @@
     python projects/siga/mask_create/generate_mask.py --data_path data/training/label/Synth --mask_path data/Mask
 
 Every LMDB below `--data_path` gets a mask LMDB below `--mask_path`, at what follows `training` in its path; `train.py
---mask_path` reads them. A stopped run goes on where it was when the same command is given again.
+--mask_path` reads them. A stopped run resumes where it was when the same command is given again.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def register_of(root: Path, todo: list[tuple[Path, Path]], total: int, max_bad: 
 
     Raises UserError where what earlier runs have found is too much already.
     """
-    cure = f"look with `strlab doctor` and remove the folders .*.parts below {root}, or raise --max_bad"
-    register = BadSamples(total, max_bad, root / FILE_NAME, cure)
+    fix = f"look with `strlab doctor` and remove the folders .*.parts below {root}, or raise --max_bad"
+    register = BadSamples(total, max_bad, root / FILE_NAME, fix)
     sources = {str(source) for source, _ in todo}
     register.others = [row for row in stored(register.file) if row.path not in sources]
     register.start()

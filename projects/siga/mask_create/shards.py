@@ -1,4 +1,4 @@
-"""A mask LMDB made in parts: each part is a small LMDB that appears whole, so a stopped run goes on where it was.
+"""A mask LMDB made in parts: each part is a small LMDB that appears whole, so a stopped run resumes where it was.
 
 A data set of n pictures is cut into ranges; the parts lie next to the final folder and are joined into it at the end.
 """
@@ -105,7 +105,7 @@ def make_part(part: Part) -> PartDone:
                 writer.add_value("mask", index, encode_mask(text_mask(image)))
             except (BadImage, KeyError) as error:
                 bad.append(BadSample(str(part.source), index + 1, str(error.args[0])))
-                writer.add_value("bad", index, bad[-1].reason.encode())  # for a run that goes on
+                writer.add_value("bad", index, bad[-1].reason.encode())  # for a run that is resumed
         writer.count = part.stop - part.start - len(bad)
     words.close()
     return PartDone(part, part.stop - part.start, bad)

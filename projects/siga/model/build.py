@@ -144,7 +144,7 @@ def load_tps(model: TwoUnitModel, state: Mapping[str, torch.Tensor], what: str =
 
 
 def weights_in(content: Any, what: str) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint in published form (`net`, T also a bare state dict) or ours (`model`).
+    """The tensors of a checkpoint in published form (`net`, T also a bare state dict) or in this library's (`model`).
 
     Raises `UserError` for other contents.
     """

@@ -173,7 +173,7 @@ def quietly(job: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
 @explained
 def start(task: Callable[[], None], argv: Sequence[str] | None = None) -> None:
     """Run a `hydra.main` function on the given words, or on the command line's."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to `explained`, which tells them in a line
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to `explained`, which reports them in a line
     words = map(str, sys.argv[1:] if argv is None else argv)
     # Hydra itself takes a value that begins with ~ for a fault, and makes hydra.run.dir before the job begins.
     sys.argv = [sys.argv[0], *(re.sub(r"""(?<==)(["']?)~(?=/|\1$)""", home, word) for word in words)]

@@ -104,8 +104,8 @@ class SceneTextDataModule:
         print(f"training: {len(train)} words of {self.train_root()}; validation: {len(validation)} words")
         sampler = SeededSampler(len(train), o["batch_size"], self.seed, rank, world)
         listed = out / FILE_NAME if rank == 0 else None
-        cure = "raise data.bad_share or look with `strlab doctor`"
-        bad = BadSamples(len(train) + len(train.index_bad), o.get("bad_share", 0.01), listed, cure)
+        fix = "raise data.bad_share or look with `strlab doctor`"
+        bad = BadSamples(len(train) + len(train.index_bad), o.get("bad_share", 0.01), listed, fix)
         words = word_loader(train, sampler, o["num_workers"], bad=bad, in_step=True)
         plain = SeededSampler(len(validation), o["batch_size"], 0, rank, world, shuffle=False, even=False)
         most = math.ceil(math.ceil(len(validation) / world) / o["batch_size"])  # batches of the rank that has most

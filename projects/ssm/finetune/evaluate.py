@@ -169,7 +169,7 @@ def write_json(path: Path, readings: dict[str, SetReading]) -> None:
 
 
 def list_unreadable(path: Path, readings: Iterable[SetReading]) -> str:
-    """Write the pictures that could not be read as a CSV to `path`; a line that tells of it, empty without any."""
+    """Write the pictures that could not be read as a CSV to `path`; a line about it, empty without any."""
     found = [sample for reading in readings for sample in reading.unreadable]
     path.unlink(missing_ok=True)
     BadSamples(len(found), limit=1.0, file=path).add(found)

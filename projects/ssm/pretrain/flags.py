@@ -241,7 +241,7 @@ def one_of(flag: str, value: str, names: Sequence[str]) -> None:
 
 
 def check(values: Mapping[str, Any], models: Mapping[str, Any]) -> None:
-    """Refuse early what the ranges do not tell; `models` are the names that `--model` takes."""
+    """Refuse early what the ranges cannot check; `models` are the names that `--model` takes."""
     one_of("--model", values["model"], list(models))
     if not values["data_path"]:
         raise UserError("--data_path: it is needed: the folder that holds the LMDB folders")

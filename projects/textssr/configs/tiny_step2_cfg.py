@@ -1,4 +1,4 @@
-# Step 2 of the tiny runs (smoke, cpu): goes on from step 1 on other scenes.
+# Step 2 of the tiny runs (smoke, cpu): continues from step 1 on other scenes.
 
 base = "tiny_step1_cfg.py"
 lmdb_path = "./scenes/more/lmdb"

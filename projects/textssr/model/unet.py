@@ -39,8 +39,8 @@ class TextUNet(UNet2DConditionModel):
     """`UNet2DConditionModel` that takes 13 channels and turns character planes into its context.
 
     The saved configuration stays the stock one (`_class_name` UNet2DConditionModel, `in_channels` 4), so published
-    folders load and ours load in the original. The glyph encoder's width follows `cross_attention_dim`, with one head
-    per 128 channels; published is 1024.
+    folders load here and those written here load in the original. The glyph encoder's width follows
+    `cross_attention_dim`, with one head per 128 channels; published is 1024.
     """
 
     @functools.wraps(UNet2DConditionModel.__init__)
