@@ -34,6 +34,7 @@ from common.infer.images import as_array
 from common.infer.recognizer import Prediction, Recognizer, open_recognizer
 from common.serve.batcher import Batcher, Job, ModelFailed
 from common.serve.guard import Guard, Limits
+from common.serve.painting import Paint, add_route
 
 RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded")  # the last is what curl --data-binary sends
 HERE = Path(__file__).parent
@@ -132,7 +133,11 @@ class Readers:
 
 
 def create_app(
-    recognizer: Recognizer, name: str = "reader", limits: Limits | None = None, cors: Sequence[str] = ()
+    recognizer: Recognizer,
+    name: str = "reader",
+    limits: Limits | None = None,
+    cors: Sequence[str] = (),
+    paint: Paint | None = None,
 ) -> Guard:
     """The ASGI application.
 
@@ -141,6 +146,7 @@ def create_app(
         name: what it is called in `/models`.
         limits: see `Limits`.
         cors: origins whose pages may use this server; none by default.
+        paint: what paints words into pictures, see `common.serve.painting`; without it there is no /paint.
     """
     limits = limits or Limits()
     readers, batcher = Readers(name, recognizer), Batcher()
@@ -189,9 +195,9 @@ def create_app(
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        """The process is alive; `detector` names what `?detect=1` uses, null where none is installed."""
+        """The process is alive. `detector` is what `?detect=1` uses, null without one; `paints`: /paint is there."""
         return {"status": "ok", "model": recognizer.name, "charset": recognizer.charset, "version": __version__,
-                "detector": pages.installed() or None}  # fmt: skip
+                "detector": pages.installed() or None, "paints": paint is not None}  # fmt: skip
 
     @app.get("/ready", responses={503: {"model": Problem}})
     async def ready() -> Any:
@@ -203,6 +209,8 @@ def create_app(
         """The readers that `?reader=` may name, the default first."""
         return readers.describe()
 
+    if paint is not None:
+        add_route(app, paint, limits.max_pixels, limits.answer_s, problems)
     page, docs = ((HERE / file).read_text("utf-8") for file in ("page.html", "docs.html"))
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)

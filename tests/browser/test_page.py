@@ -171,3 +171,68 @@ def test_the_description_of_the_api(page: object, address: str) -> None:
     page.goto(address + "docs")
     page.wait_for_selector("h2")
     assert "POST /read" in page.inner_text("#paths") and "HOST" not in page.inner_text("pre")
+
+
+def red(image: object, box: list[float], text: str, seed: int) -> object:
+    """A painter that fills the region with red."""
+    painted = image.copy()
+    left, top, right, bottom = map(round, box)
+    painted[top:bottom, left:right] = (255, 0, 0)
+    return painted
+
+
+@pytest.mark.parametrize("width", WIDTHS[:2])
+def test_painting_a_word(browser: object, width: int) -> None:
+    from common.serve.guard import Limits
+    from tests.common.test_serve import Running
+
+    with Running(Limits(), paint=red) as running:
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.goto(f"http://127.0.0.1:{running.port}/")
+        until(page, "!document.getElementById('tabs').hidden")
+        page.click("#tabpaint")
+        assert page.is_visible("#paint") and not page.is_visible("#drop") and page.is_disabled("#paintgo")
+        page.set_input_files("#paintfile", files("b"))
+        until(page, "!document.getElementById('paintgo').disabled")
+        for name, value in (("l", 10), ("t", 20), ("r", 100), ("b", 60)):
+            page.fill(f"#box{name}", str(value))
+        page.click("#paintgo")
+        until(page, "document.getElementById('painted').naturalWidth == 300")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        corner, inside = page.evaluate(
+            """(() => { const c = document.createElement('canvas'), i = document.getElementById('painted');
+                c.width = 300; c.height = 100; const x = c.getContext('2d'); x.drawImage(i, 0, 0);
+                return [[2, 2], [50, 40]].map(([a, b]) => [...x.getImageData(a, b, 1, 1).data].slice(0, 3)); })()"""
+        )
+        assert inside == [255, 0, 0] and corner == [120, 120, 120]
+        if folder := os.environ.get("STRLAB_SCREENSHOTS"):
+            page.screenshot(path=f"{folder}/paint-{width}.png", full_page=True)
+        page.close()
+
+
+def test_without_weights_there_is_no_tab_and_a_line_says_why(page: object) -> None:
+    until(page, "!document.getElementById('nopaint').hidden")
+    assert not page.is_visible("#tabs") and "--paint FOLDER" in page.inner_text("#nopaint")
+
+
+def test_whole_pictures(browser: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a detector the page offers to find the words, and shows each over the picture."""
+    import numpy as np
+
+    from common.infer import pages
+    from common.serve.guard import Limits
+    from tests.common.test_serve import Running
+
+    lines = np.float32([[[10, 10], [120, 10], [120, 40], [10, 40]], [[10, 60], [200, 60], [200, 90], [10, 90]]])
+    monkeypatch.setattr(pages, "installed", lambda: "toy")
+    monkeypatch.setattr(pages, "detector", lambda: pages.Detector(lambda image: lines, "toy"))
+    with Running(Limits()) as running:
+        page = browser.new_page(viewport={"width": 390, "height": 900})
+        page.goto(f"http://127.0.0.1:{running.port}/")
+        until(page, "!document.getElementById('detectrow').hidden")
+        page.check("#detect")
+        page.set_input_files("#files", files("c"))
+        assert texts(page, 1)[0].split() == ["c", "c"]
+        assert page.locator(".overlay polygon").count() == 2
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page.close()

@@ -42,10 +42,12 @@ MULTIPART = f"multipart/form-data; boundary={BOUNDARY}"
 class Running:
     """A server in a thread of this process, on a free port."""
 
-    def __init__(self, limits: Limits, cors: tuple[str, ...] = (), upload_s: float = 20.0) -> None:
+    def __init__(
+        self, limits: Limits, cors: tuple[str, ...] = (), upload_s: float = 20.0, paint: object | None = None
+    ) -> None:
         reader = toy.BrightnessReader(toy.Brightness(), torch.device("cpu"))
         self.recognizer = Recognizer(reader, batch_size=8, name="toy/Brightness")
-        self.app = create_app(self.recognizer, "toy", limits, cors)
+        self.app = create_app(self.recognizer, "toy", limits, cors, paint)
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
         protocol = type("Protocol", (StrictProtocol,), {"upload_s": upload_s})
@@ -312,3 +314,39 @@ def test_a_large_transparent_picture_is_cheap() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert decode_shown(buffer.getvalue()).shape == (3000, 4000, 3)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
+
+
+def test_painting_by_the_api() -> None:
+    """What /paint takes, answers and refuses; without a painter it is not there."""
+    from common.errors import UserError
+
+    def paint(image: object, box: list[float], text: str, seed: int) -> object:
+        if text == "no":
+            raise UserError("--text no: this font has no glyph for it")
+        return 255 - image
+
+    data = base64.b64encode(toy.crop("a", (40, 20))).decode()
+    with Running(Limits(max_pixels=1000), paint=paint) as running:
+
+        def ask(**fields: object) -> tuple[int, dict]:
+            body = json.dumps({"image": data, "box": [2, 2, 30, 15], "text": "yes", **fields}).encode()
+            status, found, headers = running.ask("POST", "/paint", body, Content_Type="application/json")
+            return status, found | {"kind": headers["content-type"]}
+
+        connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=20)
+        body = json.dumps({"image": f"data:image/png;base64,{data}", "box": [2, 2, 30, 15], "text": "yes"})
+        connection.request("POST", "/paint", body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        from PIL import Image
+
+        with Image.open(io.BytesIO(answer.read())) as picture:
+            assert answer.status == 200 and picture.size == (40, 20) and picture.getpixel((3, 3)) == (245, 245, 245)
+        connection.close()
+        assert ask(text="no")[1]["error"] == "text no: this font has no glyph for it"
+        for wrong in ({"box": [1, 2]}, {"text": ""}, {"image": "!"}, {"seed": -1}, {"image": base64.b64encode(
+            toy.crop("a", (50, 30))).decode()}):  # fmt: skip
+            assert ask(**wrong)[0] == 422, wrong
+        assert running.ask("GET", "/health")[1]["paints"] is True
+    with Running(Limits()) as running:
+        assert running.ask("POST", "/paint", b"{}", Content_Type="application/json")[0] == 404
+        assert running.ask("GET", "/health")[1]["paints"] is False
