@@ -21,7 +21,7 @@ _IMAGE = re.compile(rb'<image\s+file="([^"]*)"\s+tag="(.*?)"\s*/?>', re.IGNORECA
 _BARE_AND = re.compile(rb"&(?!#?\w+;)")
 
 
-# How the paths of a challenge's files begin, by which the releases of IC13 and IC15 below one folder are told apart.
+# How the paths of a challenge's files begin, by which the releases of IC13 and IC15 below one folder are distinguished.
 _CHALLENGE = {
     "ic13": r"(challenge|ch)_?2(?!\d)|(icdar|ic)[ _-]?(20)?13",
     "ic15": r"(challenge|ch)_?4(?!\d)|(icdar|ic)[ _-]?(20)?15",
