@@ -8,7 +8,8 @@ A subcommand's module is imported only when it is called, so that `strlab --help
         parser.set_defaults(run=function)      # function(args: argparse.Namespace) -> int | None
 
 A project adds its own subcommands of `strlab convert` and `strlab data convert` in `projects/<name>/convert.py` and
-`projects/<name>/data_convert.py`, in the same form.
+`projects/<name>/data_convert.py`, in the same form. A command that one project alone can offer (`strlab paint`) is in a
+module of that project.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import NamedTuple
 
 from common import __version__
@@ -26,11 +28,13 @@ from common.help_format import use_everywhere
 
 
 class Command(NamedTuple):
-    """Where a subcommand lives: a module with `add_parser`, or a module that each project may offer, or both."""
+    """Where a subcommand lives: a module with `add_parser`, a module that each project may offer, or both; or the
+    module that a single project offers."""
 
     help: str
     module: str = ""
     project_module: str = ""
+    single_module: str = ""
 
 
 COMMANDS: dict[str, Command] = {
@@ -39,6 +43,7 @@ COMMANDS: dict[str, Command] = {
     "data list": Command("list the public word sets", "common.data.sets.listing"),
     "data info": Command("what is known of a public word set", "common.data.sets.info"),
     "data verify": Command("check converted sets", "common.data.sets.verify"),
+    "data annotate": Command("find and read the words of pictures: a scene file", "common.infer.annotate"),
     "data convert": Command("turn a public data set into a word LMDB", "common.data.convert", "data_convert"),
     "data augment-sheet": Command("draw what an augmentation recipe does", "common.augment.sheet"),
     "doctor": Command("check the word LMDBs below a folder, repair into a new one", "common.report.doctor"),
@@ -46,6 +51,7 @@ COMMANDS: dict[str, Command] = {
     "read": Command("read the text in images", "common.infer.read"),
     "eval": Command("accuracy of a checkpoint on every LMDB below a folder", "common.infer.evaluate"),
     "compare": Command("several readers on the same words: table, tests, page", "common.report.compare"),
+    "paint": Command("paint a word into a picture", single_module="paint"),
     "export": Command("write a checkpoint as ONNX and check it", "common.infer.export"),
     "serve": Command("a web page and an HTTP API that read pictures", "common.serve.command"),
     "train": Command("train the default reader on rendered and real words", "common.reader.train"),
@@ -117,12 +123,22 @@ def _add_full(place, leaf: str, entry: Command) -> None:
             module.add_parser(inner)
         return
     try:
-        module = importlib.import_module(entry.module)
+        module = importlib.import_module(entry.module) if entry.module else _offered(entry)
     except ModuleNotFoundError as error:
         if error.name and not error.name.startswith(("common", "projects")):
             raise UserError(f"strlab {leaf}: the package {error.name!r} is not installed; run `make setup`") from error
         raise
     module.add_parser(place)
+
+
+def _offered(entry: Command) -> ModuleType:
+    """The module of the project that offers a command. Raises `UserError` where no installed project does."""
+    from common import registry
+
+    module = registry.offered(entry.single_module)
+    if module is None:
+        raise UserError(f"strlab {entry.single_module}: no installed project offers it; run `make setup`")
+    return module
 
 
 def _kinds(entry: Command) -> list:

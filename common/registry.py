@@ -174,3 +174,9 @@ def project_module(project: str, module: str) -> Any | None:
         raise UserError(f"no project is called {project!r}; there are: {', '.join(sorted(project_modules()))}")
     name = f"{registry.rpartition('.')[0]}.{module}"
     return importlib.import_module(name) if _exists(name) else None
+
+
+def offered(module: str) -> Any | None:
+    """The module `projects.<name>.<module>` of the first project that has one, such as `paint`; None where none has."""
+    found = (project_module(project, module) for project in sorted(project_modules()))
+    return next((one for one in found if one is not None), None)

@@ -82,3 +82,7 @@ def test_a_small_recogniser_reads(row: ModelRow, tmp_path: Path) -> None:
         assert alone.text == found.text and alone.confidence == pytest.approx(found.confidence, abs=1e-4)
         assert 0 <= found.confidence <= 1 and all(0 <= value <= 1.0001 for value in found.char_confidences)
         assert found.attention is None or np.asarray(found.attention).ndim in (2, 3)
+
+
+def test_what_a_single_project_offers() -> None:
+    assert registry.offered("paint").paint and registry.offered("no_such_module") is None

@@ -6,6 +6,7 @@ fills, commits in batches, and the folder appears under its name only when it is
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -113,6 +114,19 @@ def _give_back(name: tuple[int, int]) -> None:
     if not handle.users:
         del _handles[name]
         handle.close()
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[lmdb.Transaction]:
+    """The read transaction of the LMDB in folder `path`, shared with all of this process that read the same file.
+
+    Raises as `open_environment`.
+    """
+    name, handle = _take(path)
+    try:
+        yield handle.transaction
+    finally:
+        _give_back(name)
 
 
 class WordLmdb:

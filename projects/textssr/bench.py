@@ -30,6 +30,7 @@ def rows() -> list[Row]:
         Row("textssr: glyph conditions kept", kept_glyphs, "x", 1, target=1.0, versus=fresh_glyphs),
         Row("textssr: three latents in one call", one_call, "x", 2, versus=three_calls, threads=2),
         Row("textssr: tiny train step, latents kept", kept_latents, "x", 8, versus=fresh_latents, threads=2),
+        Row("textssr: glyph encoder, blank planes skipped", used_planes, "x", 16, versus=all_planes, threads=1),
         Row("textssr: 8 crops in one batch", sampling, "x", 8, versus=one_by_one, threads=2),
     ]
 
@@ -88,6 +89,20 @@ def kept_latents(batch: int = 8, kept: bool = True) -> Callable[[], None]:
         step()
 
     return whole
+
+
+def used_planes(used_only: bool = True) -> Callable[[], None]:
+    """Forward and backward of the tiny UNet's glyph encoder for 16 words of four letters."""
+    torch.manual_seed(0)
+    encoder, renderer = build_unet("tiny").ttf_net, GlyphRenderer(default_font())
+    encoder.patch_embed.used_only = used_only
+    planes = torch.from_numpy(np.stack([renderer.planes("read")] * 16)).float() / 255
+    return lambda: encoder(planes).mean().backward()
+
+
+def all_planes() -> Callable[[], None]:
+    """The same with all 25 planes convolved, as the published size does."""
+    return used_planes(used_only=False)
 
 
 def fresh_latents() -> Callable[[], None]:

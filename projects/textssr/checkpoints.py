@@ -4,6 +4,7 @@ published code are read too."""
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ from torch import nn
 from common.errors import UserError
 from common.train.checkpoint import load
 from projects.textssr.model.diffusion import PREDICTIONS
-from projects.textssr.model.unet import read_weights, short
+from projects.textssr.model.unet import check_class, read_weights, short
 
 STATE = "strlab_state.pth"
 UNFINISHED = ".unfinished-"
@@ -31,6 +32,7 @@ def load_vae(folder: str | Path, key: str) -> AutoencoderKL:
     """A VAE of a diffusers folder. Raises UserError that names the configuration key."""
     if not (Path(folder) / "config.json").is_file():
         raise UserError(f"{folder}: {key}: no config.json; give a diffusers VAE folder")
+    check_class(Path(folder), "AutoencoderKL", key)
     plain = [*Path(folder).glob("diffusion_pytorch_model.[sb]*")]
     variants = sorted({path.name.split(".")[1] for path in Path(folder).glob("diffusion_pytorch_model.*")})
     try:
@@ -160,6 +162,12 @@ def write_whole(final: Path, write: Callable[[Path], None]) -> None:
     finally:
         shutil.rmtree(building, ignore_errors=True)
     _flush(final.parent)
+
+
+def add_parts(final: Path, parts: Mapping[str, str]) -> None:
+    """Copy model folders next to the trained one, under these names: `final` then holds all that painting needs."""
+    for name, source in parts.items():
+        write_whole(final / name, functools.partial(shutil.copytree, source, dirs_exist_ok=True))
 
 
 def _flush(path: Path) -> None:

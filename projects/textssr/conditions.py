@@ -10,9 +10,11 @@ from typing import Any
 
 from common.errors import UserError
 from common.files import write_text
+from projects.textssr.fonts import default_font
 
 NAME = "conditions.json"
-SETTLED = ("resolution", "ttf_size", "max_len", "exact_crop", "clean_glyph")  # flags that have the keys' names
+SETTLED = ("resolution", "ttf_size", "max_len", "exact_crop", "clean_glyph", "tight_glyph")
+"""Keys that are also attributes of configurations and flags."""
 
 
 def write(folder: Path, conditions: Mapping[str, Any]) -> None:
@@ -55,10 +57,22 @@ def settled(values: Mapping[str, Any], given: set[str]) -> dict[str, Any]:
                 f"{flag} {values[name]}: {unet} was trained with {conditions[name]} ({NAME}); remove the flag"
             )
         kept[name] = conditions[name]
-    font = conditions.get("font")
-    if font and "font" in given and font_facts(values["font"])["sha256"] != font["sha256"]:
-        raise UserError(f"--font {values['font']}: {unet} was trained with {font['name']} ({NAME}); remove the flag")
+    check_font(conditions, unet, values["font"])
     return kept
+
+
+def check_font(conditions: Mapping[str, Any], unet: Path, font: Path | None) -> None:
+    """Raise UserError where `font`, or without one the default font, is not the one of the UNet's training."""
+    trained = conditions.get("font")
+    if not trained:
+        return
+    try:
+        same = font_facts(font or default_font())["sha256"] == trained["sha256"]
+    except OSError as error:
+        raise UserError(f"--font {font}: cannot be read ({error.strerror}): give a .ttf or .otf file") from None
+    if not same:
+        fix = "remove the flag" if font else f"give it with --font (without: {default_font().name})"
+        raise UserError(f"--font {font or 'not given'}: {unet} was trained with {trained['name']} ({NAME}); {fix}")
 
 
 def check_vae(conditions: Mapping[str, Any], unet: Path, vae: Path, scaling_factor: float) -> None:

@@ -44,21 +44,29 @@ DIFFUSION_KEYS = {
 }
 OURS = {
     "font_path": (str, None),
-    **dict.fromkeys(("exact_crop", "clean_glyph", "cache_latents", "fit_scaling_factor"), _SWITCH),
+    **dict.fromkeys(("exact_crop", "clean_glyph", "tight_glyph", "cache_latents", "fit_scaling_factor"), _SWITCH),
     "compile_backend": (str, None),
-    "log_every": _WHOLE,
+    **dict.fromkeys(("log_every", "sample_sheet"), _WHOLE),
+    **dict.fromkeys(("condition_dropout", "region_loss_weight"), _NUMBER),
+    "min_snr_gamma": (int, float, None),
     "allow_changes": _SWITCH,
 }
 """Additional keys, all with defaults that leave the published behaviour as it is."""
 OUR_DEFAULTS = {
     **dict.fromkeys(("font_path", "compile_backend"), None),
-    **dict.fromkeys(("exact_crop", "clean_glyph", "cache_latents", "fit_scaling_factor", "allow_changes"), False),
+    **dict.fromkeys(("exact_crop", "clean_glyph", "tight_glyph", "cache_latents", "fit_scaling_factor"), False),
+    "allow_changes": False,
     "log_every": 1,
+    "sample_sheet": 8,
+    "condition_dropout": 0.0,
+    "region_loss_weight": 1.0,
+    "min_snr_gamma": None,
 }
 DECIDING = (
     *("seed", "resolution", "train_batch_size", "gradient_accumulation_steps", "learning_rate", "scale_lr"),
     *("lr_scheduler", "lr_warmup_steps", "adam_beta1", "adam_beta2", "adam_weight_decay", "adam_epsilon"),
-    *("max_grad_norm", "mixed_precision", "use_8bit_adam", "use_ema", "exact_crop", "clean_glyph", "ttf_size"),
+    *("max_grad_norm", "mixed_precision", "use_8bit_adam", "use_ema", "exact_crop", "clean_glyph", "tight_glyph"),
+    *("ttf_size", "condition_dropout", "region_loss_weight", "min_snr_gamma"),
 )
 """Keys that a resumed run may only change with `allow_changes`."""
 OPTIONAL = ("guidance_scale", "language", "select_data_lenth", "local_rank")
@@ -76,10 +84,12 @@ LEAST = {
     **dict.fromkeys(("train_batch_size", "num_train_epochs", "gradient_accumulation_steps", "log_every"), 1),
     **dict.fromkeys(("checkpointing_steps", "max_train_steps", "checkpoints_total_limit"), 1),
     "resolution": 8,
+    **dict.fromkeys(("sample_sheet", "condition_dropout", "min_snr_gamma"), 0),
+    "region_loss_weight": 1,
 }
 WITHOUT_USE = {
     "vae": ("gradient_checkpointing", "enable_xformers_memory_efficient_attention", "cache_latents", "clean_glyph",
-            "font_path"),
+            "tight_glyph", "font_path", "min_snr_gamma"),
     "unet": ("fit_scaling_factor",),
 }  # fmt: skip
 """Keys that only the other trainer uses."""
@@ -127,7 +137,7 @@ def _check(path: Path, name: str, value: object) -> None:
         raise UserError(f"{path}: {name}: {value!r}: give {LEAST[name]} or more")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{path}: {name}: {value!r} is not a finite number")
-    if name in ("adam_beta1", "adam_beta2") and value >= 1:
+    if name in ("adam_beta1", "adam_beta2", "condition_dropout") and value >= 1:
         raise UserError(f"{path}: {name}: {value!r}: give less than 1")
     if name == "resolution" and value % 8:
         raise UserError(f"{path}: {name}: {value!r}: give a multiple of 8")

@@ -54,14 +54,21 @@ class RegionMaker:
 
     Args:
         renderer: None leaves the conditions out (VAE training needs the crop only).
-        exact_crop, clean_glyph: our corrections of the crop's range and of the warped word; off as published.
+        exact_crop, clean_glyph, tight_glyph: corrections of the crop's range, of the warped word's strokes and of its
+            place (additional, not in the original); off as published.
     """
 
     def __init__(
-        self, resolution: int, renderer: GlyphRenderer | None, *, exact_crop: bool = False, clean_glyph: bool = False
+        self,
+        resolution: int,
+        renderer: GlyphRenderer | None,
+        *,
+        exact_crop: bool = False,
+        clean_glyph: bool = False,
+        tight_glyph: bool = False,
     ) -> None:
         self.resolution, self.renderer = resolution, renderer
-        self.exact_crop, self.clean_glyph = exact_crop, clean_glyph
+        self.exact_crop, self.clean_glyph, self.tight_glyph = exact_crop, clean_glyph, tight_glyph
 
     def crop(self, picture: np.ndarray, polygon: Sequence, rng: random.Random) -> tuple[torch.Tensor, Box]:
         """The crop around the polygon `[3, R, R]` and where it lies. Raises BadRegion."""
@@ -84,10 +91,11 @@ class RegionMaker:
 
     def condition(self, image: torch.Tensor, mask: torch.Tensor, text: str, box: Box) -> Sample:
         """The sample that asks for `text` in the masked region of a prepared crop."""
-        ink = self.renderer.word(text, mask_rectangle(mask), self.resolution, clean=self.clean_glyph)
+        glyph = {"clean": self.clean_glyph, "tight": self.tight_glyph}
+        ink = self.renderer.word(text, mask_rectangle(mask), self.resolution, **glyph)
         planes = torch.from_numpy(self.renderer.planes(text)).float() / 255
-        glyph = torch.from_numpy(glyph_image(ink).copy())
-        return Sample(image, mask, image * mask, planes, glyph, text, box)
+        word = torch.from_numpy(glyph_image(ink).copy())
+        return Sample(image, mask, image * mask, planes, word, text, box)
 
     def blank(self) -> Sample | torch.Tensor:
         """What stands in, with weight zero, where a whole batch is unusable: the shapes of `make`, or of `crop`."""
@@ -182,10 +190,19 @@ class JsonRegions(Regions):
     """The words of one or more AnyWord JSON files."""
 
     def __init__(
-        self, paths: list[Path], maker: RegionMaker, seed: int, *, language: str | None = None, **options
+        self,
+        paths: list[Path],
+        maker: RegionMaker,
+        seed: int,
+        *,
+        language: str | None = None,
+        images: Path | None = None,
+        keep_invalid: bool = True,
+        **options,
     ) -> None:
         super().__init__(maker, seed, **options)
-        self.words = [word for path in paths for word in read_words(path, language)]
+        how = {"images": images, "keep_invalid": keep_invalid}
+        self.words = [word for path in paths for word in read_words(path, language, **how)]
         for text in self.texts() if self.coverage else ():
             self.coverage.see(text)
 
@@ -214,11 +231,19 @@ class LmdbRegions(Regions):
     """The words of every scene LMDB below a folder."""
 
     def __init__(
-        self, root: str | Path, maker: RegionMaker, seed: int, *, language: str | None = None, **options
+        self,
+        root: str | Path,
+        maker: RegionMaker,
+        seed: int,
+        *,
+        language: str | None = None,
+        keep_invalid: bool = True,
+        **options,
     ) -> None:
         super().__init__(maker, seed, **options)
         self.environments = [SceneLmdb(path) for path in find_scene_lmdbs(root)]
-        self.index = SceneIndex(self.environments, language, self.coverage.see if self.coverage else None)
+        see = self.coverage.see if self.coverage else None
+        self.index = SceneIndex(self.environments, language, see, keep_invalid=keep_invalid)
         if not len(self.index):
             what = "picture with annotations-<id> JSON" + (f" in {language}" if language else "")
             raise UserError(f"{root}: no {what}: is it a word LMDB? Scenes are needed")

@@ -7,7 +7,9 @@ OUTPUT is a folder of `infer.py`. Written into it: `evaluation.json`, `predictio
 folders are compared in one table. SeqAcc: exact string equality, nothing folded. word36: lower case, letters and digits
 only, as text recognition counts. NED: mean of 1 - distance / longer length. Where the regions' own words were painted:
 word36 of the real regions and of those after the VAE alone; SSIM of painted and real regions. SeqAcc and word36 of
-each language where the data named it. FID and LPIPS need weights that are not fetched.
+each language where the data named it. FID and LPIPS need weights that are not fetched; FD reader, which needs none, is
+the Frechet distance between painted and real regions in the features of the default reader's convolutions: it compares
+runs with each other and is no FID.
 """
 
 from __future__ import annotations
@@ -31,10 +33,19 @@ from skimage.metrics import structural_similarity
 from common.errors import UserError, command
 from common.files import write_bytes, write_text
 from common.flags import Parser
+from common.infer.recognizer import open_recognizer
 from common.metrics.accuracy import Scores
 from common.metrics.protocols import PROTOCOL_36
-from projects.textssr.judge import Read, open_reader
-from projects.textssr.metrics import FIGURES, PERCEPTUAL, READ, load, mean_similarity, sequence_accuracy
+from projects.textssr.judge import DEFAULT, READER_HELP, Read, describe_reader, find_shipped, open_reader
+from projects.textssr.metrics import (
+    FIGURES,
+    PERCEPTUAL,
+    READ,
+    frechet_distance,
+    load,
+    mean_similarity,
+    sequence_accuracy,
+)
 
 
 def read_labels(run: Path) -> dict[str, str]:
@@ -136,6 +147,27 @@ def perceptual(run: Path) -> dict[str, float | str]:
     return found
 
 
+def reader_distance(run: Path, names: Sequence[str], device: str) -> float | None:
+    """`frechet_distance` of `region/` and `truth/` in the default reader's features; None where there is no truth/."""
+    if not (run / "truth").is_dir() or len(names) < 2:
+        return None
+    painted, real = (reader_features([run / folder / name for name in names], device) for folder in ("region", "truth"))
+    return frechet_distance(painted, real)
+
+
+def reader_features(paths: Sequence[Path], device: str) -> np.ndarray:
+    """`[N, 192]`: what the convolutions of the default reader see in each picture, averaged over the word."""
+    opened = open_recognizer(find_shipped(DEFAULT).path, device=device, engine="torch")
+    model, (height, width) = opened.reader.model, opened.image_size
+    found = []
+    for path in paths:
+        crop = cv2.resize(load(path), (width, height), interpolation=cv2.INTER_AREA)
+        image = torch.from_numpy(crop).permute(2, 0, 1)[None].to(opened.device).float() / 127.5 - 1
+        with torch.inference_mode():
+            found.append(model.trunk(image).mean((2, 3))[0].cpu().numpy())
+    return np.stack(found)
+
+
 def _fid(run: Path) -> float:
     from pytorch_fid.fid_score import calculate_fid_given_paths
 
@@ -173,10 +205,10 @@ def contact_sheet(run: Path, labels: dict[str, str], predictions: Sequence[str] 
     return sheet
 
 
-def evaluate(run: Path, read: Read | None) -> dict:
-    """Measure one run, write its files, return its figures."""
+def evaluate(run: Path, read: Read | None, reader: str, device: str = "cpu") -> dict:
+    """Measure one run, write its files, return its figures; `reader` is the name of what reads."""
     labels = read_labels(run)
-    figures: dict = {"run": str(run), "words": len(labels)}
+    figures: dict = {"run": str(run), "reader": reader, "words": len(labels)}
     predictions = None
     if read is not None:
         scores, predictions = reading_scores(run, labels, read)
@@ -187,6 +219,7 @@ def evaluate(run: Path, read: Read | None) -> dict:
         table.writerows(zip(labels, labels.values(), *predictions.values()))
         write_text(run / "predictions.csv", text.getvalue())
     figures["SSIM"] = mean_ssim(run, list(labels))
+    figures["FD reader"] = reader_distance(run, list(labels), device)
     figures |= perceptual(run)
     sheet = contact_sheet(run, labels, predictions and predictions["region"])
     write_bytes(run / "contact_sheet.png", cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
@@ -199,16 +232,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure all runs and print one table."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="OUTPUT", help="folders of infer.py")
-    parser.add_argument(
-        "--reader", default=None, help="checkpoint of one of our readers, or rapidocr (package); without: no reading"
-    )
-    parser.add_argument("--reader-model", default=None, help="its model, where no metadata file is next to it")
+    parser.add_argument("--reader", default=DEFAULT, metavar="READER", help=f"{READER_HELP}; none: no reading")
+    parser.add_argument("--reader-model", default=None, help="its model, where it has no metadata file")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(argv)
-    reader = None
-    if options.reader is not None:
-        reader = open_reader(options.reader, options.reader_model, options.device)
-    results = [evaluate(run, reader) for run in options.runs]
+    read = options.reader != "none"
+    reader = open_reader(options.reader, options.reader_model, options.device) if read else None
+    name = describe_reader(options.reader)
+    results = [evaluate(run, reader, name, options.device) for run in options.runs]
+    print(f"read by {name}" if read else "nothing was read (--reader none)")
     for result in results:
         parts = [f"{name} {_shown(result[name])}" for name in FIGURES if result.get(name) is not None]
         print(f"{result['run']}: {', '.join(parts)}")

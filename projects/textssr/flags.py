@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.data.parts import add_shard_argument
 from common.errors import UserError
 from common.flags import Parser, fill
+from common.metrics.protocols import PROTOCOLS
 from projects.textssr.conditions import settled
 from projects.textssr.fonts import PUBLISHED
+from projects.textssr.judge import DEFAULT, READER_HELP
 from projects.textssr.model.unet import PLANE_SIZE, PLANES
-from projects.textssr.painting import PRECISIONS
+from projects.textssr.painting import PRECISIONS, SAMPLERS
 
+RULES = ("exact", *(protocol.name for protocol in PROTOCOLS))
+"""When a painted word counts as read."""
 FONT_HELP = f"font of the glyph conditions (without: {PUBLISHED} in the working folder, or else DejaVu Sans)"
 
 
@@ -27,6 +31,8 @@ class PaintingOptions:
 
     data: Path
     language: str | None
+    images: Path | None
+    keep_invalid: bool
     limit: int | None
     vae: Path
     unet: Path
@@ -35,6 +41,8 @@ class PaintingOptions:
     device: str
     precision: str
     steps: int
+    sampler: str
+    guidance: float
     batch_size: int
     resolution: int
     ttf_size: int
@@ -42,10 +50,13 @@ class PaintingOptions:
     seed: int
     exact_crop: bool
     clean_glyph: bool
+    tight_glyph: bool
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1 or (self.limit is not None and self.limit < 1):
             raise UserError("--steps, --batch-size, --limit: give 1 or more")
+        if self.images is not None and (self.data.is_dir() or not self.images.is_dir()):
+            raise UserError(f"--images {self.images}: give an existing folder, and a JSON file as data")
         if self.resolution < 8 or self.resolution % 8:
             raise UserError(f"--resolution: {self.resolution}: give a multiple of 8")
         if (self.max_len, self.ttf_size) != (PLANES, PLANE_SIZE):
@@ -74,8 +85,9 @@ class SynthesisOptions(PaintingOptions):
     keep_original: bool
     reader: str | None
     reader_model: str | None
-    match: str
+    match: str | None
     no_filter: bool
+    no_rejected: bool
     workers: int
     threads: int
     part_size: int
@@ -92,7 +104,7 @@ def parse_infer(argv: Sequence[str] | None, description: str) -> InferOptions:
         "--data", type=Path, default=Path("./benchmark/ic13/test.json"), help="JSON file or LMDB folder"
     )
     parser.add_argument("--output", type=Path, default=Path("./output/ic13"))
-    parser.add_argument("--language", default=None, help="only words of this language")
+    add_data_flags(parser)
     parser.add_argument("--text", default=None, help="paint this into every region instead of its own text")
     parser.add_argument("--limit", type=int, default=None, help="stop after so many words")
     parser.add_argument("--noise-seed", type=int, default=20, help="of the start noise, the same for every batch")
@@ -109,16 +121,21 @@ def parse_synthesis(argv: Sequence[str] | None, description: str) -> SynthesisOp
     parser.add_argument("data", type=Path, help="scenes: AnyWord JSON file or LMDB folder")
     parser.add_argument("out", type=Path, help="folder of the data set")
     texts = parser.add_argument_group("texts")
-    texts.add_argument("--words", type=Path, default=None, help="word list (one a line) instead of anagrams")
+    texts.add_argument("--words", type=Path, default=None, help="words of this list that are about as wide")
     texts.add_argument("--per-region", type=int, default=4, help="words for each region (default: 4)")
     texts.add_argument("--keep-original", action="store_true", help="the region's own word counts as an anagram")
     texts.add_argument("--limit", type=int, default=None, help="use only so many regions")
-    texts.add_argument("--language", default=None, help="only regions of this language")
+    add_data_flags(texts)
     keep = parser.add_argument_group("filter")
-    keep.add_argument("--reader", default=None, help="checkpoint of one of our readers, or rapidocr (package)")
+    keep.add_argument("--reader", default=None, metavar="READER", help=f"{READER_HELP} (default: default)")
     keep.add_argument("--reader-model", default=None, help="its model, where no metadata file is next to it")
-    keep.add_argument("--match", choices=("exact", "36", "62", "94"), default="exact", help="when it counts as read")
+    keep.add_argument(
+        "--match", choices=RULES, default=None,
+        help="when it counts as read: exactly, or by a protocol (default: exact where the reader has the characters, "
+        "or else 36)",
+    )  # fmt: skip
     keep.add_argument("--no-filter", action="store_true", help="keep everything")
+    keep.add_argument("--no-rejected", action="store_true", help="do not store the pictures that are not kept")
     run = parser.add_argument_group("running")
     run.add_argument("--workers", type=int, default=0, help="further processes (default: none)")
     run.add_argument("--threads", type=int, default=1, help="threads of each process on the CPU")
@@ -126,11 +143,18 @@ def parse_synthesis(argv: Sequence[str] | None, description: str) -> SynthesisOp
     add_shard_argument(run)
     add_model_flags(parser)
     options = parsed(SynthesisOptions, parser, argv)
-    if options.reader is None and not options.no_filter:
-        raise UserError("--reader: give a checkpoint that filters the words, or --no-filter to keep all")
     if min(options.per_region, options.part_size) < 1 or min(options.workers, options.threads - 1) < 0:
         raise UserError("--per-region, --part-size, --threads: give 1 or more; --workers: 0 or more")
-    return options
+    return options if options.reader or options.no_filter else replace(options, reader=DEFAULT)
+
+
+def add_data_flags(parser: argparse._ActionsContainer) -> None:
+    """The flags that say which words of the scenes are taken."""
+    parser.add_argument("--language", default=None, help="only words of this language")
+    parser.add_argument("--images", type=Path, default=None, help="folder of the pictures, in place of data_root")
+    parser.add_argument(
+        "--keep-invalid", action="store_true", help="paint over words marked illegible too, as published"
+    )
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -144,6 +168,8 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     models.add_argument("--precision", choices=sorted(PRECISIONS), default="fp32")
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--steps", type=int, default=20, help="denoising steps")
+    sampling.add_argument("--sampler", choices=SAMPLERS, default="ddpm", help="dpm-solver: DPM-Solver++, for few steps")
+    sampling.add_argument("--guidance", type=float, default=1.0, help="classifier-free guidance (1: none)")
     sampling.add_argument("--batch-size", type=int, default=32)
     sampling.add_argument(
         "--resolution", type=int, default=256, help="of the crop, unless the UNet's conditions.json says"
@@ -153,6 +179,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--seed", type=int, default=42, help="of the crops")
     sampling.add_argument("--exact-crop", action="store_true", help="fix the published off-by-one of the crop's place")
     sampling.add_argument("--clean-glyph", action="store_true", help="whole strokes in the word glyph (tiny models)")
+    sampling.add_argument("--tight-glyph", action="store_true", help="its ink fills the region (tiny models)")
 
 
 def parsed(

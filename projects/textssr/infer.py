@@ -20,28 +20,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import cv2
 import numpy as np
 from tqdm.auto import tqdm
 
 from common.errors import UserError, command
-from common.files import write_bytes, write_text
+from common.files import write_text
 from common.train.session import check_writable
 from projects.textssr.data import Sample, reasons
 from projects.textssr.flags import parse_infer
 from projects.textssr.fonts import Coverage
 from projects.textssr.model.diffusion import to_pixels
 from projects.textssr.opening import check_font, open_generator, open_regions
-from projects.textssr.painting import batch_draws, paste_back, region_of, sample_draws
+from projects.textssr.painting import batch_draws, paste_back, region_of, sample_draws, save_png
 
 FOLDERS = ("local", "region", "full", "source")
 OWN_WORD = ("truth", "vae")
 """What the painted region is compared with, where the word painted is the region's own."""
-
-
-def save_png(path: Path, picture: np.ndarray) -> None:
-    """RGB uint8 `[h, w, 3]` to a file."""
-    write_bytes(path, cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))[1].tobytes())
 
 
 class Writer:

@@ -23,7 +23,7 @@ PERCEPTUAL = {
 }
 READ = {"region": "word36", "truth": "word36 real", "vae": "word36 VAE"}
 """Folders that are read, and what the share of right words there is called."""
-FIGURES = ["words", "SeqAcc", *READ.values(), "NED", "NED36", "SSIM", *PERCEPTUAL]
+FIGURES = ["words", "SeqAcc", *READ.values(), "NED", "NED36", "SSIM", "FD reader", *PERCEPTUAL]
 
 
 def load(path: Path) -> np.ndarray:
@@ -63,3 +63,15 @@ def ocr_crop(crop: Tensor) -> Tensor:
     width = min(math.ceil(OCR_HEIGHT * crop.shape[2] / crop.shape[1]), OCR_WIDTH)
     small = F.interpolate(crop[None], (OCR_HEIGHT, width), mode="bilinear", align_corners=True)[0]
     return F.pad(small, (0, OCR_WIDTH - width)).permute(1, 2, 0)
+
+
+def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Frechet distance of the normal distributions with the moments of two sets of features `[N, D]`, `[M, D]`.
+
+    |m1 - m2|^2 + trace(C1 + C2 - 2 (C1 C2)^(1/2)); small sets make it too large, so compare sets of one size.
+    """
+    difference = first.mean(0) - second.mean(0)
+    covariances = [np.cov(features.astype(np.float64), rowvar=False) for features in (first, second)]
+    eigenvalues = np.linalg.eigvals(covariances[0] @ covariances[1])  # of the product of two covariances: real, >= 0
+    root = np.sqrt(eigenvalues.real.clip(0)).sum()
+    return float(difference @ difference + sum(np.trace(covariance) for covariance in covariances) - 2 * root)

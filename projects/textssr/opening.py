@@ -17,21 +17,26 @@ from projects.textssr.painting import Generator
 def open_regions(options: PaintingOptions) -> Regions:
     """The words of the flag `--data`, prepared with the flags' font. Raises UserError for data that cannot be used."""
     renderer = GlyphRenderer(options.font or default_font(), options.ttf_size, options.max_len)
-    maker = RegionMaker(
-        options.resolution, renderer, exact_crop=options.exact_crop, clean_glyph=options.clean_glyph
-    )  # fmt: skip
+    glyph = {"clean_glyph": options.clean_glyph, "tight_glyph": options.tight_glyph}
+    maker = RegionMaker(options.resolution, renderer, exact_crop=options.exact_crop, **glyph)
+    kept = {"language": options.language, "keep_invalid": options.keep_invalid, "published_order": True}
     if options.data.is_dir():
-        return LmdbRegions(options.data, maker, options.seed, language=options.language, published_order=True)
-    return JsonRegions([options.data], maker, options.seed, language=options.language, published_order=True)
+        return LmdbRegions(options.data, maker, options.seed, **kept)
+    return JsonRegions([options.data], maker, options.seed, images=options.images, **kept)
 
 
 def open_generator(options: PaintingOptions) -> Generator:
     """The models of the flags. Raises UserError for a VAE that is not the one of the UNet's training."""
     device = pick_device(options.device)
+    conditions = read(options.unet)
+    if options.guidance != 1 and not conditions.get("condition_dropout"):
+        told = f"warning: --guidance: {options.unet} was not trained with condition_dropout"
+        print(told, file=sys.stderr, flush=True)
     generator = Generator.open(
-        options.vae, options.unet, options.scheduler, device, steps=options.steps, precision=options.precision
-    )
-    check_vae(read(options.unet), options.unet, options.vae, generator.vae.config.scaling_factor)
+        options.vae, options.unet, options.scheduler, device, steps=options.steps, precision=options.precision,
+        sampler=options.sampler, guidance=options.guidance,
+    )  # fmt: skip
+    check_vae(conditions, options.unet, options.vae, generator.vae.config.scaling_factor)
     return generator
 
 

@@ -9,17 +9,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler
+from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from common.errors import UserError
+from common.files import write_bytes
 from projects.textssr.checkpoints import load_scheduler, load_vae, place
 from projects.textssr.data import Sample
 from projects.textssr.model.diffusion import Condition, Draw, paint, to_pixels
 from projects.textssr.model.unet import TextUNet
 from projects.textssr.regions import Box
 
+SAMPLERS = ("ddpm", "dpm-solver")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -29,15 +31,28 @@ class Generator:
 
     vae: AutoencoderKL
     unet: TextUNet
-    scheduler: DDPMScheduler
+    scheduler: DDPMScheduler | DPMSolverMultistepScheduler
     device: torch.device
     steps: int = 20
+    guidance: float = 1.0
 
     @classmethod
     def open(
-        cls, vae: Path, unet: Path, scheduler: Path, device: torch.device, *, steps: int = 20, precision: str = "fp32"
+        cls,
+        vae: Path,
+        unet: Path,
+        scheduler: Path,
+        device: torch.device,
+        *,
+        steps: int = 20,
+        precision: str = "fp32",
+        sampler: str = "ddpm",
+        guidance: float = 1.0,
     ) -> Generator:
-        """From folders of the published layout. Raises UserError for missing folders or a UNet that is not trained."""
+        """From folders of the published layout; `sampler` and `guidance` other than the defaults are additional.
+
+        Raises UserError for missing folders or a UNet that is not trained.
+        """
         model, fresh = TextUNet.from_folder(unet)
         if fresh:
             raise UserError(f"{unet}: a stock Stable Diffusion UNet ({len(fresh)} tensors lack): give a trained one")
@@ -47,7 +62,9 @@ class Generator:
         painter, schedule = place(load_vae(vae, "--vae"), device, kind), load_scheduler(scheduler)
         if steps > schedule.config.num_train_timesteps:
             raise UserError(f"--steps: {steps}: the scheduler has {schedule.config.num_train_timesteps}")
-        return cls(painter, place(model, device, kind), schedule, device, steps)
+        if sampler == "dpm-solver":
+            schedule = DPMSolverMultistepScheduler.from_config(schedule.config)
+        return cls(painter, place(model, device, kind), schedule, device, steps, guidance)
 
     def paint(self, samples: Sequence[Sample], draw: Draw, *, clamp: bool = True) -> np.ndarray:
         """Crops uint8 `[B, R, R, 3]` RGB that show the samples' texts. `clamp=False` wraps overflow as published."""
@@ -57,7 +74,7 @@ class Generator:
 
         condition = Condition(stack("masked"), stack("glyph"), stack("planes"), stack("mask"))
         with torch.inference_mode():
-            images = paint(self.unet, self.vae, self.scheduler, condition, self.steps, draw)
+            images = paint(self.unet, self.vae, self.scheduler, condition, self.steps, draw, self.guidance)
         return _bytes(images, clamp)
 
     def through_vae(self, samples: Sequence[Sample]) -> np.ndarray:
@@ -115,3 +132,8 @@ def paste_back(picture: np.ndarray, crop: np.ndarray, box: Box, polygon: Sequenc
     result = picture.copy()
     result[top:bottom, left:right][inside] = fitted[inside]
     return result
+
+
+def save_png(path: Path, picture: np.ndarray) -> None:
+    """RGB uint8 `[h, w, 3]` to a file."""
+    write_bytes(path, cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))[1].tobytes())

@@ -66,8 +66,9 @@ def verdict(figures: dict) -> str:
     if real is None or vae is None:
         return "The real regions were not read, so nothing can be said about what the reader misses by itself."
     parts = [
-        f"The reader gets **{real:.1f} %** of the {figures['words']} real regions right, **{vae:.1f} %** after the VAE "
-        f"alone (encoded and decoded, nothing painted) and **{painted:.1f} %** of the words that were painted."
+        f"The judge ({figures.get('reader', 'not named')}) gets **{real:.1f} %** of the {figures['words']} real "
+        f"regions right, **{vae:.1f} %** after the VAE alone (encoded and decoded, nothing painted) and "
+        f"**{painted:.1f} %** of the words that were painted."
     ]
     if real < 5:
         parts.append("**It reads hardly anything**, so nothing follows from its readings: judge by the pictures.")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -26,6 +27,7 @@ from tqdm.auto import tqdm
 from common.data.bad import FILE_NAME, BadSamples
 from common.data.loader import SeededSampler
 from common.errors import UserError
+from common.files import write_bytes
 from common.train.checkpoint import git_commit, save_atomic
 from common.train.distributed import Dist
 from common.train.jobs import every
@@ -195,10 +197,11 @@ class Run:
     Args:
         dataset: with `blank()`, a sample without content, and `bad_samples()`, rows for the list of unusable ones.
         collate: a list of samples (None where one cannot be used) -> a batch, or None if none is left.
-        loss_of: (model, batch on the device, generator) -> the mean loss of a micro-batch.
+        loss_of: (model, batch on the device, generator) -> the mean loss of a micro-batch, and what else is logged.
         tracker: name of the run in the logs.
         ema: an averaged copy of the model, saved next to it as `<folder>_ema`.
         before_save: called by the main process before it writes a checkpoint.
+        sheet: (model) -> a picture of samples, written at each checkpoint to `samples/<update>.png`; None: none.
         say_epochs: print `Epoch: N` as each begins.
         trained_with: what is kept next to its weights (`projects/textssr/conditions.py`).
     """
@@ -210,19 +213,21 @@ class Run:
         model: ModelMixin,
         dataset: Dataset,
         collate: Callable[[list], dict | None],
-        loss_of: Callable[[nn.Module, dict[str, Tensor], torch.Generator], Tensor],
+        loss_of: Callable[[nn.Module, dict[str, Tensor], torch.Generator], tuple[Tensor, dict[str, Tensor]]],
         *,
         folder: str,
         tracker: str,
         drop_last: bool,
         ema: EMAModel | None = None,
         before_save: Callable[[], None] | None = None,
+        sheet: Callable[[nn.Module], np.ndarray | None] | None = None,
         say_epochs: bool = False,
         trained_with: Mapping[str, object] | None = None,
     ) -> None:
         self.config, self.accelerator, self.folder, self.dataset = config, accelerator, folder, dataset
         self.out, self.ema, self.before_save, self.loss_of = Path(config.output_dir), ema, before_save, loss_of
         self.say_epochs, self.commit, self.trained_with = say_epochs, git_commit(), trained_with
+        self.sheet = sheet
         self.sampler = SeededSampler(
             len(dataset), config.train_batch_size, config.seed, accelerator.process_index, accelerator.num_processes,
             drop_last=drop_last,
@@ -239,7 +244,7 @@ class Run:
             model.compile(backend=config.compile_backend)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.engine = AccelerateEngine(accelerator, self.model, self.optimizer)
-        self.usable, self.pending = 0, []  # micro-batches with a word so far; losses of the present update
+        self.usable, self.pending = 0, []  # micro-batches with a word so far; losses and weights of this update
         self.saved = -1
         self.metrics, self.bar = MetricsLog(None), tqdm(disable=True)
         accelerator.init_trackers(tracker, config=self.options())
@@ -297,8 +302,8 @@ class Run:
         place = micro * self.accelerator.num_processes + self.accelerator.process_index
         with self.accelerator.autocast():
             generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + place)
-            loss = self.loss_of(self.model, tensors, generator)
-        self.pending.append((loss.detach().float(), batch.weight))
+            loss, parts = self.loss_of(self.model, tensors, generator)
+        self.pending.append(({"loss": loss.detach().float(), **parts}, batch.weight))
         return loss, {"loss": loss.detach()}
 
     def rates(self, step: int) -> tuple[float, float | None]:
@@ -307,9 +312,11 @@ class Run:
 
     def stepped(self, clock: Clock) -> None:
         """Schedule, averaged copy and logs follow a step; under fp16 an overflow skips the first two."""
-        total = sum(float(loss) * weight for loss, weight in self.pending)
-        total, count = self.engine.sums(total, sum(weight for _, weight in self.pending))
-        self.pending, loss = [], total / count
+        names = list(self.pending[0][0])
+        totals = [sum(float(parts[name]) * weight for parts, weight in self.pending) for name in names]
+        *totals, count = self.engine.sums(*totals, sum(weight for _, weight in self.pending))
+        parts = {name: total / count for name, total in zip(names, totals)}
+        self.pending, loss = [], parts["loss"]
         self.usable += int(count)
         if not self.optimizer.step_was_skipped:
             self.schedule.step()
@@ -318,7 +325,7 @@ class Run:
         self.accelerator.log({"train_loss": loss}, step=clock.step)
         rate = self.schedule.get_last_lr()[0]
         if clock.step % self.config.log_every == 0:
-            self.metrics.write(step=clock.step, epoch=(clock.step - 1) // clock.per_epoch, loss=loss, lr=rate)
+            self.metrics.write(step=clock.step, epoch=(clock.step - 1) // clock.per_epoch, **parts, lr=rate)
         self.bar.set_postfix(step_loss=f"{loss:.4f}", lr=rate)
 
     # ------------------------------------------------------------------ jobs
@@ -350,9 +357,22 @@ class Run:
         if self.accelerator.is_main_process:
             checkpoints.write_whole(final, self._write)
             logger.info("Saved state to %s", final)
+            self._write_sheet()
             checkpoints.prune(self.out, self.config.checkpoints_total_limit)
             self._list_rejected()
         self.accelerator.wait_for_everyone()
+
+    def _write_sheet(self) -> None:
+        """The sheet of samples. It draws from generators of its own, so that training is the same with and without."""
+        if self.sheet is None:
+            return
+        self.bare_model.eval()
+        with torch.inference_mode(), self.accelerator.autocast():
+            picture = self.sheet(self.bare_model)
+        self.bare_model.train()
+        if picture is not None:
+            encoded = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))[1].tobytes()
+            write_bytes(self.out / "samples" / f"{self.clock.step:08d}.png", encoded)
 
     def _write(self, folder: Path) -> None:
         if self.before_save is not None:

@@ -30,29 +30,36 @@ class Word:
     language: str | None = None
 
 
-def wanted(entry: object, language: str | None) -> bool:
-    """Whether an annotation is of the language: it names it or names none."""
-    return language is None or not isinstance(entry, dict) or entry.get("language", language) == language
+def wanted(entry: object, language: str | None, keep_invalid: bool = True) -> bool:
+    """Whether an annotation is of the language (it names it or names none), and legible where that is asked for."""
+    if not isinstance(entry, dict):
+        return True
+    if not keep_invalid and entry.get("valid") is False:
+        return False
+    return language is None or entry.get("language", language) == language
 
 
-def read_words(path: Path, language: str | None = None) -> list[Word]:
+def read_words(
+    path: Path, language: str | None = None, *, images: Path | None = None, keep_invalid: bool = True
+) -> list[Word]:
     """The annotations of an AnyWord JSON file, in file order.
 
-    Left out are those with an empty polygon or text; with `language`, also those that name another. A relative
-    data_root counts as `picture_folder` says. Raises UserError for a file of another form.
+    Left out are those with an empty polygon or text; with `language`, also those that name another; without
+    `keep_invalid` (the published reader keeps them), those marked `valid: false`. A relative data_root counts as
+    `picture_folder` says; `images` replaces it. Raises UserError for a file of another form.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         root, items = content["data_root"], content["data_list"]
         names = [str(item["img_name"]) for item in items[:20] if "img_name" in item]
-        folder = picture_folder(Path(path), Path(root), names)
+        folder = images or picture_folder(Path(path), Path(root), names)
         root = root.rstrip("/") if root and folder == Path(root) else str(folder)
         words = []
         for item in items:
             for entry in item.get("annotations") or []:
                 parts = entry if isinstance(entry, dict) else {}
                 polygon, text = parts.get("polygon"), parts.get("text")
-                if polygon not in ([], "") and text != "" and wanted(entry, language):
+                if polygon not in ([], "") and text != "" and wanted(entry, language, keep_invalid):
                     words.append(Word(f"{root}/{item['img_name']}", polygon, text, parts.get("language")))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file: give a JSON file with data_root and data_list") from None
@@ -143,11 +150,17 @@ class SceneIndex:
     Args:
         environments: the LMDBs, in the order of the index.
         language: only annotations that name it or name none.
+        keep_invalid: also those marked `valid: false`, as published.
         see: called with every text of the index, so that the annotations are read once only.
     """
 
     def __init__(
-        self, environments: Sequence[SceneLmdb], language: str | None = None, see: Callable[[str], None] | None = None
+        self,
+        environments: Sequence[SceneLmdb],
+        language: str | None = None,
+        see: Callable[[str], None] | None = None,
+        *,
+        keep_invalid: bool = True,
     ) -> None:
         identities, owners, places, numbers = [], array("i"), array("i"), array("i")
         for owner, environment in enumerate(environments):
@@ -156,7 +169,7 @@ class SceneIndex:
                 identities.append(identity)
                 owners.append(owner)
                 for number, entry in enumerate(entries):
-                    if wanted(entry, language):
+                    if wanted(entry, language, keep_invalid):
                         places.append(len(identities) - 1)
                         numbers.append(number)
                         if see is not None:

@@ -3,10 +3,12 @@
 
 python projects/textssr/synthesize.py scenes/test.json OUT --reader best.pth --match 36 --vae … --unet … --scheduler …
 
-OUT gets `words/` (num-samples, image-%09d as PNG, label-%09d: all other projects train on it), `manifest.jsonl` (a line
-for each attempt: label, prediction, confidence, source picture, polygon, seed, accepted or why not) and `parts/`, from
-which an interrupted run resumes: the same command again. What is made depends on the flags and the files that they
-name, not on the number of processes; another command, or other files under the same names, needs a new folder.
+OUT gets `words/` (num-samples, image-%09d as PNG, label-%09d: all other projects train on it), `rejected/` (the
+pictures that were not kept, %09d.png), `manifest.jsonl` (a line for each attempt: label, prediction, confidence, source
+picture, polygon, seed, accepted or why not, and the number of its picture in words/ or rejected/),
+`contact_sheet.png` (kept, rejected, and the originals) and `parts/`, from which an interrupted run resumes: the same
+command again. What is made depends on the flags and the files that they name, not on the number of processes; another
+command, or other files under the same names, needs a new folder.
 """
 
 from __future__ import annotations
@@ -14,36 +16,42 @@ from __future__ import annotations
 import json
 import multiprocessing
 import random
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import cv2
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from common.data.decode import decode_rgb
 from common.data.lmdb import LmdbWriter, WordLmdb
 from common.data.parts import claimed, find_shard
 from common.errors import UserError, command
 from common.files import write_text
+from common.infer.pictures import captioned
 from common.infer.recognizer import Prediction
 from common.metrics.protocols import PROTOCOLS
 from projects.textssr.data import Regions
 from projects.textssr.flags import SynthesisOptions, parse_synthesis
 from projects.textssr.fonts import Coverage, default_font
-from projects.textssr.judge import Read, check_reader, open_reader
+from projects.textssr.judge import Read, check_reader, open_reader, readable_characters, reader_files
+from projects.textssr.model.diffusion import to_pixels
 from projects.textssr.opening import check_font, open_generator, open_regions
-from projects.textssr.painting import Generator, region_of, sample_draws
-from projects.textssr.word_choice import anagrams, fitting, read_list
+from projects.textssr.painting import Generator, region_of, sample_draws, save_png
+from projects.textssr.word_choice import WIDER, WordList, anagrams
 
 NOTE = "options.json"
+PROTOCOL = {protocol.name: protocol for protocol in PROTOCOLS}
 NOT_PART_OF_RESULT = ("out", "workers", "device", "threads", "shard")
-FILES = ("data", "words", "reader", "vae", "unet", "scheduler", "font")
+FILES = ("data", "images", "words", "reader", "vae", "unet", "scheduler", "font")
 """Flags that name files: what is made depends on those too."""
 
 
@@ -56,18 +64,51 @@ class Job:
     seed: int
 
 
-def plan(options: SynthesisOptions, texts: Sequence[str]) -> list[Job]:
-    """All attempts, in order; the same flags and scenes give the same."""
-    by_length = read_list(options.words) if options.words else None
-    jobs = []
+def plan(options: SynthesisOptions, texts: Sequence[str], width: Callable[[str], float]) -> list[Job]:
+    """All attempts, in order; the same flags and scenes give the same. Prints what --words lacks."""
+    words = WordList(options.words, width) if options.words else None
+    jobs, lacking, short = [], 0, 0
     for index, text in enumerate(texts[: options.limit]):
         rng = random.Random(f"{options.seed}/{index}")
-        if by_length is None:
+        if words is None:
             made = anagrams(text, options.per_region, rng, include_original=options.keep_original)
         else:
-            made = fitting(text, by_length, options.per_region, rng)
+            made = words.fitting(text, options.per_region, rng)
+            lacking, short = lacking + options.per_region - len(made), short + (len(made) < options.per_region)
         jobs += [Job(index, word, rng.getrandbits(48)) for word in made]
+    if lacking:
+        print(
+            f"--words: {lacking} of {lacking + len(jobs)} words are lacking: for {short} of "
+            f"{len(texts[: options.limit])} regions {options.words} has fewer than {options.per_region} words that are "
+            f"at most {WIDER:g} times wider or narrower"
+        )
     return jobs
+
+
+def settle_match(rule: str | None, characters: str | None, labels: Sequence[str]) -> str:
+    """The rule of --match, chosen where it is not given; reports labels that the reader cannot give.
+
+    Raises UserError where it can give none of them. `characters`: those of the reader, None where that is not known.
+    """
+    if rule is None:
+        whole = characters is None or all(set(label) <= set(characters) for label in labels)
+        rule = "exact" if whole else "36"
+    if characters is None:
+        return rule
+    known = set(folded(characters, rule))
+    lost = [label for label in labels if not set(folded(label, rule)) <= known]
+    if lost:
+        missing = "".join(sorted(set("".join(folded(label, rule) for label in lost)) - known))[:40]
+        told = f"--match {rule}: the reader cannot give {missing!r}: {len(lost)} of {len(labels)} words need them"
+        if len(lost) == len(labels):
+            raise UserError(f"{told}; give --match 36 or another --reader")
+        print(f"warning: {told}; they will be rejected", file=sys.stderr, flush=True)
+    return rule
+
+
+def folded(text: str, rule: str) -> str:
+    """What of a text a rule of --match compares."""
+    return text if rule == "exact" else PROTOCOL[rule].normalise(text)
 
 
 class Worker:
@@ -85,13 +126,21 @@ class Worker:
 
     def make(self, number: int, jobs: Sequence[Job]) -> int:
         """Write part `number`; the JSON lines come last and mark it as finished. Returns how many were accepted."""
-        folder, lines, accepted = self.options.out / "parts", [], 0
+        folder, lines, rejected = self.options.out / "parts", [], 0
+        refused = folder / f"{number:06d}.rejected"
+        shutil.rmtree(refused, ignore_errors=True)
         with LmdbWriter(folder / f"{number:06d}", overwrite=True) as writer:
             for start in range(0, len(jobs), self.options.batch_size):
                 for job, crop, entry in self._attempt(jobs[start : start + self.options.batch_size]):
-                    lines.append(json.dumps(entry, ensure_ascii=False))
                     if entry["accepted"]:
                         writer.add(cv2.imencode(".png", crop[..., ::-1])[1].tobytes(), job.text)
+                        entry["number"] = writer.count
+                    elif crop is not None and not self.options.no_rejected:
+                        rejected += 1
+                        refused.mkdir(exist_ok=True)
+                        save_png(refused / f"{rejected:09d}.png", crop)
+                        entry["number"] = rejected
+                    lines.append(json.dumps(entry, ensure_ascii=False))
             accepted = writer.count
         write_text(folder / f"{number:06d}.jsonl", "".join(f"{line}\n" for line in lines))
         return accepted
@@ -134,10 +183,7 @@ class Worker:
 
 def matches(prediction: str, label: str, rule: str) -> bool:
     """Whether a reading is right: exactly, or after the normalisation of the 36-, 62- or 94-character protocol."""
-    if rule == "exact":
-        return prediction == label
-    protocol = next(protocol for protocol in PROTOCOLS if protocol.name == rule)
-    return protocol.normalise(prediction) == protocol.normalise(label) != ""
+    return folded(prediction, rule) == folded(label, rule) != ""
 
 
 _worker: Worker | UserError | None = None
@@ -191,9 +237,7 @@ def make_parts(options: SynthesisOptions, tasks: Sequence[tuple[int, list[Job]]]
 
 
 def check(options: SynthesisOptions) -> dict:
-    """The note of this command, for its folder. Refuses a reader that is not there, and another command's folder."""
-    if options.reader is not None:
-        check_reader(options.reader)
+    """The note of this command, for its folder. Refuses another command's folder."""
     values = {name: str(value) for name, value in vars(options).items() if name not in NOT_PART_OF_RESULT}
     note, path = {"flags": values, "files": fingerprints(options)}, options.out / NOTE
     old = json.loads(path.read_text("utf-8")) if path.is_file() else note
@@ -216,8 +260,11 @@ def fingerprints(options: SynthesisOptions) -> dict[str, list[int]]:
     found = {}
     for name in FILES:
         value = getattr(options, name)
-        path = Path(default_font() if name == "font" and value is None else value or "")
-        files = [path] if path.is_file() else sorted(path.rglob("*")) if value and path.is_dir() else []
+        if name == "reader":
+            files = reader_files(value)
+        else:
+            path = Path(default_font() if name == "font" and value is None else value or "")
+            files = [path] if path.is_file() else sorted(path.rglob("*")) if value and path.is_dir() else []
         for file in [file for file in files if file.is_file() and file.name != "lock.mdb"]:
             status = file.stat()
             found[str(file)] = [status.st_size, status.st_mtime_ns]
@@ -230,30 +277,68 @@ def is_made(out: Path, number: int) -> bool:
 
 
 def merge(out: Path, parts: int) -> tuple[int, int]:
-    """Join the parts: (accepted, attempts)."""
-    lines, accepted = [], 0
+    """Join the parts and number their pictures: (accepted, attempts)."""
+    lines, rejected = [], 0
+    refused = out / "rejected"
+    shutil.rmtree(refused, ignore_errors=True)
     with LmdbWriter(out / "words", overwrite=True) as writer:
         for number in range(parts):
-            lines.append((out / "parts" / f"{number:06d}.jsonl").read_text(encoding="utf-8"))
-            part = WordLmdb(out / "parts" / f"{number:06d}")
+            place, before = out / "parts" / f"{number:06d}", (writer.count, rejected)
+            for line in (out / "parts" / f"{number:06d}.jsonl").read_text(encoding="utf-8").splitlines():
+                entry = json.loads(line)
+                if "number" in entry:
+                    entry["number"] += before[0] if entry["accepted"] else before[1]
+                lines.append(json.dumps(entry, ensure_ascii=False))
+            part = WordLmdb(place)
             for index in range(len(part)):
                 writer.add(part.image_bytes(index), part.label(index))
             part.close()
+            for path in sorted(place.with_suffix(".rejected").glob("*.png")):
+                rejected += 1
+                refused.mkdir(exist_ok=True)
+                shutil.copyfile(path, refused / f"{rejected:09d}.png")
         accepted = writer.count
-    content = "".join(lines)
-    write_text(out / "manifest.jsonl", content)
-    return accepted, content.count("\n")
+    write_text(out / "manifest.jsonl", "".join(f"{line}\n" for line in lines))
+    return accepted, len(lines)
+
+
+def contact_sheet(out: Path, regions: Regions, most: int = 24) -> np.ndarray:
+    """The first kept and the first rejected words, each with its original region above: uint8 `[h, w, 3]`."""
+    entries = [json.loads(line) for line in (out / "manifest.jsonl").read_text("utf-8").splitlines()]
+    words, sheets = WordLmdb(out / "words"), []
+    for kept in (True, False):
+        cells = []
+        for entry in [one for one in entries if one["accepted"] == kept and "number" in one][:most]:
+            sample, _ = regions.with_source(entry["region"])
+            real = to_pixels(sample.image).round().byte().permute(1, 2, 0).numpy()
+            number = entry["number"]
+            data = words.image_bytes(number - 1) if kept else (out / "rejected" / f"{number:09d}.png").read_bytes()
+            reading = f" > {entry['prediction'] or '(nothing)'}" if "prediction" in entry else ""
+            cells.append((region_of(real, sample.mask), f"original {sample.text}"))
+            cells.append((decode_rgb(data), f"{'kept' if kept else 'rejected'} {entry['label']}{reading}"))
+        if cells:
+            sheets.append(captioned(cells, columns=6, cell=(48, 260)))
+    words.close()
+    width = max((sheet.shape[1] for sheet in sheets), default=1)
+    padded = [np.pad(sheet, ((0, 0), (0, width - sheet.shape[1]), (0, 0)), constant_values=255) for sheet in sheets]
+    return np.concatenate(padded) if padded else np.full((1, 1, 3), 255, np.uint8)
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Plan, paint what is left, join."""
     options = parse_synthesis(argv, __doc__)
-    note = check(options)
     regions = open_regions(options)
-    jobs = plan(options, regions.texts())
+    regions.shared = None  # as in the workers
+    jobs = plan(options, regions.texts(), regions.maker.renderer.word_font.getlength)
     if not jobs:
-        raise UserError(f"{options.data}: no word has anagrams; give --words or other scenes")
+        why = f"none of {options.words} fits a region" if options.words else "no word has anagrams; give --words"
+        raise UserError(f"{options.data}: {why}, or give other scenes")
+    if options.reader is not None:
+        check_reader(options.reader)
+        known = readable_characters(options.reader, options.reader_model)
+        options = replace(options, match=settle_match(options.match, known, [job.text for job in jobs]))
+    note = check(options)
     check_font(Coverage(regions.maker.renderer.path, (job.text for job in jobs)), options.data)
     size = options.part_size
     tasks = [(number, jobs[start : start + size]) for number, start in enumerate(range(0, len(jobs), size))]
@@ -271,7 +356,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{options.out}: shard {shard} is done; another process joins the parts")
             return
         accepted, attempts = merge(options.out, len(tasks))
-    print(f"{options.out}: {accepted} of {attempts} words accepted")
+        save_png(options.out / "contact_sheet.png", contact_sheet(options.out, regions))
+    print(f"{options.out}: {accepted} of {attempts} words accepted; see contact_sheet.png")
 
 
 if __name__ == "__main__":

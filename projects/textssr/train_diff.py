@@ -22,30 +22,32 @@ from torch import Tensor, nn
 
 from common.errors import UserError, command
 from common.train.distributed import keep_freed_memory
-from projects.textssr.checkpoints import load_scheduler, load_vae, place
-from projects.textssr.conditions import font_facts
+from projects.textssr.checkpoints import add_parts, load_scheduler, load_vae, place
+from projects.textssr.conditions import SETTLED, font_facts
 from projects.textssr.config import DIFFUSION_KEYS, read_config
 from projects.textssr.data import LmdbRegions, RegionMaker, collate
 from projects.textssr.fonts import default_font
 from projects.textssr.latents import CachedRegions, collate_cached, posteriors
 from projects.textssr.launch import parse, start_all_processes
-from projects.textssr.model.diffusion import Condition, diffusion_loss, encode, normal
+from projects.textssr.model.diffusion import PLAIN, Condition, Weighting, diffusion_loss, encode, normal
 from projects.textssr.model.glyphs import GlyphRenderer
 from projects.textssr.model.unet import TextUNet
 from projects.textssr.run import Run, logger, start
+from projects.textssr.samples import painter_sheet
 
 
 def build_dataset(config: SimpleNamespace) -> LmdbRegions:
     """Scenes with their glyph conditions."""
     font = config.font_path or default_font()
     renderer = GlyphRenderer(font, config.ttf_size, config.max_len)
-    maker = RegionMaker(config.resolution, renderer, exact_crop=config.exact_crop, clean_glyph=config.clean_glyph)
+    glyph = {"clean_glyph": config.clean_glyph, "tight_glyph": config.tight_glyph}
+    maker = RegionMaker(config.resolution, renderer, exact_crop=config.exact_crop, **glyph)
     return LmdbRegions(config.lmdb_path, maker, config.seed)
 
 
 def cache(config: SimpleNamespace, regions: LmdbRegions, vae: AutoencoderKL, accelerator: Accelerator) -> CachedRegions:
     """The regions with their latents, from `<output_dir>/latents`."""
-    names = ("lmdb_path", "pretrained_vae", "resolution", "seed", "ttf_size", "exact_crop", "clean_glyph")
+    names = ("lmdb_path", "pretrained_vae", "seed", *SETTLED)
     identity = {name: getattr(config, name) for name in names}
     identity |= {"dtype": str(vae.dtype), "font": str(regions.maker.renderer.path)}
     logger.info("Latents of %d regions: %s", len(regions), folder := Path(config.output_dir) / "latents")
@@ -54,21 +56,27 @@ def cache(config: SimpleNamespace, regions: LmdbRegions, vae: AutoencoderKL, acc
 
 def trained_with(config: SimpleNamespace, vae: AutoencoderKL) -> dict[str, object]:
     """The conditions that painting must repeat."""
-    names = ("resolution", "ttf_size", "max_len", "exact_crop", "clean_glyph")
     font = font_facts(config.font_path or default_font())
-    return {name: getattr(config, name) for name in names} | {
-        "font": font, "scaling_factor": vae.config.scaling_factor
+    return {name: getattr(config, name) for name in SETTLED} | {
+        "font": font, "scaling_factor": vae.config.scaling_factor, "condition_dropout": config.condition_dropout
     }  # fmt: skip
 
 
 class DiffusionLoss:
     """The loss of a batch with a frozen VAE; the three latents are encoded in one call, or come with the batch."""
 
-    def __init__(self, vae: AutoencoderKL, scheduler: DDPMScheduler) -> None:
-        self.vae, self.scheduler = vae, scheduler
+    def __init__(
+        self, vae: AutoencoderKL, scheduler: DDPMScheduler, weighting: Weighting = PLAIN, dropout: float = 0.0
+    ) -> None:
+        self.vae, self.scheduler, self.weighting, self.dropout = vae, scheduler, weighting, dropout
 
-    def __call__(self, unet: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+    def __call__(
+        self, unet: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         planes = batch["ttf_images"]
+        if self.dropout:  # blank planes, as an empty text would give
+            lost = torch.rand(len(planes), generator=generator) < self.dropout
+            planes = planes.masked_fill(lost.to(planes.device)[:, None, None, None], 1.0)
         condition = Condition(batch.get("masked_images"), batch.get("glyphs"), planes, batch["masks"])
         if "moments" in batch:
             image, masked, glyph = posteriors(batch["moments"])
@@ -79,7 +87,10 @@ class DiffusionLoss:
         timesteps = torch.randint(0, steps, (len(planes),), generator=generator).to(planes.device)
         scale = self.vae.config.scaling_factor
         draw = normal(generator)
-        return diffusion_loss(unet, self.scheduler, image, masked, glyph, condition, scale, draw, timesteps).loss
+        made = diffusion_loss(
+            unet, self.scheduler, image, masked, glyph, condition, scale, draw, timesteps, self.weighting
+        )  # fmt: skip
+        return made.loss, made.by_place(condition)
 
 
 @command
@@ -111,17 +122,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     ema = EMAModel(unet.parameters(), model_cls=TextUNet, model_config=unet.config) if config.use_ema else None
     if ema is not None:
         ema.to(accelerator.device)
+    regions = dataset
     if config.cache_latents:
         dataset = cache(config, dataset, vae, accelerator)
     stack = collate_cached if config.cache_latents else collate
+    sheet = None
+    if config.sample_sheet and accelerator.is_main_process:
+        sheet = painter_sheet(regions, vae, scheduler, accelerator.device, config.sample_sheet)
+    weighting = Weighting(config.region_loss_weight, config.min_snr_gamma)
+    loss = DiffusionLoss(vae, scheduler, weighting, config.condition_dropout)
     run = Run(
-        config, accelerator, unet, dataset, stack, DiffusionLoss(vae, scheduler), folder="unet",
-        tracker="unet-fine-tune", drop_last=False, ema=ema, trained_with=trained_with(config, vae),
+        config, accelerator, unet, dataset, stack, loss, folder="unet",
+        tracker="unet-fine-tune", drop_last=False, ema=ema, sheet=sheet,
+        trained_with=trained_with(config, vae),
     )  # fmt: skip
     if not run.train():
         print(f"stopped after update {run.clock.step}; the same command resumes the run")
     elif accelerator.is_main_process:
-        run.save_model(Path(config.output_dir) / "final" / "unet")
+        final = Path(config.output_dir) / "final"
+        run.save_model(final / "unet")
+        add_parts(final, {"vae": config.pretrained_vae, "scheduler": config.scheduler_path})
     run.finish()
 
 

@@ -27,6 +27,7 @@ from projects.textssr.data import LmdbRegions, RegionMaker
 from projects.textssr.launch import parse, start_all_processes
 from projects.textssr.model.diffusion import encode
 from projects.textssr.run import Run, start
+from projects.textssr.samples import vae_sheet
 
 
 def stack(crops: list[torch.Tensor | None]) -> dict[str, torch.Tensor] | None:
@@ -35,10 +36,12 @@ def stack(crops: list[torch.Tensor | None]) -> dict[str, torch.Tensor] | None:
     return {"pixel_values": torch.stack(kept)} if kept else None
 
 
-def reconstruction_loss(vae: nn.Module, batch: dict[str, torch.Tensor], _: torch.Generator) -> torch.Tensor:
-    """Mean squared error of the reconstruction, whose latents are the posterior's mode."""
+def reconstruction_loss(
+    vae: nn.Module, batch: dict[str, torch.Tensor], _: torch.Generator
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Mean squared error of the reconstruction, whose latents are the posterior's mode; nothing else is logged."""
     pixels = batch["pixel_values"]
-    return F.mse_loss(vae(pixels).sample.float(), pixels)
+    return F.mse_loss(vae(pixels).sample.float(), pixels), {}
 
 
 def fit_scaling_factor(vae: AutoencoderKL, dataset: LmdbRegions, most: int = 64) -> None:
@@ -70,9 +73,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     dataset = LmdbRegions(config.lmdb_path, maker, config.seed)
     accelerator = start(config)
     fit = partial(fit_scaling_factor, vae, dataset) if config.fit_scaling_factor else None
+    watched = config.sample_sheet and accelerator.is_main_process
+    sheet = vae_sheet(dataset, accelerator.device, config.sample_sheet) if watched else None
     run = Run(
         config, accelerator, vae, dataset, stack, reconstruction_loss, folder="vae", tracker="vae-fine-tune",
-        drop_last=True, before_save=fit, say_epochs=True,
+        drop_last=True, before_save=fit, sheet=sheet, say_epochs=True,
     )  # fmt: skip
     if not run.train():
         print(f"stopped after update {run.clock.step}; the same command resumes the run")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 import random
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from common.errors import UserError
+
+WIDER = 1.25
+"""A word fits a region where it is at most so many times wider or narrower than the region's own word."""
 
 
 def arrangements(word: str) -> int:
@@ -33,42 +37,65 @@ def permutations(word: str) -> Iterator[str]:
     return extend("")
 
 
+def folds(character: str) -> bool:
+    """Whether a character is a letter with one capital and one small form."""
+    return character.lower() != character.upper() and len(character.lower()) == len(character.upper()) == 1
+
+
 def anagrams(word: str, count: int, rng: random.Random, *, include_original: bool = False) -> list[str]:
     """Up to `count` distinct anagrams, sorted; the word itself only on request.
 
-    A word of one distinct character has none. Where there are not more than asked for, all are given.
+    Blanks stay where they are, and capitals too: letters are permuted without case, and the letter that comes to the
+    place of a capital becomes one (Nick -> Kcin). A word of one distinct character has none. Where there are not more
+    than asked for, all are given.
     """
-    skipped = set() if include_original else {word}
-    total = arrangements(word) - len(skipped)
+    letters = [character.lower() if folds(character) else character for character in word if not character.isspace()]
+
+    def shaped(order: Sequence[str]) -> str:
+        rest = iter(order)
+        made = [character if character.isspace() else next(rest) for character in word]
+        return "".join(
+            new.upper() if folds(new) and folds(old) and old == old.upper() else new for new, old in zip(made, word)
+        )
+
+    skipped = set() if include_original else {shaped(letters)}
+    total = arrangements("".join(letters)) - len(skipped)
     if total <= count:
-        return [made for made in permutations(word) if made not in skipped]
+        return sorted({shaped(made) for made in permutations("".join(letters))} - skipped)
     found: set[str] = set()
-    letters = list(word)
     while len(found) < count:
         rng.shuffle(letters)
-        made = "".join(letters)
+        made = shaped(letters)
         if made not in skipped:
             found.add(made)
     return sorted(found)
 
 
-def read_list(path: str | Path) -> dict[int, list[str]]:
-    """One word a line -> words by length. Raises UserError for a file without words."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: --words: cannot be read ({error}); give a UTF-8 file of one word a line") from None
-    by_length: dict[int, list[str]] = defaultdict(list)
-    for word in dict.fromkeys(line.strip() for line in lines):
-        if word:
-            by_length[len(word)].append(word)
-    if not by_length:
-        raise UserError(f"{path}: --words: it has no words; give one a line")
-    return dict(by_length)
+class WordList:
+    """The words of a list, by the width that a font gives them.
 
+    Args:
+        path: a UTF-8 file, one word a line. Raises UserError for a file without words.
+        width: the width of a text, in any unit.
+    """
 
-def fitting(word: str, by_length: dict[int, Sequence[str]], count: int, rng: random.Random) -> list[str]:
-    """Up to `count` words of the list that take about the space of `word`: those of the nearest length."""
-    nearest = min(by_length, key=lambda length: (abs(length - len(word)), length))
-    choices = [choice for choice in by_length[nearest] if choice != word]
-    return rng.sample(choices, min(count, len(choices)))
+    def __init__(self, path: str | Path, width: Callable[[str], float]) -> None:
+        try:
+            lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"{path}: --words: cannot be read ({error}); give a UTF-8 file of one word a line"
+            ) from None
+        words = [word for word in dict.fromkeys(line.strip() for line in lines) if word]
+        if not words:
+            raise UserError(f"{path}: --words: it has no words; give one a line")
+        self.width = width
+        self.words = sorted(words, key=lambda word: (width(word), word))
+        self.widths = [width(word) for word in self.words]
+
+    def fitting(self, word: str, count: int, rng: random.Random) -> list[str]:
+        """Up to `count` words, other than `word`, whose width is within WIDER of its width."""
+        own = self.width(word)
+        first, last = bisect_left(self.widths, own / WIDER), bisect_right(self.widths, own * WIDER)
+        choices = [choice for choice in self.words[first:last] if choice != word]
+        return rng.sample(choices, min(count, len(choices)))

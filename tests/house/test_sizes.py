@@ -12,8 +12,8 @@ from tests.house.tree import ROOT, functions, length, relative, sources
 FLOOR = 25
 SMALL_FILES = 0
 """Ceiling on product files below the floor that are neither packages, registries nor configurations."""
-NAMESPACES = 2
-"""Ceiling on `argparse.Namespace` in projects: the two sub-commands that MGP-STR adds to `strlab`."""
+NAMESPACES = 3
+"""Ceiling on `argparse.Namespace` in projects: the sub-commands that MGP-STR (two) and TextSSR add to `strlab`."""
 TRAIN_FILES = 10
 """Files of common/train."""
 WRITTEN = 0

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import avg_pool2d
 
-from projects.textssr.model.build import SIZES, VAES, build_vae
+from projects.textssr.fonts import default_font
+from projects.textssr.model.build import SIZES, VAES, build_unet, build_vae
+from projects.textssr.model.glyphs import GlyphRenderer
+from projects.textssr.model.unet import GlyphEncoder
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -24,3 +28,21 @@ def test_small_vaes_begin_as_a_blur_in_colours(size) -> None:
         for colour in range(3):
             both = torch.stack([seen[colour].flatten(), given[colour].flatten()])
             assert torch.corrcoef(both)[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("words", [["read", "on"], ["a b"], [" "], ["abcdefghijklmnopqrstuvwxyz"]])
+def test_blank_planes_are_skipped_with_equal_results(words: list[str]) -> None:
+    """Tokens and gradients of the small glyph encoder; the published size convolves every plane."""
+    torch.manual_seed(0)
+    encoder, renderer = build_unet("tiny").ttf_net, GlyphRenderer(default_font())
+    planes = torch.from_numpy(np.stack([renderer.planes(word) for word in words])).float() / 255
+    assert encoder.patch_embed.used_only and not GlyphEncoder(depth=1).patch_embed.used_only
+    direction, results = torch.randn(len(words), 65, 128), []
+    for used_only in (False, True):
+        encoder.patch_embed.used_only = used_only
+        encoder.zero_grad()
+        tokens = encoder(planes)
+        (tokens * direction).sum().backward()
+        results.append((tokens.detach(), encoder.patch_embed.proj.weight.grad.clone()))
+    for all_planes, used in zip(*results):
+        assert (all_planes - used).abs().max() < 1e-4 * all_planes.abs().max()

@@ -20,11 +20,11 @@ from common.data.convert.anyword import Filters, convert_anyword
 from common.data.lmdb import WordLmdb
 from common.data.synth.scenes import SceneOptions, render_scenes
 from common.errors import UserError
+from common.infer import peers
 from common.infer.recognizer import Prediction
-from projects.textssr import evaluate, infer, judge, make_base, report, synthesize, train_vae, word_choice
+from projects.textssr import evaluate, infer, make_base, report, synthesize, train_vae, word_choice
 from projects.textssr.checkpoints import load_scheduler, load_vae
 from projects.textssr.config import DIFFUSION_KEYS, VAE_KEYS, read_config
-from projects.textssr.judge import read_crop
 from projects.textssr.launch import asked_for
 from projects.textssr.model.unet import TextUNet
 from projects.textssr.painting import paste_back
@@ -84,7 +84,7 @@ def test_checkpoints_have_the_published_form(trained) -> None:
     config = json.loads((trained / "step1/checkpoint-3/unet/config.json").read_text())
     assert (config["_class_name"], config["in_channels"]) == ("UNet2DConditionModel", 4)
     assert json.loads((trained / "vae/checkpoint-3/vae/config.json").read_text())["scaling_factor"] > 1.0
-    assert (trained / "step1/final/unet/config.json").is_file()
+    assert {path.name for path in (trained / "step1/final").iterdir()} == {"unet", "vae", "scheduler"}
     averaged = trained / "step2/checkpoint-3/unet_ema"
     assert set(weights(averaged)) == set(weights(trained / "step2/checkpoint-3/unet"))
     assert not same(averaged, trained / "step2/checkpoint-3/unet")
@@ -106,6 +106,24 @@ def test_conditions_travel_with_the_weights(trained, base, scenes, tmp_path, cap
     command[3] = base / "vae"  # untrained, so its latents have another scale
     assert run(infer, *command, "--output", tmp_path / "other") == 2
     assert "scaling factor" in capfd.readouterr().err
+
+
+def test_training_can_be_watched(trained, scenes, base, tmp_path) -> None:
+    """Samples at each checkpoint, and the loss inside and outside the region; neither changes what is learned."""
+    data, vae, two = scenes / "train/lmdb", trained / VAE, "sample_sheet=2"
+    train_step(1, tmp_path / "step1", data, base, vae, base / "unet", two, "log_every=1")
+    train_the_vae(tmp_path / "vae", data, base, two)
+    assert same(tmp_path / "step1/checkpoint-3/unet", trained / "step1/checkpoint-3/unet")
+    assert same(tmp_path / VAE, vae)
+    for name in ("step1", "vae"):
+        sheets = sorted(path.name for path in (tmp_path / name / "samples").iterdir())
+        assert sheets == ["00000002.png", "00000003.png"]
+        assert cv2.imread(str(tmp_path / name / "samples" / sheets[0])).std() > 5
+    lines = [json.loads(line) for line in (tmp_path / "step1/metrics.jsonl").read_text().splitlines()]
+    for line in [line for line in lines if "loss" in line]:
+        low, high = sorted((line["loss_inside"], line["loss_outside"]))
+        assert low <= line["loss"] <= high
+    assert len(lines) >= 3 and not (trained / "step1/samples").exists()
 
 
 def test_resuming_is_exact(trained, scenes, base, tmp_path, capfd) -> None:
@@ -229,6 +247,31 @@ def test_infer_writes_pictures(trained, base, scenes, tmp_path) -> None:
     assert (out / "contact_sheet.png").is_file()
 
 
+def test_the_published_benchmark_is_evaluated(trained, base, tmp_path, monkeypatch, capfd) -> None:
+    """The authors' layout with the published defaults of paths: SeqAcc and NED by PP-OCR, distances by their names."""
+    pictures = tmp_path / "benchmark/ic13/images"
+    pictures.mkdir(parents=True)
+    cv2.imwrite(str(pictures / "img_1.jpg"), np.random.default_rng(0).integers(0, 250, (120, 160, 3), np.uint8))
+    boxes = {"OPEN": (20, 10, 120, 50), "daily": (20, 60, 108, 100)}
+    words = [
+        {"polygon": [[a, b], [c, b], [c, d], [a, d]], "text": text, "valid": True, "language": "Latin"}
+        for text, (a, b, c, d) in boxes.items()
+    ]
+    items = [{"img_name": "img_1.jpg", "caption": "", "annotations": words}]
+    content = {"data_root": "./benchmark/ic13/images", "data_list": items}
+    (pictures.parent / "test.json").write_text(json.dumps(content))
+    monkeypatch.chdir(tmp_path)
+    assert run(infer, *models(base, trained)) == 0
+    monkeypatch.setattr(evaluate, "open_reader", lambda *_: Echo(["OPEN", "daily"] * 3))
+    monkeypatch.setattr(evaluate, "describe_reader", lambda name: f"PP-OCR ({name})")
+    assert run(evaluate, "output/ic13", "--reader", "rapidocr", "--device", "cpu") == 0
+    figures = json.loads(Path("output/ic13/evaluation.json").read_text())
+    assert figures["reader"] == "PP-OCR (rapidocr)" and figures["words"] == 2
+    assert figures["SeqAcc"] == 50 and 50 <= figures["NED"] < 60 and figures["languages"][0]["language"] == "Latin"
+    assert figures["FD reader"] > 0 and all(name in figures for name in ("FID", "LPIPS"))
+    assert "read by PP-OCR" in capfd.readouterr().out
+
+
 def test_per_sample_seeds_do_not_depend_on_batches(trained, base, scenes, tmp_path) -> None:
     data, flags = scenes / "test" / "test.json", [*models(base, trained), "--per-sample-seeds", "--limit", 3]
     for size in (3, 1):
@@ -292,7 +335,8 @@ def test_the_filter_keeps_what_is_read(trained, base, scenes, tmp_path, monkeypa
     data = scenes / "test" / "test.json"
     flags = [*models(base, trained), "--reader", reader, "--per-region", 2, "--limit", 3]
     options = synthesize.parse_synthesis([str(word) for word in (data, tmp_path / "out", *flags)], "")
-    labels = [job.text for job in synthesize.plan(options, synthesize.open_regions(options).texts())]
+    labels = [job.text for job in synthesize.plan(options, synthesize.open_regions(options).texts(), len)]
+    monkeypatch.setattr(synthesize, "readable_characters", lambda *_: None)
     monkeypatch.setattr(synthesize, "open_reader", lambda *_: Echo(labels))
     assert run(synthesize, data, tmp_path / "out", *flags) == 0
     attempts = [json.loads(line) for line in (tmp_path / "out/manifest.jsonl").read_text().splitlines()]
@@ -302,19 +346,60 @@ def test_the_filter_keeps_what_is_read(trained, base, scenes, tmp_path, monkeypa
     assert "reason" not in attempts[0] and attempts[1]["reason"] == "not read as the label"
     made = WordLmdb(tmp_path / "out" / "words")
     assert [made.label(index) for index in range(len(made))] == labels[::2]
+    for number, entry in enumerate(attempts):  # each picture has its number
+        assert entry["number"] == number // 2 + 1
+        path = tmp_path / "out/rejected" / f"{entry['number']:09d}.png"
+        assert path.is_file() == (2 * entry["number"] <= len(labels))
     made.close()
+    sheet = cv2.imread(str(tmp_path / "out/contact_sheet.png"))
+    assert sheet.shape[0] > 150 and sheet.std() > 10
+    assert run(synthesize, data, tmp_path / "small", *flags, "--no-rejected") == 0
+    assert not (tmp_path / "small/rejected").exists()
     assert synthesize.matches("it's", "ITS", "36") and not synthesize.matches("its", "ITS", "exact")
 
 
 def test_anagrams() -> None:
     rng = random.Random(0)
-    assert word_choice.anagrams("aaa", 5, rng) == []
+    assert word_choice.anagrams("aaa", 5, rng) == word_choice.anagrams("Aa", 5, rng) == []
     assert word_choice.anagrams("ab", 5, rng) == ["ba"]
     assert word_choice.anagrams("aab", 9, rng, include_original=True) == ["aab", "aba", "baa"]
     made = word_choice.anagrams("NICKNAME", 20, random.Random(1))
     assert len(set(made)) == 20 and "NICKNAME" not in made and all(sorted(w) == sorted("NICKNAME") for w in made)
     assert made == word_choice.anagrams("NICKNAME", 20, random.Random(1))
     assert word_choice.anagrams("a" * 20 + "b", 30, rng)[0] == "a" * 19 + "ba"
+
+
+@pytest.mark.parametrize("word", ["Nick", "Open now", "iPhone 7", "A to Z", "straße"])
+def test_anagrams_keep_blanks_and_capitals_in_place(word: str) -> None:
+    for count in (5, 5000):
+        made = word_choice.anagrams(word, count, random.Random(0))
+        assert made and len(set(made)) == len(made)
+        for one in made:
+            assert len(one) == len(word) and sorted(one.lower()) == sorted(word.lower()) and one != word
+            assert [at for at, c in enumerate(one) if c == " "] == [at for at, c in enumerate(word) if c == " "]
+            assert all(new.isupper() == old.isupper() for new, old in zip(one, word) if new.isalpha() and old.isalpha())
+
+
+def test_words_of_a_list_fit_or_are_lacking(scenes, tmp_path, capsys) -> None:
+    path = tmp_path / "words.txt"
+    path.write_text("abcd\nefgh\nijkl\nabcdefghijklm\nx\n")
+    words = word_choice.WordList(path, len)
+    assert sorted(words.fitting("read", 5, random.Random(0))) == ["abcd", "efgh", "ijkl"]
+    assert len(words.fitting("read", 2, random.Random(0))) == 2 and words.fitting("readers", 2, random.Random(0)) == []
+    command = [str(scenes / "test/test.json"), str(tmp_path), "--words", str(path), "--no-filter"]
+    options = synthesize.parse_synthesis(command, "")
+    assert len(synthesize.plan(options, ["read", "efgh", "longer"], len)) == 3 + 2
+    assert "7 of 12 words are lacking: for 3 of 3 regions" in capsys.readouterr().out
+
+
+def test_the_match_is_one_that_the_reader_can_satisfy(capsys) -> None:
+    assert synthesize.settle_match(None, None, ["Ab!"]) == "exact"
+    assert synthesize.settle_match(None, "Abc!", ["Ab!"]) == "exact"
+    assert synthesize.settle_match(None, "abc", ["Ab!"]) == "36"
+    assert synthesize.settle_match("exact", "abc", ["Ab", "ab"]) == "exact"
+    assert "1 of 2 words need them" in capsys.readouterr().err
+    with pytest.raises(UserError, match="cannot give 'A'"):
+        synthesize.settle_match("exact", "abc", ["Ab", "A"])
 
 
 def test_convert_anyword(scenes, tmp_path) -> None:
@@ -388,20 +473,9 @@ def test_the_verdict_follows_the_figures() -> None:
     assert "not read" in report.verdict({"word36": 1})
 
 
-def test_an_ocr_package_reads_crops() -> None:
-    def engine(picture, **parts):
-        assert parts == {"use_det": False, "use_cls": False, "use_rec": True}
-        return ([["word", 0.9]], [0.1]) if picture[0, 0, 0] else (None, None)  # blue comes first
-
-    crop = np.zeros((8, 9, 3), np.uint8)
-    assert read_crop(engine, crop) == Prediction("", 0.0)
-    crop[..., 2] = 7
-    assert read_crop(engine, crop) == Prediction("word", 0.9)
-
-
 def test_wrong_use_is_one_line(trained, base, scenes, tmp_path, capfd, monkeypatch) -> None:
-    find = judge.importlib.util.find_spec
-    monkeypatch.setattr(judge.importlib.util, "find_spec", lambda name: None if "rapidocr" in name else find(name))
+    find = peers.importlib.util.find_spec
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None if "rapidocr" in name else find(name))
     config = CONFIGS / "tiny_vae_cfg.py"
     wrong = [
         (train_vae, ["--config", tmp_path / "none.py"], "no such file"),
@@ -413,11 +487,10 @@ def test_wrong_use_is_one_line(trained, base, scenes, tmp_path, capfd, monkeypat
         (infer, ["--data", scenes / "test/test.json", "--unet", base / "unet"], "give a trained one"),
         (infer, ["--data", scenes / "test/test.json", "--text", "\u4e2d"], "no glyph for"),
         (infer, ["--data", tmp_path / "no.json"], "no such file"),
-        (synthesize, [scenes / "test/test.json", tmp_path / "s"], "--reader"),
         (synthesize, [scenes / "test/test.json", tmp_path / "s", "--reader", "none.pth"], "none.pth does not exist"),
         (evaluate, [tmp_path], "no labels.json"),
         (evaluate, [tmp_path, "--reader", "nowhere"], "nowhere does not exist"),
-        (evaluate, [tmp_path, "--reader", "rapidocr"], "rapidocr_onnxruntime is not installed"),
+        (evaluate, [tmp_path, "--reader", "rapidocr"], "rapidocr: not installed"),
         (make_base, [base], "it holds a model"),
     ]
     for script, arguments, message in wrong:

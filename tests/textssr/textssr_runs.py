@@ -16,7 +16,8 @@ from projects.textssr import train_diff, train_vae
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / "projects" / "textssr" / "configs"
-SHORT = ["train_batch_size=2", "gradient_accumulation_steps=2", "max_train_steps=3", "checkpointing_steps=2"]
+SHORT = ["train_batch_size=2", "gradient_accumulation_steps=2", "max_train_steps=3", "checkpointing_steps=2",
+         "sample_sheet=0"]  # fmt: skip
 GOOD = [[10, 20], [70, 20], [70, 40], [10, 40]]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from common.data.convert import anyword, gt, lmdbs, public
+from common.data.convert import anyword, gt, lmdbs, public, scene_files
 
 __all__ = ["add_parser"]
 
@@ -13,5 +13,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the library's kinds."""
     gt.add_parser(subparsers)
     anyword.add_parser(subparsers)
+    scene_files.add_parser(subparsers)
     lmdbs.add_parser(subparsers)
     public.add_parser(subparsers)

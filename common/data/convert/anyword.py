@@ -72,14 +72,16 @@ def convert_anyword(
     *,
     workers: int = 1,
     shard: Shard = WHOLE_JOB,
+    images: Path | None = None,
 ) -> Counter:
     """Write the LMDB folder `out`, which must not exist; counts of pictures, words and reasons of what was skipped.
 
-    workers, shard, resuming: see `write_samples`; the counts are empty where other shards have work left. Raises
-    `UserError` for a file of another form, an unwritable place, or when nothing could be used.
+    `images` is the folder of the pictures, in place of the file's data_root. workers, shard, resuming: see
+    `write_samples`; the counts are empty where other shards have work left. Raises `UserError` for a file of another
+    form, an unwritable place, or when nothing could be used.
     """
     source, out, filters, counts = Path(source), Path(out), filters or Filters(), Counter()
-    root, items = _read(source)
+    root, items = read_scene_file(source, images)
     plan = {"scenes": hashlib.sha256(source.read_bytes()).hexdigest(), "root": str(root), **asdict(filters)}
 
     def finish(folder: Path, joined: Joined) -> None:
@@ -144,8 +146,8 @@ def _write_part(source: Path, root: Path, filters: Filters, folder: Path, work: 
     return len(items)
 
 
-def _read(source: Path) -> tuple[Path, list[dict]]:
-    """The picture folder (see `picture_folder`) and the list."""
+def read_scene_file(source: Path, images: Path | None = None) -> tuple[Path, list[dict]]:
+    """The picture folder (`images`, or see `picture_folder`) and data_list. Raises `UserError` for another form."""
     try:
         content = json.loads(source.read_text(encoding="utf-8"))
         root, items = Path(content["data_root"]), content["data_list"]
@@ -156,7 +158,7 @@ def _read(source: Path) -> tuple[Path, list[dict]]:
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise UserError(f"{source}: data_list: a list of objects is needed")
     names = [str(item["img_name"]) for item in items[:20] if "img_name" in item]
-    return picture_folder(source, root, names), items
+    return images or picture_folder(source, root, names), items
 
 
 def picture_folder(source: Path, root: Path, names: Sequence[str] = ()) -> Path:
@@ -194,6 +196,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("anyword", help="an AnyWord JSON file into a scene LMDB", description=__doc__)
     parser.add_argument("json", type=Path, metavar="JSON", help="file with data_root and data_list")
     parser.add_argument("out", type=Path, metavar="OUT", help="the LMDB folder to make; must not exist")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="of the pictures, in place of data_root")
     parser.add_argument("--keep-invalid", action="store_true", help="keep words marked `valid: false`")
     parser.add_argument("--max-watermark", type=float, default=1.0, help="largest wm_score of a picture")
     parser.add_argument("--min-length", type=int, default=1, help="shortest text")
@@ -208,4 +211,5 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def _run(args: argparse.Namespace) -> None:
     names = ("keep_invalid", "max_watermark", "min_length", "max_length", "min_side", "min_area", "language")
     filters = Filters(**{name: getattr(args, name) for name in names})
-    convert_anyword(args.json, args.out, filters, workers=args.workers, shard=find_shard(args.shard))
+    how = {"workers": args.workers, "shard": find_shard(args.shard), "images": args.images}
+    convert_anyword(args.json, args.out, filters, **how)

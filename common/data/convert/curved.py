@@ -47,7 +47,8 @@ def _polygon_line(root: Path, picture: Path, line: str) -> Iterator[Source]:
     xs, ys = (np.array(fields[axis].replace(",", " ").split(), dtype=float) for axis in "xy")
     if len(xs) != len(ys) or len(xs) < 3:
         raise ValueError(f"{len(xs)} x and {len(ys)} y of the polygon")
-    yield word(root, str(picture), (xs.min(), ys.min(), xs.max(), ys.max()), label)
+    points = np.stack([xs, ys], axis=1).ravel().tolist()
+    yield word(root, str(picture), polygon_box(points), label, polygon=points)
 
 
 def ctw1500(root: Path, split: str) -> Iterator[Source]:
@@ -77,14 +78,19 @@ def _xml_box(root: Path, picture: Path, box: ElementTree.Element) -> Iterator[So
     label = (box.findtext("label") or "").strip()
     if label and label != "###":
         points = [float(value) for value in (box.findtext("segs") or box.findtext("pts") or "").split(",")]
-        yield word(root, str(picture), polygon_box(points), label)
+        yield word(root, str(picture), polygon_box(points), label, polygon=whole_polygon(points))
 
 
 def _hash_line(root: Path, picture: Path, line: str) -> Iterator[Source]:
     numbers, _, label = line.partition("####")
     if label.strip() and label.strip() != "#":
         points = [float(value) for value in numbers.strip().strip(",").split(",")]
-        yield word(root, str(picture), polygon_box(points), label.strip())
+        yield word(root, str(picture), polygon_box(points), label.strip(), polygon=whole_polygon(points))
+
+
+def whole_polygon(points: list[float]) -> list[float] | None:
+    """The points of a polygon; None where there are fewer than three, or half a point: then the bounds are taken."""
+    return points if len(points) >= 6 and len(points) % 2 == 0 else None
 
 
 def _of_split(path: Path, split: str) -> bool:

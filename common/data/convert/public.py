@@ -20,6 +20,8 @@ from common.data.convert.linked import link
 from common.data.convert.records import MALFORMED, malformed
 from common.data.convert.release import packed
 from common.data.convert.samples import add_running_arguments, write_samples
+from common.data.convert.scene_files import art as art_scenes
+from common.data.convert.scene_files import cut_words, write_scene_file
 from common.data.parts import WHOLE_JOB, Joined, Shard, find_shard
 from common.data.sets import WHOLE, Subset, WordSet, digest, find_set, known
 from common.data.sources import open_words
@@ -162,11 +164,35 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
             parser.add_argument("--subset", nargs="+", choices=names, help="only these (default: all that are there)")
         if any(subset.filter == "listed" for subset in data_set.subsets):
             parser.add_argument("--only", type=Path, metavar="LIST", help="names of the words to keep, one a line")
+        parser.add_argument(
+            "--scenes", action="store_true", help="write a scene file DST.json of the whole pictures and their words"
+        )
         add_running_arguments(parser)
         parser.set_defaults(run=partial(_run, data_set))
 
 
+def convert_scenes(data_set: WordSet, source: Path, out: Path, subsets: list[str] | None = None) -> None:
+    """Write a scene file of the whole pictures of a release. Raises `UserError` where it holds cut-out words alone."""
+    if data_set.form in (LMDB, ANYWORD):
+        told = "holds no whole pictures" if data_set.form == LMDB else "is of the scene file's form already"
+        raise UserError(f"--scenes: {data_set.name} {told}")
+    chosen = [data_set.subset(name) for name in subsets] if subsets else list(data_set.subsets)[:1]
+    skipped: list[tuple[str, str]] = []
+    if data_set.form == "art":  # its word task has other pictures
+        words = art_scenes(source, skipped)
+    else:
+        words = (word for subset in chosen for word in cut_words(words_of(data_set, subset, source), skipped))
+    try:
+        write_scene_file(out, words, skipped)
+    except MALFORMED as error:
+        told = f"annotations are not of {data_set.name}'s form ({malformed(error)})"
+        raise UserError(f"{source}: {told}") from None
+
+
 def _run(data_set: WordSet, args: argparse.Namespace) -> None:
+    if args.scenes:
+        convert_scenes(data_set, args.source, args.out, getattr(args, "subset", None))
+        return
     how = {"subsets": getattr(args, "subset", None), "only": getattr(args, "only", None)}
     results = convert_set(data_set, args.source, args.out, workers=args.workers, shard=find_shard(args.shard), **how)
     print("\n".join([f"{data_set.title}:", *table(results)]))

@@ -34,7 +34,8 @@ class Source(NamedTuple):
     picture's file bytes.
 
     extras: what else to store with it (see `LmdbWriter.add`). wrong: why the record cannot be used, "" if it can.
-    picture: the file name of the picture, where it is one. check: decode it before it is stored.
+    picture: the file name of the picture, where it is one. check: decode it before it is stored. place: (root, picture
+    below it, polygon [[x, y], …]) of a word that is cut out of a whole picture.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Source(NamedTuple):
     wrong: str = ""
     picture: str = ""
     check: bool = True
+    place: tuple[Path, str, list[list[float]]] | None = None
 
     @classmethod
     def file(

@@ -43,10 +43,24 @@ def cut(root: Path, name: str, box: Box) -> bytes:
     return stream.getvalue()
 
 
-def word(root: Path, name: str, box: Box, label: str, where: str = "", extras: dict | None = None) -> Source:
-    """One word of the picture `name` below `root`. Raises ValueError for a box that is not finite."""
+def word(
+    root: Path,
+    name: str,
+    box: Box,
+    label: str,
+    where: str = "",
+    extras: dict | None = None,
+    polygon: Sequence[float] | None = None,
+) -> Source:
+    """One word of the picture `name` below `root`; `polygon` x1, y1, x2, y2, …, where it is known, is for scenes.
+
+    Raises ValueError for a box that is not finite.
+    """
     told = f"{where} {name} {tuple(round(side) for side in box)}".strip()
-    return Source(told, label, partial(cut, root, name, box), extras or {})
+    left, top, right, bottom = box
+    flat = polygon or (left, top, right, top, right, bottom, left, bottom)
+    points = [[float(x), float(y)] for x, y in zip(flat[::2], flat[1::2])]
+    return Source(told, label, partial(cut, root, name, box), extras or {}, place=(root, name, points))
 
 
 def corner_box(box: Sequence[float], pad: float = 0) -> Box:
@@ -69,7 +83,7 @@ def textocr(root: Path) -> Iterator[Source]:
         def one(note: dict, pictures: dict = pictures) -> Iterator[Source]:
             if note["utf8_string"] != ".":
                 name = _located(root, pictures[str(note["image_id"])]["file_name"])
-                yield word(root, name, corner_box(note["bbox"]), note["utf8_string"])
+                yield word(root, name, corner_box(note["bbox"]), note["utf8_string"], polygon=note.get("points"))
 
         yield from each(((f"{file}: {key}:", note) for key, note in content["anns"].items()), one, Source.bad)
 
@@ -103,7 +117,7 @@ def coco(root: Path) -> Iterator[Source]:
         if ("#" in label and label != "#") or label.startswith("*") or label.endswith("*"):
             return
         image = content["imgs"][str(note["image_id"])]["file_name"]
-        yield word(root, _located(root, image), corner_box(note["bbox"], 2), label)
+        yield word(root, _located(root, image), corner_box(note["bbox"], 2), label, polygon=note.get("mask"))
 
     yield from each(((f"{file}: {key}:", note) for key, note in content["anns"].items()), one, Source.bad)
 
@@ -117,7 +131,7 @@ def lsvt(root: Path) -> Iterator[Source]:
         label = note["transcription"]
         if not note["illegibility"] and not HAN.search(label) and "#" not in label:
             points = [value for point in note["points"] for value in point]
-            yield word(root, _located(root, f"{name}.jpg"), polygon_box(points), label)
+            yield word(root, _located(root, f"{name}.jpg"), polygon_box(points), label, polygon=points)
 
     records = (
         (f"{file}: {name} word {number}:", (name, note))
@@ -137,8 +151,8 @@ def rctw17(root: Path) -> Iterator[Source]:
                 return
             label = parts[9].strip().strip('"')
             if not HAN.search(label) and "#" not in label:
-                box = polygon_box([float(part) for part in parts[:8]])
-                yield word(root, str(_beside(file).relative_to(root)), box, label)
+                points = [float(part) for part in parts[:8]]
+                yield word(root, str(_beside(file).relative_to(root)), polygon_box(points), label, polygon=points)
 
         yield from each(numbered_lines(file), one, Source.bad)
 
@@ -150,7 +164,8 @@ def rects(root: Path) -> Iterator[Source]:
         def one(note: dict, file: Path = file) -> Iterator[Source]:
             label = note["transcription"]
             if not note["ignore"] and not HAN.search(label) and "#" not in label:
-                yield word(root, _located(root, f"{file.stem}.jpg"), polygon_box(note["points"]), label)
+                points = note["points"]
+                yield word(root, _located(root, f"{file.stem}.jpg"), polygon_box(points), label, polygon=points)
 
         yield from each(_numbered(file, read_json(file)["lines"]), one, Source.bad)
 
@@ -163,7 +178,8 @@ def uber(root: Path) -> Iterator[Source]:
         def one(line: str, image: Path = image) -> Iterator[Source]:
             parts = line.split("\t")
             if len(parts) >= 2 and "*" not in parts[1]:
-                yield word(root, str(image), polygon_box([float(part) for part in parts[0].split()]), parts[1])
+                points = [float(part) for part in parts[0].split()]
+                yield word(root, str(image), polygon_box(points), parts[1], polygon=points)
 
         yield from each(numbered_lines(file), one, Source.bad)
 

@@ -10,7 +10,8 @@ copy.
 excludes the word) and give the list to --apply. --page FILE writes statistics with plots.
 
 An LMDB without a single label (for pre-training, or of scenes) is sound without labels. One of masks alone may lack
-numbers and keeps them.
+numbers and keeps them. In scene LMDBs and scene files (JSON with data_root and data_list; DIR may be such a file) the
+annotated words are examined: polygons inside the picture, text, sizes.
 
 Exit status: 0 when all is well, 1 when something was found that a repair would fix, 2 for bad arguments.
 """
@@ -28,10 +29,12 @@ from pathlib import Path
 from common.console import Rule, show
 from common.data.doctor import as_dict, describe, refuse_place, repair
 from common.data.examine import Examination, Wishes, examine
+from common.data.examine_scenes import examine_scenes, find_scenes
 from common.data.examine_shares import examine_share
 from common.data.exclude import read_exclusions
 from common.data.leaks import find_leaks, write_leaks
 from common.data.parts import add_shard_argument, find_shard
+from common.data.sources import find_sources
 from common.data.words import discover
 from common.errors import UserError
 from common.files import write_text
@@ -79,6 +82,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    scenes = find_scenes(args.folder) if args.folder.exists() else []
+    annotated = [examine_scenes(path, not args.no_decode) for path in scenes]
+    for one in annotated:
+        print("\n".join(one.describe(args.examples)), flush=True)
+    if scenes and (args.folder.is_file() or not find_sources(args.folder)):  # scene files alone
+        return int(any(one.faults for one in annotated))
     folders = discover(args.folder)
     for flag in ("exclude", "apply"):
         if getattr(args, flag) is not None and args.repair is None:
@@ -122,7 +131,7 @@ def _run(args: argparse.Namespace) -> int:
         _report_suspects(args, [e.path for e in found if not e.fatal and e.counts.get("label")])
     if args.repair is not None:
         return _repair(args, found)
-    return int(faults > 0)
+    return int(faults > 0 or any(one.faults for one in annotated))
 
 
 def _report_leaks(args: argparse.Namespace, folders: list[Path]) -> None:

@@ -18,4 +18,5 @@ lr_scheduler = "cosine"
 lr_warmup_steps = 50
 exact_crop = True
 clean_glyph = True
+tight_glyph = True
 log_every = 10

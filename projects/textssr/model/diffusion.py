@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler
+from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -94,6 +94,48 @@ class StepOutput:
     prediction: Tensor
     target: Tensor
 
+    @torch.no_grad()
+    def by_place(self, condition: Condition) -> dict[str, Tensor]:
+        """The mean squared error inside the text region and outside it, for logs."""
+        error = (self.prediction.float() - self.target.float()).square().mean(1, keepdim=True)
+        outside = condition.small_mask(error)
+        inside = 1 - outside
+        return {
+            "loss_inside": (error * inside).sum() / inside.sum().clamp_min(1),
+            "loss_outside": (error * outside).sum() / outside.sum().clamp_min(1),
+        }
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """How the squared error is weighted; the defaults are the published plain mean.
+
+    region: weight of the text region against 1 outside. min_snr_gamma: gamma of min-SNR weighting (Hang et al., ICCV
+    2023, for v-prediction min(SNR, gamma) / (SNR + 1)), None: none.
+    """
+
+    region: float = 1.0
+    min_snr_gamma: float | None = None
+
+    def mean(
+        self, scheduler: DDPMScheduler, prediction: Tensor, target: Tensor, timesteps: Tensor, mask: Tensor
+    ) -> Tensor:
+        """The loss of predictions `[B, 4, h, w]` with the small mask `[B, 1, h, w]` (1 outside the region)."""
+        if self == PLAIN:
+            return F.mse_loss(prediction, target)
+        error = (prediction - target).square()
+        weight = self.region + (1 - self.region) * mask.to(error.dtype)
+        each = (error * weight).mean((1, 2, 3)) / weight.mean((1, 2, 3))
+        if self.min_snr_gamma is not None:
+            abar = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
+            snr = abar / (1 - abar)
+            over = {"epsilon": snr, "v_prediction": snr + 1, "sample": 1.0}[scheduler.config.prediction_type]
+            each = each * snr.clamp_max(self.min_snr_gamma) / over
+        return each.mean()
+
+
+PLAIN = Weighting()
+
 
 def diffusion_loss(
     unet: TextUNet,
@@ -105,8 +147,9 @@ def diffusion_loss(
     scale: float,
     draw: Draw,
     timesteps: Tensor | None = None,
+    weighting: Weighting = PLAIN,
 ) -> StepOutput:
-    """Mean squared error over the whole crop.
+    """Mean squared error over the whole crop, as `weighting` says.
 
     Draws, in order: eps_pixel, noise, eps_masked, eps_glyph, then the timesteps.
     """
@@ -118,23 +161,28 @@ def diffusion_loss(
         steps = scheduler.config.num_train_timesteps
         timesteps = torch.randint(0, steps, (len(latents),), device=latents.device)
     noisy = scheduler.add_noise(latents, noise, timesteps)
-    sample = predictor_input(noisy, masked_latents, glyph_latents, condition.small_mask(latents))
+    mask = condition.small_mask(latents)
+    sample = predictor_input(noisy, masked_latents, glyph_latents, mask)
     prediction = unet(sample, timesteps, condition.planes).sample
     target = target_of(scheduler, latents, noise, timesteps)
-    return StepOutput(F.mse_loss(prediction.float(), target.float()), sample, prediction, target)
+    loss = weighting.mean(scheduler, prediction.float(), target.float(), timesteps, mask)
+    return StepOutput(loss, sample, prediction, target)
 
 
 @torch.no_grad()
 def paint(
     unet: TextUNet,
     vae: AutoencoderKL,
-    scheduler: DDPMScheduler,
+    scheduler: DDPMScheduler | DPMSolverMultistepScheduler,
     condition: Condition,
     steps: int,
     draw: Draw,
+    guidance: float = 1.0,
 ) -> Tensor:
     """Sample crops `[B, 3, R, R]` in [-1, 1] (not clamped) by ancestral denoising.
 
+    With a scheduler other than DDPM's its own steps are taken. `guidance` other than 1 is classifier-free guidance (Ho
+    and Salimans 2022): away from the prediction for blank character planes; for UNets trained with condition dropout.
     Models in half precision compute in it; the latents between the steps stay float32.
 
     Draws, in order: `glyph`, `masked`, `init`, then `step` once per step (the last one has practically no weight).
@@ -146,10 +194,17 @@ def paint(
     latents = draw("init", masked) * scheduler.init_noise_sigma
     mask = condition.small_mask(latents)
     context = unet.ttf_net(condition.planes.to(unet.dtype))  # the planes do not change from step to step
+    blank = unet.ttf_net(torch.ones_like(condition.planes).to(unet.dtype)) if guidance != 1 else None
     for timestep in scheduler.timesteps:
         sample = predictor_input(scheduler.scale_model_input(latents, timestep), masked, glyph, mask)
         prediction = unet(sample.to(unet.dtype), timestep, context).sample.to(latents.dtype)
-        latents = ancestral_step(scheduler, prediction, timestep, latents, draw)
+        if guidance != 1:
+            without = unet(sample.to(unet.dtype), timestep, blank).sample.to(latents.dtype)
+            prediction = without + guidance * (prediction - without)
+        if isinstance(scheduler, DDPMScheduler):
+            latents = ancestral_step(scheduler, prediction, timestep, latents, draw)
+        else:
+            latents = scheduler.step(prediction, timestep, latents).prev_sample
     return vae.decode(latents.to(vae.dtype) / scale).sample
 
 

@@ -57,13 +57,19 @@ class GlyphRenderer:
         ImageDraw.Draw(canvas).text((0, 0), text, (INK, INK, INK), self.word_font)
         return np.asarray(canvas)
 
-    def word(self, text: str, rectangle: Rectangle, resolution: int, *, clean: bool = False) -> np.ndarray:
+    def word(
+        self, text: str, rectangle: Rectangle, resolution: int, *, clean: bool = False, tight: bool = False
+    ) -> np.ndarray:
         """Ink `[R, R]` bool of the whole word, warped by perspective into the rectangle.
 
         As published only pixels that are exactly the ink's grey survive the warp, so thin strokes become dots; `clean`
-        keeps every pixel nearer to ink than to paper.
+        keeps every pixel nearer to ink than to paper. As published the line from the ascender to the lowest ink fills
+        the rectangle; with `tight` the ink's own bounding box does, as polygons are drawn around ink.
         """
         picture = self._word(text)
+        if tight and (inked := (picture[..., 0] < 255)).any():
+            rows, columns = inked.any(1).nonzero()[0], inked.any(0).nonzero()[0]
+            picture = picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         height, width = picture.shape[:2]
         source = np.float32([[0, 0], [width, 0], [width, height], [0, height]])
         target = rectangle.reading_corners().astype(np.float32)

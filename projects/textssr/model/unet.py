@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
+from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from common.errors import UserError
 from common.train import checkpoint
@@ -22,14 +25,38 @@ INPUT_CHANNELS = 13
 PLANES, PLANE_SIZE, CONTEXT = 25, 64, 1024
 
 
+class PlaneEmbed(PatchEmbed):
+    """Patches of character planes `[B, 25, 64, 64]` -> `[B, 64, width]`; with `used_only`, blank planes cost nothing.
+
+    Planes behind a batch's longest word are all 1, so each adds one constant: the sum of its weights. The result is the
+    same up to rounding; a word of four letters convolves 4 planes of 25.
+    """
+
+    used_only = False
+
+    def forward(self, planes: Tensor) -> Tensor:
+        if not self.used_only:
+            return super().forward(planes)
+        inked = (planes.amin((0, 2, 3)) < 1).nonzero()
+        used = int(inked[-1]) + 1 if len(inked) else 1
+        weight = self.proj.weight
+        bias = self.proj.bias + weight[:, used:].sum((1, 2, 3))
+        patches = F.conv2d(planes[:, :used], weight[:, :used], bias, self.proj.stride)
+        return self.norm(patches.flatten(2).transpose(1, 2))
+
+
 class GlyphEncoder(VisionTransformer):
-    """Character planes `[B, 25, 64, 64]` in [0, 1] -> tokens `[B, 65, width]`: the class token, then 8x8 patches."""
+    """Character planes `[B, 25, 64, 64]` in [0, 1] -> tokens `[B, 65, width]`: the class token, then 8x8 patches.
+
+    At the published width every plane is convolved, as published; smaller ones skip blank planes (`PlaneEmbed`).
+    """
 
     def __init__(self, width: int = CONTEXT, depth: int = 6, heads: int = 8) -> None:
         super().__init__(
             PLANE_SIZE, 8, PLANES, num_classes=0, global_pool="", embed_dim=width, depth=depth, num_heads=heads,
-            norm_layer=functools.partial(nn.LayerNorm, eps=1e-6),
+            norm_layer=functools.partial(nn.LayerNorm, eps=1e-6), embed_layer=PlaneEmbed,
         )  # fmt: skip
+        self.patch_embed.used_only = width != CONTEXT
 
     def forward(self, planes: Tensor) -> Tensor:
         return self.forward_features(planes)
@@ -73,6 +100,7 @@ class TextUNet(UNet2DConditionModel):
         folder = Path(folder)
         if not (folder / cls.config_name).is_file():
             raise UserError(f"{folder}: no {cls.config_name}: give a diffusers UNet folder (pretrained_unet)")
+        check_class(folder, "UNet2DConditionModel", "the UNet")
         known = inspect.signature(UNet2DConditionModel.__init__).parameters
         try:
             config = cls.load_config(folder)
@@ -102,6 +130,16 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 def short(error: Exception) -> str:
     """An error of another library in part of a line."""
     return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+def check_class(folder: Path, wanted: str, key: str) -> None:
+    """Raise UserError where the `config.json` of a model folder names another class than `wanted`."""
+    try:
+        found = json.loads((folder / "config.json").read_text("utf-8")).get("_class_name", wanted)
+    except (OSError, ValueError, AttributeError):
+        return  # whoever reads it next says what is wrong
+    if found != wanted:
+        raise UserError(f"{folder}: {key}: it holds a {found}: give the folder of a {wanted}")
 
 
 def predictor_input(latents: Tensor, masked: Tensor, glyph: Tensor, mask: Tensor) -> Tensor:

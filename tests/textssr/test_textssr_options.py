@@ -1,0 +1,104 @@
+"""Additional ways to train and to sample: off they are the published ones, on they do what their names say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
+from torch.nn import functional as F
+
+from projects.textssr.metrics import frechet_distance
+from projects.textssr.model.build import SCHEDULER, build_unet, build_vae
+from projects.textssr.model.diffusion import PLAIN, Condition, StepOutput, Weighting
+from projects.textssr.model.diffusion import paint as sample_crops
+from projects.textssr.painting import sample_draws
+from projects.textssr.train_diff import DiffusionLoss
+
+
+@pytest.fixture(scope="module")
+def models():
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    return build_unet("tiny").eval(), build_vae("tiny").eval(), DDPMScheduler(**SCHEDULER)
+
+
+def predictions() -> tuple[torch.Tensor, ...]:
+    """Prediction, target, timesteps, and a mask that keeps all but a quarter."""
+    draw = torch.Generator().manual_seed(1)
+    prediction, target = torch.randn(2, 2, 4, 8, 8, generator=draw)
+    mask = torch.ones(2, 1, 8, 8)
+    mask[:, :, :4, :4] = 0
+    return prediction, target, torch.tensor([3, 700]), mask
+
+
+def test_the_loss_is_the_published_mean_unless_weighted(models) -> None:
+    prediction, target, timesteps, mask = predictions()
+    plain = F.mse_loss(prediction, target)
+    assert torch.equal(PLAIN.mean(models[2], prediction, target, timesteps, mask), plain)
+    error = (prediction - target).square()
+    weighted = Weighting(region=4.0).mean(models[2], prediction, target, timesteps, mask)
+    inside, outside = error[:, :, :4, :4].sum(), error.sum() - error[:, :, :4, :4].sum()
+    assert torch.allclose(weighted, (4 * inside + outside) / (2 * 4 * (4 * 16 + 48)))
+    abar = models[2].alphas_cumprod[timesteps]
+    snr = abar / (1 - abar)
+    expected = (error.mean((1, 2, 3)) * snr.clamp_max(5) / (snr + 1)).mean()
+    assert torch.allclose(Weighting(min_snr_gamma=5).mean(models[2], prediction, target, timesteps, mask), expected)
+
+
+def test_the_loss_by_place(models) -> None:
+    prediction, target, _, mask = predictions()
+    condition = Condition(None, None, torch.ones(2, 25, 64, 64), mask)
+    made = StepOutput(F.mse_loss(prediction, target), prediction, prediction, target).by_place(condition)
+    error = (prediction - target).square()
+    assert torch.allclose(made["loss_inside"], error[:, :, :4, :4].mean())
+    assert torch.allclose(0.25 * made["loss_inside"] + 0.75 * made["loss_outside"], error.mean())
+
+
+def test_dropped_conditions_are_blank_planes(models) -> None:
+    unet, vae, scheduler = models
+    seen = []
+
+    class Watched(torch.nn.Module):
+        def forward(self, sample, timesteps, planes):
+            seen.append(planes)
+            return unet(sample, timesteps, planes)
+
+    batch = {"pixel_values": torch.zeros(8, 3, 64, 64), "masks": torch.ones(8, 1, 64, 64)}
+    batch |= {"masked_images": torch.zeros(8, 3, 64, 64), "glyphs": torch.ones(8, 3, 64, 64)}
+    batch["ttf_images"] = torch.zeros(8, 25, 64, 64)
+    for dropout in (0.0, 0.5):
+        DiffusionLoss(vae, scheduler, dropout=dropout)(Watched(), batch, torch.Generator().manual_seed(0))
+    blank = [(planes == 1).all((1, 2, 3)) if hasattr(planes, "all") else None for planes in seen]
+    assert not blank[0].any() and 0 < int(blank[1].sum()) < 8
+    assert all(float(planes.unique().numel()) == 1 for planes in seen[1])
+
+
+def paint(models, scheduler, steps: int, guidance: float = 1.0) -> np.ndarray:
+    """A crop of the tiny model."""
+    unet, vae, _ = models
+    planes = torch.ones(1, 25, 64, 64)
+    planes[:, 0, 20:40, 20:40] = 0
+    mask = torch.ones(1, 1, 64, 64)
+    mask[:, :, 20:40] = 0
+    condition = Condition(torch.zeros(1, 3, 64, 64), torch.ones(1, 3, 64, 64), planes, mask)
+    with torch.inference_mode():
+        return sample_crops(unet, vae, scheduler, condition, steps, sample_draws([0]), guidance).numpy()
+
+
+def test_guidance_and_the_solver_change_what_is_painted(models) -> None:
+    ddpm = models[2]
+    plain = paint(models, ddpm, 3)
+    assert np.array_equal(plain, paint(models, ddpm, 3, 1.0))
+    assert not np.array_equal(plain, paint(models, ddpm, 3, 3.0))
+    solver = DPMSolverMultistepScheduler.from_config(ddpm.config)
+    first, second = paint(models, solver, 4), paint(models, solver, 4)
+    assert np.isfinite(first).all() and np.array_equal(first, second) and not np.array_equal(first, plain)
+
+
+def test_frechet_distance() -> None:
+    rng = np.random.default_rng(0)
+    first = rng.normal(0, 1, (400, 6))
+    assert frechet_distance(first, first) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(first, first + 2) == pytest.approx(24, rel=1e-6)
+    assert frechet_distance(first, 3 * first) > 4 * 6 * 0.8  # deviations 1 and 3: (3 - 1)^2 for each of six
