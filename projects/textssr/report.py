@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ import numpy as np
 from common.infer.pictures import enlarge
 from common.metrics.protocols import PROTOCOL_36
 from common.report.finished import Finished
+from common.report.metrics import curves_of, read_metrics
 from common.report.page import Cell, Report
 from common.report.standard import standard_report
 from projects.textssr.metrics import FIGURES, READ, load
@@ -20,6 +22,11 @@ SHEET = """Each pair: the crop before (left) and after painting the word below (
 green where the reader agrees, case aside."""
 THREE = """What the reader is given, for the same words: the real region (top), the same after the VAE alone, the
 painted one; below each word the three readings. Green: the painted word is read right."""
+GENERATED = """The first words that were kept and the first that were rejected (`wanted > read`), each next to the
+original word of its region."""
+LOSSES = {"loss_inside": "inside the text region", "loss_outside": "outside"}
+PAINTED = "The same regions at each checkpoint: real crop, crop without the word, glyph, painting."
+SAMPLES = {"vae": "Crops before and after the VAE.", "step1": PAINTED, "step2": PAINTED}
 SMALL_SAMPLE = 100
 """Fewer words than this: a difference of a few points means nothing, and the report says so."""
 
@@ -35,6 +42,7 @@ def build(run_dir: Path, recipe: Finished) -> Report:
         report.heading(folder.name, level=3).text(SHEET).image(load(folder / "contact_sheet.png"), folder.name)
         add_full(report, folder)
     add_data_set(report, out)
+    add_training(report, out)
     return report.heading("The steps, and the reader trained with generated words").extend(standard)
 
 
@@ -138,6 +146,25 @@ def add_full(report: Report, folder: Path, most: int = 8) -> None:
         report.text("Whole pictures with the word named below pasted back into its region:").grid(cells)
 
 
+def add_training(report: Report, out: Path) -> None:
+    """The loss inside and outside the text region, and the last sheet of samples of every training."""
+    charts, sheets = [], {}
+    for name in ("vae", "step1", "step2"):
+        curves = curves_of(read_metrics(out / name / "metrics.jsonl"))
+        shown = [replace(curves[key], name=told) for key, told in LOSSES.items() if key in curves]
+        if len(shown) > 1:
+            charts.append((f"{name}: loss by place", shown))
+        found = sorted((out / name / "samples").glob("*.png"))
+        if found:
+            sheets[name] = found[-1]
+    if charts or sheets:
+        report.heading("Training", level=3)
+    if charts:
+        report.curves(charts, log_y=True)
+    for name, path in sheets.items():
+        report.text(SAMPLES[name]).image(load(path), f"{name}, update {int(path.stem):,}")
+
+
 def add_data_set(report: Report, out: Path) -> None:
     """How many generated words were kept, how many are read, and what they change for the reader."""
     manifest = out / "generated" / "manifest.jsonl"
@@ -151,9 +178,12 @@ def add_data_set(report: Report, out: Path) -> None:
         if "prediction" in entry
     ]
     report.heading("The generated data set", level=3).text(
-        f"{kept:,} of {len(entries):,} painted words were kept ({100 * kept / max(len(entries), 1):.1f} %); the reader "
+        f"{kept:,} of {len(entries):,} painted words were kept ({100 * kept / max(len(entries), 1):.1f} %); the judge "
         f"reads {sum(read):,} of them right. Every attempt is listed in `generated/manifest.jsonl`."
     )
+    sheet = out / "generated" / "contact_sheet.png"
+    if sheet.is_file():
+        report.text(GENERATED).image(load(sheet), "kept, rejected and original words")
     rows = []
     for name, folder in (("without", "eval_without"), ("with", "eval")):
         path = out / folder / "eval.json"

@@ -22,6 +22,7 @@ from common.data.synth.scenes import SceneOptions, render_scenes
 from common.errors import UserError
 from common.infer import peers
 from common.infer.recognizer import Prediction
+from common.report.page import Report
 from projects.textssr import evaluate, infer, make_base, report, synthesize, train_vae, word_choice
 from projects.textssr.checkpoints import load_scheduler, load_vae
 from projects.textssr.config import DIFFUSION_KEYS, VAE_KEYS, read_config
@@ -124,6 +125,10 @@ def test_training_can_be_watched(trained, scenes, base, tmp_path) -> None:
         low, high = sorted((line["loss_inside"], line["loss_outside"]))
         assert low <= line["loss"] <= high
     assert len(lines) >= 3 and not (trained / "step1/samples").exists()
+    page = Report("TextSSR")
+    report.add_training(page, tmp_path)
+    assert [kind for kind, _ in page.blocks] == ["heading", "svg", "text", "image", "text", "image"]
+    assert "inside the text region" in page.html()
 
 
 def test_resuming_is_exact(trained, scenes, base, tmp_path, capfd) -> None:
