@@ -52,7 +52,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     sets = find_sets(args.data, args.select)
-    wanted = [_named(text) for text in args.readers] or [(one.name, str(one.path)) for one in shipped.all_shipped()]
+    wanted = [named(text) for text in args.readers] or [(one.name, str(one.path)) for one in shipped.all_shipped()]
     if not wanted:
         raise UserError("strlab compare: no reader is given and none ships with this installation; give checkpoints")
     opened = [(label, open_peer(at) if at in PEERS else open_recognizer(at, engine="torch")) for label, at in wanted]
@@ -70,7 +70,7 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _named(text: str) -> tuple[str, str]:
+def named(text: str) -> tuple[str, str]:
     """Label and checkpoint, or label and peer, of one argument."""
     label, equals, rest = text.partition("=")
     label, rest = (label, rest) if equals else ("", text)

@@ -96,3 +96,19 @@ def test_the_figures_are_those_of_the_command() -> None:
     assert set(figures.FIGURES) == set(AUTHORS)
     for name, figure in figures.FIGURES.items():
         assert (ROOT / "docs" / "images" / f"{name}.svg").read_text("utf-8") == figures.svg(figure), name
+
+
+def test_the_words_of_the_readme() -> None:
+    """`python docs/words.py` always draws the same words, with a line for each reader; wrong readings are red."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location("words", ROOT / "docs" / "words.py")
+    words = module_from_spec(spec)
+    spec.loader.exec_module(words)
+    crops = words.crops()
+    assert len(crops) == 12 and all((first[1] == again[1]).all() for first, again in zip(crops, words.crops()))
+    right = [text for text, _ in crops]
+    one, two = words.sheet(crops, [("a", right)]), words.sheet(crops, [("a", right), ("b", ["?"] * 12)])
+    assert two.shape[0] - one.shape[0] == 3 * words.LINE and two.shape[1] == one.shape[1]
+    red = lambda image: int(((image[..., 0] > 150) & (image[..., 1] < 60) & (image[..., 2] < 60)).sum())  # noqa: E731
+    assert red(two) > red(one)
