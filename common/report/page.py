@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, Template
 from markupsafe import Markup, escape
+from PIL import Image
 
 from common.files import write_bytes, write_text
 from common.infer.pictures import png
@@ -162,8 +163,13 @@ def anchor(name: str) -> str:
 
 
 def data_url(image: np.ndarray) -> str:
-    """A picture as a `data:` URL."""
-    return f"data:image/png;base64,{base64.b64encode(png(image)).decode()}"
+    """A picture uint8 [h, w, 3] as a `data:` URL: PNG where it has few colours, as masks have, else WebP, about
+    a tenth as large for crops."""
+    if len(np.unique(image.reshape(-1, image.shape[-1])[:4096], axis=0)) <= 64:
+        return f"data:image/png;base64,{base64.b64encode(png(image)).decode()}"
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "WEBP", quality=85, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def numeric(rows: list[list[Any]], column: int) -> bool:

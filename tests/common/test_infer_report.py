@@ -134,3 +134,28 @@ def test_confusions() -> None:
         and edits("", "a") == [("", "a")]
     )
     assert confusions([("ab", "ab"), ("o0", "oo"), ("x0", "xo")]).most_common(1) == [(("0", "o"), 2)]
+
+
+def test_pictures_of_a_page_are_small() -> None:
+    """Crops are WebP, close to the pixels and a fraction of a PNG; masks stay exact."""
+    import base64
+    import io
+
+    from PIL import Image
+
+    from common.infer.pictures import png
+    from common.report.page import data_url
+
+    grid = np.linspace(0, 6, 300)
+    waves = np.stack([np.sin(grid[:, None] + k + grid[None]) for k in range(3)], axis=2)
+    noise = np.random.default_rng(0).normal(0, 6, waves.shape)
+    crop = (127 + 90 * waves + noise).clip(0, 255).astype(np.uint8)
+    url = data_url(crop)
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"))
+    assert url.startswith("data:image/webp") and len(url) < len(png(crop)) / 4
+    assert np.abs(shown.astype(int) - crop).mean() < 8
+    mask = np.zeros((32, 128, 3), np.uint8)
+    mask[8:20, 10:90] = 255
+    url = data_url(mask)
+    assert url.startswith("data:image/png")
+    assert (np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))) == mask).all()
