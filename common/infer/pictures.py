@@ -126,7 +126,7 @@ def annotated(image: np.ndarray, words: Sequence[tuple[np.ndarray, str]]) -> np.
         colour = tuple(int(value) for value in PALETTE[number % len(PALETTE)])
         corners = [(float(x), float(y)) for x, y in box]
         draw.line([*corners, corners[0]], colour, thick, joint="curve")
-        size = float(np.clip(0.55 * np.linalg.norm(np.asarray(box[3]) - box[0]), 11, 0.08 * max(image.shape[:2]) + 11))
+        size = float(np.clip(0.5 * np.linalg.norm(np.asarray(box[3]) - box[0]), 11, 0.03 * max(image.shape[:2]) + 6))
         font = ImageFont.load_default(size=size)
         left, bottom = corners[0][0], min(y for _, y in corners[:2])
         bottom = bottom if bottom >= size * 1.2 else max(y for _, y in corners) + size * 1.2  # no room above

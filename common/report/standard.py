@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +84,7 @@ def add_summary(report: Report, finished: Finished) -> None:
     report.text(" ".join(lines))
     for warning in warnings_of(finished):
         report.text(f"**{warning}**")
-    rows = [[step.name, f"{step.seconds / 60:.1f}", "`" + " ".join(step.command) + "`"] for step in finished.steps]
+    rows = [[step.name, f"{step.seconds / 60:.1f}", f"`{typed(step.command)}`"] for step in finished.steps]
     report.table(["step", "minutes", "command"], rows)
 
 
@@ -99,7 +101,7 @@ def data_words(finished: Finished) -> str:
     """Where the data came from, in a phrase."""
     if finished.own_data:
         return f"the folder given with --data (`{finished.data.name}`)"
-    return f"the embedded synthetic corpus, rendered by `{' '.join(finished.steps[0].command)}`"
+    return f"the embedded synthetic corpus, rendered by `{typed(finished.steps[0].command)}`"
 
 
 def add_accuracy(report: Report, finished: Finished) -> None:
@@ -315,3 +317,11 @@ def data_sets(root: Path) -> list[list[Any]]:
         ]
     except UserError:
         return []  # a recipe of a method that reads no word LMDBs
+
+
+def typed(command: Sequence[str]) -> str:
+    """A command as a person types it: a program of an environment by its name, without the folders of one machine."""
+    if not command or not Path(command[0]).is_absolute():
+        return shlex.join(command)
+    name = Path(command[0]).name
+    return shlex.join(["python" if re.fullmatch(r"python3?[.\d]*", name) else name, *command[1:]])

@@ -159,3 +159,11 @@ def test_pictures_of_a_page_are_small() -> None:
     url = data_url(mask)
     assert url.startswith("data:image/png")
     assert (np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))) == mask).all()
+
+
+def test_commands_are_shown_as_typed() -> None:
+    from common.report.standard import typed
+
+    assert typed(("/opt/env/bin/python3.11", "train.py", "--note", "a b")) == "python train.py --note 'a b'"
+    assert typed(("/opt/env/bin/strlab", "eval")) == "strlab eval" and typed(("bash", "x.sh")) == "bash x.sh"
+    assert typed(()) == ""

@@ -350,3 +350,45 @@ def test_painting_by_the_api() -> None:
     with Running(Limits()) as running:
         assert running.ask("POST", "/paint", b"{}", Content_Type="application/json")[0] == 404
         assert running.ask("GET", "/health")[1]["paints"] is False
+
+
+def test_the_painter_is_tried_before_the_server_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--paint FOLDER`: a project's module `paint` with these weights; wrong weights are refused, as is no project."""
+    from types import SimpleNamespace
+
+    import numpy as np
+
+    from common import registry
+    from common.errors import UserError
+    from common.serve.painting import find_painter
+
+    calls = []
+
+    def paint(image: object, box: object, text: str, *, weights: Path, seed: int = 20) -> object:
+        calls.append((text, weights))
+        if not weights.is_dir():
+            raise UserError(f"--weights {weights}: no such folder")
+        return image
+
+    monkeypatch.setattr(registry, "project_modules", lambda: {"reader": "x", "painter": "y"})
+    modules = {("painter", "paint"): SimpleNamespace(paint=paint)}
+    monkeypatch.setattr(registry, "project_module", lambda project, name: modules.get((project, name)))
+    picture = np.zeros((20, 30, 3), np.uint8)
+    assert find_painter(tmp_path)(picture, (1, 1, 9, 9), "yes", seed=3) is picture
+    assert calls == [("a", tmp_path), ("yes", tmp_path)]
+    with pytest.raises(UserError, match="no such folder"):
+        find_painter(tmp_path / "absent")
+    modules.clear()
+    with pytest.raises(UserError, match="no installed project paints words"):
+        find_painter(tmp_path)
+
+
+def test_a_project_paints_with_these_arguments() -> None:
+    """What `find_painter` passes is what the project's function takes."""
+    import inspect
+
+    from common import registry
+
+    modules = [registry.project_module(project, "paint") for project in registry.project_modules()]
+    (module,) = [module for module in modules if module is not None]
+    inspect.signature(module.paint).bind("image", (0, 0, 9, 9), "word", weights="folder", seed=1)
