@@ -7,13 +7,15 @@ TORCH_INDEX ?=
 SCALE ?= auto
 DATA ?=
 PRETRAINED ?=
+IMAGES ?=
 RECIPES := $(patsubst projects/%/recipe.toml,%,$(wildcard projects/*/recipe.toml))
 
-.PHONY: help setup test test-all test-processors lint data bench gpu-check compare docs wheel serve report clean $(addprefix reproduce-,$(RECIPES)) $(addprefix sanity-,$(RECIPES))
+.PHONY: help setup test test-all test-processors lint data bench gpu-check compare docs wheel serve report clean $(addprefix release-,$(RECIPES)) $(addprefix reproduce-,$(RECIPES)) $(addprefix sanity-,$(RECIPES))
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
-	@echo "reproduce-NAME  run a recipe: $(RECIPES)   [SCALE=smoke|cpu|gpu|paper|paper-MODEL] [DATA=folder] [PRETRAINED=file]"
+	@echo "reproduce-NAME  run a recipe: $(RECIPES)   [SCALE=smoke|cpu|gpu|release|paper|paper-MODEL] [DATA=folder] [PRETRAINED=file]"
+	@echo "release-NAME    train the readers of a recipe that can be compared with the other recipes' [IMAGES=number]"
 	@echo "sanity-NAME     overfit 64 images with the recipe's recogniser"
 
 $(VENV)/.ready: pyproject.toml requirements.lock
@@ -71,6 +73,9 @@ report: $(VENV)/.ready  ## write the reports of all finished runs again
 
 $(addprefix reproduce-,$(RECIPES)): reproduce-%: $(VENV)/.ready
 	$(BIN)/strlab reproduce $* --scale $(SCALE) $(if $(DATA),--data "$(DATA)") $(if $(PRETRAINED),--pretrained "$(PRETRAINED)")
+
+$(addprefix release-,$(RECIPES)): release-%: $(VENV)/.ready
+	$(BIN)/strlab reproduce $* --scale release $(if $(IMAGES),--images $(IMAGES))
 
 $(addprefix sanity-,$(RECIPES)): sanity-%: $(VENV)/.ready
 	$(BIN)/strlab sanity $*

@@ -57,6 +57,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command("train the default reader on rendered and real words", "common.reader.train"),
     "report": Command("write the reports of finished runs again", "common.report.command"),
     "reproduce": Command("run a project's recipe, evaluate, write the report", "common.reproduce.command"),
+    "curve": Command("how many labelled words are needed: table and chart", "common.reproduce.curve"),
     "sanity": Command("overfit 64 images with a project's reader", "common.reproduce.sanity"),
     "bench": Command("time the data path and the models in the units u and v", "common.bench.command"),
     "gpu-check": Command("checks and throughput of a GPU, as JSON", "common.bench.gpu_check"),

@@ -34,7 +34,7 @@ from common.data.words import discover
 from common.errors import UserError
 from common.files import write_text
 from common.infer import environment
-from common.infer.peers import open_peer
+from common.infer.peers import PEERS, open_peer
 from common.infer.published import paper_row, side_by_side
 from common.infer.read import add_checkpoint_arguments, open_from
 from common.infer.recognizer import Prediction, Recognizer
@@ -58,9 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add `strlab eval`."""
     parser = subparsers.add_parser("eval", help="accuracy on LMDBs", description=__doc__)
     add_checkpoint_arguments(parser)
-    parser.add_argument(
-        "--reader", choices=["rapidocr", "tesseract"], help="somebody else's reader, where it is installed"
-    )
+    parser.add_argument("--reader", choices=PEERS, help="somebody else's reader, where it is installed")
     parser.add_argument(
         "--data",
         type=Path,
@@ -248,6 +246,8 @@ def _evaluate_set(
     from tqdm import tqdm
 
     words = open_words(path)
+    if not len(words):
+        raise UserError(f"{path}: the set is empty; exclude it with --select, or look with `strlab doctor {path}`")
     evaluation.folders[name], evaluation.samples[name], evaluation.missing[name] = path, len(words), 0
     count = min(len(words), max_samples or len(words))
     labels: list[tuple[int, str]] = []
@@ -282,7 +282,7 @@ def _evaluate_set(
                 evaluation.traits.append(_traits(words, index, label))
     evaluation.scores.add_bad(name, unreadable)
     words.close()
-    if count and not done:
+    if not done:
         raise UserError(f"{path}: not one of its {count} samples can be read; look with `strlab doctor {path}`")
 
 

@@ -1,4 +1,4 @@
-"""Other people's readers under the same protocols: RapidOCR (PP-OCR) and Tesseract, where they are installed."""
+"""Other people's readers under the same protocols: RapidOCR (PP-OCR), Tesseract, nano-ocr, where they are installed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from common.infer.images import ImageLike, as_array
 from common.infer.recognizer import Prediction, Recognizer
 from common.text.charset import CHARSET_94
 
-PEERS = ("rapidocr", "tesseract")
+PEERS = ("rapidocr", "tesseract", "nano-ocr")
 RAPIDOCR = ("rapidocr", "rapidocr_onnxruntime")
 """Packages of RapidOCR, the newer one (3.x) first."""
 Read = Callable[[np.ndarray], tuple[str, float]]
@@ -56,8 +56,8 @@ class PeerRecognizer(Recognizer):
 
 
 def open_peer(name: str) -> Recognizer:
-    """A peer by its name: rapidocr or tesseract. Raises `UserError` where it is not installed."""
-    openers: dict[str, Callable[[], Read]] = {"rapidocr": _rapidocr, "tesseract": _tesseract}
+    """A peer by its name: rapidocr, tesseract or nano-ocr. Raises `UserError` where it is not installed."""
+    openers: dict[str, Callable[[], Read]] = {"rapidocr": _rapidocr, "tesseract": _tesseract, "nano-ocr": _nano_ocr}
     if name not in openers:
         raise UserError(f"--reader: {name!r} is not one of {', '.join(openers)}")
     return PeerRecognizer(PeerReader(name, openers[name]()), name=name, workers=1)
@@ -67,6 +67,8 @@ def peer_version(name: str) -> str:
     """The installed version of a peer."""
     if name == "rapidocr":
         return metadata.version(rapidocr_package())
+    if name == "nano-ocr":
+        return metadata.version("nano-ocr")
     told = subprocess.run(["tesseract", "--version"], capture_output=True, text=True, check=False).stdout.split()
     return told[1] if len(told) > 1 else "of unknown version"
 
@@ -107,6 +109,22 @@ def _rapidocr() -> Read:
     def read(image: np.ndarray) -> tuple[str, float]:
         text, confidence = engine(image)
         return text.replace(" ", ""), confidence
+
+    return read
+
+
+def _nano_ocr() -> Read:
+    """A CRNN of 4.8 M parameters, trained on MJSynth and IIIT5k: letters, digits, full stop and hyphen."""
+    if importlib.util.find_spec("nano_ocr") is None:
+        raise UserError("--reader nano-ocr: not installed; run `pip install 'strlab[peers]'`")
+    from nano_ocr import NanoOCR
+    from PIL import Image
+
+    engine = NanoOCR(device="cpu")
+
+    def read(image: np.ndarray) -> tuple[str, float]:
+        found = engine.predict(Image.fromarray(image))
+        return found.text.replace(" ", ""), float(found.confidence)
 
     return read
 

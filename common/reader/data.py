@@ -125,12 +125,16 @@ class RealWords:
     """
 
     def __init__(self, folders: Sequence[Path], exclude: Path | None = None) -> None:
+        if not folders:
+            raise UserError("--real: no folder is given")
         paths = [path for folder in folders for path in discover(folder)]
         self.words = WordDataset(paths, max_length=25, keep=_known, exclude=exclude)
-        self.bad, self.numbers = BadSamples(len(self.words)), []
+        advice = "look with `strlab doctor`, which also writes a copy without them"
+        self.bad, self.numbers, self.kept_back = BadSamples(len(self.words), cure=advice), [], 0
         for number in tqdm(range(len(self.words)), desc="real words", unit="img", disable=None, leave=False):
             label = self.words.label(number)
-            if not label or is_validation(label):
+            if is_validation(label):
+                self.kept_back += 1
                 continue
             try:
                 self.words.image(number)
@@ -141,6 +145,21 @@ class RealWords:
             self.numbers.append(number)
         if not self.numbers:
             raise UserError(f"--real {' '.join(map(str, folders))}: no word to train on")
+
+    def describe(self) -> str:
+        """How many words are learnt, and what became of the others, in one line."""
+        counts, told = self.words.counts, []
+        reasons = {
+            "too_long": "longer than 25 characters",
+            "empty": "without one of the 94 characters",
+            "bad": "no label",
+        }
+        for name, reason in reasons.items():
+            told += [f"{counts[name]} {reason}"] if counts[name] else []
+        told += [f"{len(self.bad)} pictures cannot be decoded"] if len(self.bad) else []
+        return f"real words: {len(self.numbers)} to learn, {self.kept_back} kept back for validation" + "".join(
+            f"; {part}" for part in told
+        )
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, str]:
         """A word at random: uint8 `[32, 128, 3]` and its label."""

@@ -18,6 +18,7 @@ from common.models.images import to_float_nchw
 from common.text.charset import CHARSET_94
 from common.text.codecs import CtcCodec
 from common.train.checkpoint import load
+from common.train.state import is_state
 
 HALF = (0.5, 0.5, 0.5)
 COUNTER = "num_batches_tracked"
@@ -33,20 +34,36 @@ def open_reader(checkpoint: Path, options: Mapping[str, Any], device: torch.devi
 
     Raises `UserError` for a file that does not fit.
     """
-    state = load(checkpoint)
-    state = state.get("average", state.get("model", state)) if isinstance(state, Mapping) else state
     charset = options.get("charset", CHARSET_94)
     model = build(**{**options, "charset": charset})
+    load_weights(model, checkpoint, "name its model with --model")
+    return CtcReader(model.to(device).eval(), charset, device)
+
+
+def load_weights(model: CompactReader, file: Path, cure: str) -> None:
+    """Put the weights of a shipped file, a `best.pth` or a training state (the averaged ones) into the model.
+
+    Raises `UserError` for a file that does not fit, which ends with `cure`.
+    """
+    state = load(file)
+    if is_state(state):
+        average = state["parts"].get("average", {})
+        state = {name.removeprefix("model."): tensor for name, tensor in average.items()} or state["model"]
+    elif isinstance(state, Mapping):
+        state = state.get("average", state.get("model", state))
     try:
+        head = state.get("head.weight")
+        if head is not None and len(head) != len(model.head.weight):
+            classes = f"its charset has {len(head) - 1} characters and not {len(model.head.weight) - 1}"
+            raise RuntimeError(classes)
         # fp16 files are widened: figures are stated for fp32. The counters of batch norm are not stored in them.
         stored = {name: tensor.float() for name, tensor in state.items() if not name.endswith(COUNTER)}
         missing, unknown = model.load_state_dict(stored, strict=False)
         if unknown or not all(name.endswith(COUNTER) for name in missing):
             raise RuntimeError(f"missing {missing[:3]}, unknown {unknown[:3]}")
-    except (RuntimeError, AttributeError) as error:
+    except (RuntimeError, AttributeError, TypeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()[:200]
-        raise UserError(f"{checkpoint}: does not fit strlab/compact ({reason}); name its model with --model") from None
-    return CtcReader(model.to(device).eval(), charset, device)
+        raise UserError(f"{file}: does not fit strlab/compact ({reason}); {cure}") from None
 
 
 class CtcReader:

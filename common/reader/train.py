@@ -3,8 +3,10 @@
 Rendered words never end and never repeat exactly; a share of `--real_share` of the images comes from the `--real` word
 sets. The rate warms up, stays, and falls linearly to zero over the last `--decay_images`; so a run can be extended by
 the same command with more `--images` as long as the fall has not begun. `--out` gets `metrics.jsonl` (a line for each
-validation), `training_state-*.pth`, from which the same command resumes exactly, and `best.pth`, the averaged weights
-that read most validation words, with the metadata file that `strlab read --checkpoint` needs.
+validation), `progress.svg` (the same as a picture), `training_state-*.pth`, from which the same command resumes
+exactly, and `best.pth`, the averaged weights that read most validation words, with the metadata file that `strlab read
+--checkpoint` needs. A resumed run may have other values of flags that do not decide the result (`--out`, `--store`,
+`--device`, `--workers`, `--save_every`, `--eval_every`, `--max_steps`, `--validation`); other changes are refused.
 
 Of real word sets, the tenth of the words whose hash is 0 is for validation and is never trained on.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -28,14 +31,16 @@ from torch.utils.data import DataLoader
 from common.data.bad import FILE_NAME, BadSamples
 from common.data.synth.options import SynthOptions
 from common.errors import UserError
+from common.files import write_text
+from common.infer import shipped
 from common.metrics.protocols import PROTOCOL_36
 from common.models.compact import CompactReader
 from common.models.images import to_float_nchw
 from common.reader.data import Mixed, RealWords, RenderedWords, collate, validation_words
-from common.reader.reader import HALF, build
+from common.reader.reader import HALF, build, load_weights
+from common.report.charts import Curve, line_chart
 from common.text.charset import CHARSET_94
 from common.text.codecs import CtcCodec
-from common.train.checkpoint import load
 from common.train.distributed import Dist, wrap
 from common.train.jobs import Evaluate, States, every, save_published
 from common.train.log import Meters, MetricsLog
@@ -45,6 +50,7 @@ from common.train.session import session
 from common.train.state import TrainingState, newest_state
 
 MODEL = "strlab/compact"
+SAFE = {"out", "store", "device", "workers", "save_every", "eval_every", "max_steps", "validation"}
 ENDLESS = 12_000_000  # crops that the store has room for, as holes in a file
 WORDS = SynthOptions(min_length=1, max_length=25, charset="94", digit_share=0.1, vocabulary=120_000)
 
@@ -105,7 +111,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--real_share", type=float, help="share of real images (default 0.5 with --real, else 0)")
     parser.add_argument("--exclude", type=Path, metavar="LIST", help="real words not to train on, from `strlab doctor`")
     parser.add_argument("--validation", type=Path, nargs="*", metavar="FOLDER", help="word sets (default: --real)")
-    parser.add_argument("--init", type=Path, metavar="FILE", help="start from these weights")
+    parser.add_argument("--init", metavar="FILE", help="start from this file, or shipped reader by its name")
     parser.add_argument("--fonts", nargs="*", default=[], metavar="FONT", help="default: every installed fontpkg-*")
     parser.add_argument("--amp", default="no", choices=["no", "bf16"], help="bf16 is faster where the processor has it")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
@@ -121,6 +127,8 @@ def _run(args: argparse.Namespace) -> int:
     validation = args.real if args.validation is None else args.validation
     fields = {name: value for name, value in vars(args).items() if name in Options.__dataclass_fields__}
     fields |= {"real_share": share, "validation": tuple(validation), "real": tuple(args.real)}
+    if args.init:
+        fields["init"] = Path(args.init) if Path(args.init).exists() else shipped.find(args.init).path
     train(Options(**{**fields, "fonts": tuple(args.fonts), "store": args.store or args.out / "crops"}).check())
     return 0
 
@@ -225,18 +233,18 @@ def train(options: Options) -> Path:
         world_size=1, dist_on_itp=False, seed=options.seed, amp=options.amp, compile=False, tf32=False,
     )  # fmt: skip
     with session(settings, asdict(options)) as dist:
-        plain = build().to(dist.device)
+        reader = build().to(dist.device)
         if options.init:
-            start = load(options.init)
-            plain.load_state_dict(start.get("average", start.get("model", start)))
-        average = Average(plain).to(dist.device)
-        model, precision = wrap(plain, dist), Precision(options.amp, dist.device)
-        groups = parameter_groups(plain.named_parameters(), 0.02)
+            load_weights(reader, options.init, "give --init the weights of a reader of the 94 characters")
+        average = Average(reader).to(dist.device)
+        model, precision = wrap(reader, dist), Precision(options.amp, dist.device)
+        groups = parameter_groups(reader.named_parameters(), 0.02)
         optimizer = build_optimizer("adamw", groups, options.lr, fused=True)
         kept = {name: str(value) for name, value in asdict(options).items() if name != "exclude" or value}
         state = TrainingState(model, optimizer, {"average": average}, kept, extra={"best": -1.0})
         clock = Clock(options.images // (options.batch * dist.world_size), stop_at=options.max_steps)
         if found := newest_state(options.out, dist):
+            refuse_other_run(found[0], found[1], options, dist.world_size)
             clock.step = state.resume(found[1], dist).step
             print(f"resumes at step {clock.step}: {found[0]}")
         words = RenderedWords(
@@ -247,13 +255,15 @@ def train(options: Options) -> Path:
             options.store,
         )
         real = RealWords(options.real, options.exclude) if options.real else None
+        if dist.is_main and real is not None:
+            print(real.describe())
         bad = real.bad if real else BadSamples(1)
         if dist.is_main and len(bad):
             bad.file = options.out / FILE_NAME
             bad.save()
-            print(f"{len(bad)} of {bad.total} real pictures cannot be decoded: {bad.file}")
+            print(f"{len(bad)} of {bad.total} real pictures cannot be decoded: {bad.file}", file=sys.stderr)
         source = batches(Mixed(words, real, options.real_share), options, dist, clock.step, clock.total)
-        method = CtcMethod(model, plain, average, precision, dist.device, options, dist.world_size)
+        method = CtcMethod(model, reader, average, precision, dist.device, options, dist.world_size)
         loop = Loop(method, clock, source, Engine(model, optimizer, precision, dist), max_norm=5.0, folder=options.out)
         states = States(state, options.out, dist, bad)
         log = MetricsLog(options.out / "metrics.jsonl" if dist.is_main else None, clock.step)
@@ -265,6 +275,7 @@ def train(options: Options) -> Path:
             seen = clock.step * options.batch * dist.world_size
             print(f"step {clock.step}, {seen:,} images: {json.dumps(result)}", flush=True)
             log.write(step=clock.step, images=seen, **result, images_per_second=round(loop.note.rate, 1))
+            write_text(options.out / "progress.svg", progress_chart(options.out / "metrics.jsonl"))
 
         def keep_best(clock: Clock, result: dict[str, Any]) -> None:
             facts = {"images_seen": clock.step * options.batch * dist.world_size, "validation": result}
@@ -272,12 +283,51 @@ def train(options: Options) -> Path:
             save_published(best, average.model.state_dict, Dist(), (MODEL, {}), **facts)
 
         evaluate = Evaluate(
-            lambda: measure(average.model, sets, dist.device), lambda result: result["weighted"], state, dist,
+            lambda: measure(average.model, sets, dist.device),
+            lambda result: result["weighted"] if sets else float(clock.step),  # without words to read: the newest
+            state, dist,
             keep_best, record, best_key="best",
         )  # fmt: skip
         loop.jobs = [Job(every(options.eval_every), evaluate), Job(every(options.save_every), states)]
         loop.run()
     return best
+
+
+def refuse_other_run(state_file: Path, state: Mapping[str, Any], options: Options, world_size: int) -> None:
+    """Raise `UserError` where a state was written by a run that these options would not continue.
+
+    `--images` and `--decay_images` may change as long as the rate has begun to fall neither in the old plan nor in the
+    new one.
+    """
+    old, new = state["options"], {name: str(value) for name, value in asdict(options).items()}
+    lengths = {"images", "decay_images"}
+    changed = {name for name in new if name not in SAFE and old.get(name, "None") != new[name]}
+    if world_size != state["world_size"]:
+        raise UserError(
+            f"{state_file}: written by {state['world_size']} processes, now there are {world_size}: the positions in "
+            "the stream of words would not continue; give the number of that run, or another --out"
+        )
+    told = "; ".join(f"--{name} {old.get(name)} -> {new[name]}" for name in sorted(changed))
+    if changed - lengths:
+        raise UserError(f"{state_file}: written with other options ({told}); give those of that run, or another --out")
+    seen = state["step"] * options.batch * world_size
+    falls = min(int(old["images"]) - int(old["decay_images"]), options.images - options.decay_images)
+    if changed and seen > falls:
+        raise UserError(
+            f"{state_file}: {seen:,} images were seen and the rate falls from {falls:,} on ({told}): the length of a "
+            "run can be changed only before; give the old one, or --init with its best.pth and another --out"
+        )
+
+
+def progress_chart(metrics: Path) -> str:
+    """SVG: word accuracy on each validation set, and on all their words, over the images seen."""
+    rows = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
+    seen = [row["images"] for row in rows]
+    names = list(rows[-1]["sets"]) if rows else []
+    curves = [Curve("all words", seen, [row["weighted"] for row in rows])]
+    for name in names if len(names) > 1 else ():
+        curves.append(Curve(name, seen, [row["sets"].get(name, {}).get("accuracy", float("nan")) for row in rows]))
+    return line_chart("Validation words read right (36 characters)", curves, "images seen", "%")
 
 
 class Console:

@@ -30,11 +30,13 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Curve:
-    """One line: name, x values and y values of the same number; points that are not finite are skipped."""
+    """One line: name, x values and y values of the same number; points that are not finite are skipped. `interval` has
+    (low, high) of every point, drawn as bars."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
+    interval: Sequence[tuple[float, float]] = ()
 
     def points(self) -> list[tuple[float, float]]:
         """The finite points in the order of x."""
@@ -42,9 +44,15 @@ class Curve:
 
 
 def line_chart(
-    title: str, curves: Sequence[Curve], x_label: str = "step", y_label: str = "", log_y: bool = False
+    title: str,
+    curves: Sequence[Curve],
+    x_label: str = "step",
+    y_label: str = "",
+    log_y: bool = False,
+    log_x: bool = False,
 ) -> str:
-    """An SVG picture of some curves over common axes. `log_y` needs positive values, others are skipped.
+    """An SVG picture of some curves over common axes. `log_y` needs positive values, others are skipped; with `log_x`,
+    where all x must be positive, the ticks are the values that were measured.
 
     With a single point a curve is drawn as a dot. Curves without points are not drawn; without any, the chart says so.
     """
@@ -64,6 +72,15 @@ def line_chart(
             style = {"marker": "o", "markersize": 5} if len(points) == 1 else {"linewidth": 1.4}
             x, y = zip(*points)
             axes.plot(x, y, color=COLOURS[number % len(COLOURS)], label=_literal(name[:24]), **style)
+        for curve in (curve for curve in curves if curve.interval):
+            low, high = zip(*curve.interval)
+            colour = COLOURS[[name for name, _ in series].index(curve.name) % len(COLOURS)]
+            axes.vlines(curve.x, low, high, color=colour, linewidth=1.0)
+        if log_x and series:
+            axes.set_xscale("log")
+            axes.set_xticks(ticks := sorted({x for _, points in series for x, _ in points}))
+            axes.set_xticklabels([f"{tick:,.0f}" for tick in ticks])
+            axes.minorticks_off()
         if log_y and series:
             axes.set_yscale("log")
         if not series:

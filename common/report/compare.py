@@ -1,10 +1,10 @@
 """`strlab compare`: several readers on the same words, in one table and one page.
 
 Each READER is a checkpoint, the folder of a reproduction (its evaluated checkpoint is taken), the name of a shipped
-reader, or a peer (`tesseract`, `rapidocr`), with an optional label before it (`SIGA=outputs/siga/cpu`). Readers with
-the same label count as seeds of one method: the table then gives their mean and range. For every set and protocol the
-table shows word accuracy in % with its 95 % Wilson interval and the number of words; McNemar's test compares each
-reader with the first one on the same words; speed is measured on one core.
+reader, or a peer (`tesseract`, `rapidocr`, `nano-ocr`), with an optional label before it (`SIGA=outputs/siga/cpu`).
+Readers with the same label count as seeds of one method: the table then gives their mean and range. For every set and
+protocol the table shows word accuracy in % with its 95 % Wilson interval and the number of words; McNemar's test
+compares each reader with the first one on the same words; speed is measured on one core.
 
 Readers that were trained on different data are refused without `--any-data`: such a table would compare the data and
 not the methods.
@@ -31,6 +31,7 @@ from common.infer.peers import PEERS, open_peer, peer_version
 from common.infer.recognizer import Recognizer, open_recognizer, read_card
 from common.report.compare_page import write_files
 from common.report.compared import UNKNOWN, Entry, Word
+from common.report.finished import ABOUT
 
 PEER_DATA = "its makers' data"  # shown for comparison; never a reason to refuse
 
@@ -64,6 +65,9 @@ def _run(args: argparse.Namespace) -> int:
             _measure_size(entry, recognizer)
             entry.speed = {} if args.no_speed else measure_speed(recognizer)
         entry.words = read_words(recognizer, sets, args.max_samples, args.out / "cache", entry.sha256)
+    for name in sets:
+        if entries[0].accuracy("36", name) is None:
+            raise UserError(f"{sets[name]}: no label has a letter or digit, so there is nothing to compare under 36")
     page = write_files(args.out, entries, sets, args.any_data)
     show(page.text, FIRST, header=True)
     print(f"written: {page.html} with compare.md, compare.csv and compare.tex")
@@ -101,15 +105,25 @@ def _entry(label: str, recognizer: Recognizer) -> Entry:
     card, path = read_card(recognizer.source), Path(recognizer.source)
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     digest = hashlib.sha256(b"".join(p.read_bytes() for p in files)).hexdigest()
+    about = _about_run(path)
     return Entry(
         label=label,
         path=path,
         model=recognizer.name,
-        data=str(card.get("data") or card.get("train_data") or UNKNOWN),
-        images_seen=card.get("images_seen"),
+        data=str(card.get("data") or card.get("train_data") or about.get("data") or UNKNOWN),
+        images_seen=card.get("images_seen") or about.get("images_seen"),
         commit=str(card.get("commit") or UNKNOWN),
         sha256=digest,
     )
+
+
+def _about_run(checkpoint: Path) -> dict[str, Any]:
+    """What the reproduction that a checkpoint belongs to states of its data; {} for other checkpoints."""
+    for folder in list(checkpoint.absolute().parents)[:4]:
+        file = folder / ABOUT
+        if file.is_file():
+            return json.loads(file.read_text("utf-8"))
+    return {}
 
 
 def _refuse_different_data(entries: Sequence[Entry], allowed: bool) -> None:
@@ -127,7 +141,7 @@ def _measure_size(entry: Entry, recognizer: Recognizer) -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    model = recognizer.reader.model
+    model = recognizer.reader.model.requires_grad_(False)  # the counter looks for gradients even where none are kept
     entry.parameters = sum(parameter.numel() for parameter in model.parameters())
     with FlopCounterMode(display=False) as counter:
         recognizer.read_batch(torch.zeros(1, *recognizer.image_size, 3, dtype=torch.uint8))

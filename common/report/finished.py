@@ -11,6 +11,8 @@ from typing import Any
 from common.errors import UserError
 from common.files import write_text
 
+ABOUT = "about.json"  # written when a reproduction begins: its data, and the images that each of its readers sees
+
 
 @dataclass(frozen=True)
 class PublishedRow:
@@ -42,6 +44,8 @@ class Finished:
         checkpoint: what was evaluated, None for nothing.
         steps: the commands and their times.
         published, published_rows: the paper's figures and where they come from.
+        corpus: options of the rendered corpus, "" for the user's own data.
+        images: labelled images that each reader saw; 0 where the scale does not fix them.
     """
 
     project: str
@@ -57,6 +61,13 @@ class Finished:
     steps: tuple[Done, ...]
     published: Mapping[str, str] = field(default_factory=dict)
     published_rows: tuple[PublishedRow, ...] = ()
+    corpus: str = ""
+    images: int = 0
+
+    def announce(self) -> None:
+        """State the data before the first step, for those who look at a checkpoint of this run."""
+        data = f"rendered words ({self.corpus})" if self.corpus else str(self.data)
+        write_text(self.out / ABOUT, json.dumps({"data": data, "images_seen": self.images or None}))
 
     def save(self) -> None:
         """Keep what is needed to write the report again."""

@@ -6,12 +6,13 @@ import argparse
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from common.errors import UserError
 from common.report.command import write_report
 from common.reproduce import recipe as recipes
-from common.reproduce import runner
+from common.reproduce import release, runner
 from common.reproduce.recipe import Recipe
 from common.reproduce.runner import clock, default_device
 
@@ -45,6 +46,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="weights that the paper starts from, for recipes that train with them; auto (default) looks in the caches",
     )
     parser.add_argument(
+        "--images",
+        type=int,
+        metavar="N",
+        help=f"of --scale release: images that every reader sees, and the size of the corpus (default: "
+        f"{release.IMAGES:,}); recipes with equal N can be compared",
+    )
+    parser.add_argument(
         "--fresh", action="store_true", help="start anew: earlier results get another name; a rendered corpus is kept"
     )
     parser.add_argument("--dry-run", action="store_true", help="only print the commands")
@@ -69,7 +77,15 @@ def _reproduce(args: argparse.Namespace) -> int:
         raise UserError(
             "--scale gpu: no CUDA device can be used here; take --scale cpu, or install a CUDA build of torch"
         )
-    out = (args.out or runner.ROOT / "outputs" / recipe.name / scale_name).absolute()
+    if scale_name == "release" and args.data is not None:
+        raise UserError("--data: the readers of --scale release are compared and all learn from the rendered corpus")
+    if args.images is not None:
+        if scale_name != "release":
+            raise UserError(f"--images: only --scale release has a budget of images; {scale_name} has none")
+        if args.images < release.LEAST:
+            raise UserError(f"--images {args.images}: at least {release.LEAST} are needed")
+        scale = replace(scale, images=args.images)
+    out = (args.out or runner.usual_out(recipe.name, scale_name, scale)).absolute()
     print(f"{recipe.title}\nscale {scale_name}: {scale.note}", flush=True)
     # A terminated run ends its child, as an interrupted one does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -32,20 +32,38 @@
     name = "train"
     run = "{python} projects/siga/train.py … --resume auto"
 
+    [release]                                 # small readers of the method that can be compared with those of the other
+                                              # recipes: corpus, images, seeds and threads are those of release.py
+    [[release.steps]]
+    name = "train seed {seed}"                # repeated for every seed
+    run = "{python} … --num_iter {images/32} --manual_seed {seed} --resume auto"
+    outputs = ["{out}/run-{seed}/best.pth"]
+    [[release.steps]]
+    name = "compare"                          # in a step without, a word with {seed} is repeated for each
+    run = "{strlab} compare A={out}/run-{seed}/best.pth --data {data}/evaluation --out {out}/compare"
+
+    [curve]                                   # `strlab curve --start NAME=FILE`: one point; {data} is
+                                              # {root}/training/{words}, {batch} and {epochs} give the budget
+    run = "{python} … --data_path {data} --eval_data_path {validation} --epochs {epochs} --output_dir {out}"
+    start = "--finetune {pretrained}"         # added where weights to start from are given
+    checkpoint = "{out}/checkpoint-last.pth"
+
     [sanity]                                  # `strlab sanity NAME` overfits 64 images; same keys as a scale, and
     at_least = 95.0                           # % of words that must be read, 36-character protocol
 
-Placeholders: {data} {out} {python} {strlab} {device} (cpu or cuda) {scale}, and {pretrained} for the value of
-`--pretrained`. Paths with blanks are safe: a command is split first and filled in afterwards. A step that was
-interrupted is run again, so its command should resume by itself.
+Placeholders: {data} {out} {python} {strlab} {device} (cpu or cuda) {scale}, {pretrained} for the value of
+`--pretrained`; in [release] also {seed}, {images} for the images that a reader sees, and {images/32} for their 32nd
+part (the steps of batches of 32). Paths with blanks are safe: a command is split first and filled in afterwards. A step
+that was interrupted is run again, so its command should resume by itself.
 """
 
 from __future__ import annotations
 
+import re
 import shlex
 import string
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,8 +72,10 @@ from typing import Any
 from common import registry
 from common.errors import UserError
 from common.report.finished import PublishedRow
+from common.reproduce import release
 
-SCALES = ("smoke", "cpu", "gpu", "paper")
+SCALES = ("smoke", "cpu", "gpu", "release", "paper")
+PART = re.compile(r"^images/([1-9]\d*)$")
 PLACEHOLDERS = {"data", "out", "python", "strlab", "device", "scale", "pretrained"}
 
 
@@ -81,6 +101,19 @@ class Scale:
     evaluate_flags: str = ""
     run: str = "{out}"
     at_least: float = 0.0
+    images: int = 0
+    seeds: tuple[int, ...] = ()
+    threads: int = 0
+
+    def each_step(self) -> Iterator[Step]:
+        """The steps, those with {seed} in their name once for each seed."""
+        for step in self.steps:
+            if "{seed}" not in step.name:
+                yield step
+                continue
+            for seed in map(str, self.seeds):
+                texts = [text.replace("{seed}", seed) for text in (step.name, step.run, *step.outputs)]
+                yield Step(texts[0], texts[1], tuple(texts[2:]))
 
 
 @dataclass(frozen=True)
@@ -112,6 +145,20 @@ def recipe_path(project: str) -> Path:
     return Path(next(iter(package.submodule_search_locations))) / "recipe.toml"
 
 
+def projects() -> list[str]:
+    """The projects that are installed."""
+    return sorted(registry.project_modules())
+
+
+def curve(project: str) -> Mapping[str, str] | None:
+    """The [curve] table of a project's recipe, None where it has none."""
+    path = recipe_path(project)
+    table = tomllib.loads(path.read_text("utf-8")).get("curve") if path.is_file() else None
+    if table is not None:
+        _only(path, "[curve]", table, {"run", "start", "checkpoint"})
+    return table
+
+
 def load(project: str) -> Recipe:
     """Read and check `projects/<project>/recipe.toml`. Raises `UserError` with file and field."""
     path = recipe_path(project)
@@ -122,7 +169,7 @@ def load(project: str) -> Recipe:
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
     names = [*SCALES, *(name for name in data if name.startswith("paper-"))]
-    _only(path, "the top level", data, {"title", "model", "published", "sanity", *names})
+    _only(path, "the top level", data, {"title", "model", "published", "sanity", "curve", *names})
     published = dict(data.get("published", {}))
     _only(path, "[published]", published, {"data", "protocol", "source", "rows"})
     rows = tuple(PublishedRow(row["name"], row["accuracy"]) for row in published.pop("rows", []))
@@ -134,7 +181,9 @@ def load(project: str) -> Recipe:
 
 def _scale(path: Path, name: str, table: dict[str, Any], model: str) -> Scale:
     """One table of a scale as an object."""
-    _only(path, f"[{name}]", table, {f.name for f in fields(Scale)})
+    shared = {"images", "seeds", "threads"}
+    known = {f.name for f in fields(Scale)} - shared - ({"corpus"} if name == "release" else set())
+    _only(path, f"[{name}]", table, known)
     steps = []
     for number, step in enumerate(table.get("steps", []), 1):
         _only(path, f"[[{name}.steps]] {number}", step, {"name", "run", "outputs"})
@@ -143,9 +192,16 @@ def _scale(path: Path, name: str, table: dict[str, Any], model: str) -> Scale:
         steps.append(Step(step["name"], step["run"], tuple(step.get("outputs", ()))))
     if len({step.name for step in steps}) != len(steps):
         raise UserError(f"{path}: [[{name}.steps]]: two steps have the same name")
-    scale = Scale(**{**table, "steps": tuple(steps), "model": table.get("model", model)})
+    table = {**table, "steps": tuple(steps), "model": table.get("model", model)}
+    allowed = PLACEHOLDERS
+    if name == "release":
+        table |= {"corpus": release.CORPUS, "images": release.IMAGES}
+        table |= {"seeds": release.SEEDS, "threads": release.THREADS}
+        allowed = PLACEHOLDERS | {"seed", "images"}
+    scale = Scale(**table)
     for text in [scale.corpus, scale.evaluate, scale.evaluate_data, scale.run, *(step.run for step in steps)]:
-        unknown = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None} - PLACEHOLDERS
+        used = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+        unknown = {name for name in used if PART.sub("images", name) not in allowed}
         if unknown:
             raise UserError(f"{path}: [{name}]: unknown placeholder {{{sorted(unknown)[0]}}} in {text!r}")
     return scale
@@ -160,17 +216,28 @@ def _only(path: Path, where: str, table: Any, known: set[str]) -> None:
         raise UserError(f"{path}: {where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
 
 
+class Values(dict[str, str]):
+    """Values of the placeholders; {images/32} is the 32nd part of {images}."""
+
+    def __missing__(self, name: str) -> str:
+        return str(int(self["images"]) // int(PART.sub(r"\1", name)))
+
+
 def fill(text: str, values: Mapping[str, str]) -> str:
     """One string with its placeholders filled in."""
     return text.format_map(values)
 
 
-def command_line(text: str, values: Mapping[str, str]) -> list[str]:
+def command_line(text: str, values: Mapping[str, str], seeds: Sequence[int] = ()) -> list[str]:
     """A command of a recipe as arguments: split first, filled in afterwards, so that blanks in paths do no harm.
 
-    `{strlab}` may stand for several words; they are separated by a line feed in `values`.
+    `{strlab}` may stand for several words; they are separated by a line feed in `values`. A word with `{seed}` is
+    repeated for each of `seeds`.
     """
-    words = []
+    words: list[str] = []
     for word in shlex.split(text, comments=True):
+        if "{seed}" in word and seeds:
+            words.extend(fill(word.replace("{seed}", str(seed)), values) for seed in seeds)
+            continue
         words.extend(fill(word, values).split("\n") if word == "{strlab}" else [fill(word, values)])
     return words

@@ -17,14 +17,15 @@ class StepFailed(Exception):
     """The command could not start or ended with another status than 0."""
 
 
-def run_command(command: Sequence[str], cwd: Path, log: Path) -> float:
+def run_command(command: Sequence[str], cwd: Path, log: Path, threads: int = 0) -> float:
     """Run a command, copying its output to the terminal and to `log` (appended); returns the seconds it took.
 
-    The child is ended when this process is interrupted or terminated. Raises `StepFailed` with the status and the
-    log's path.
+    With `threads` the child computes with so many. It is ended when this process is interrupted or terminated. Raises
+    `StepFailed` with the status and the log's path.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
     started = time.monotonic()
     with log.open("ab") as file:
         try:

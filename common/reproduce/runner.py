@@ -18,6 +18,7 @@ from common.errors import UserError
 from common.files import write_text
 from common.report.finished import Done, Finished
 from common.reproduce import recipe as recipes
+from common.reproduce import release
 from common.reproduce.recipe import Recipe, Scale
 from common.reproduce.run_command import StepFailed, run_command
 
@@ -40,7 +41,8 @@ class Runner:
         if pretrained and not any("{pretrained}" in step.run for step in scale.steps):
             raise UserError(f"--pretrained: the scale {scale_name} of {recipe.name} has no use for start weights")
         self.own_data = data is not None
-        self.data = data or ROOT / "data" / f"synth-{_digest(scale.corpus)[:8]}"
+        corpus = scale.corpus.replace("{images}", str(scale.images))
+        self.data = data or ROOT / "data" / f"synth-{_digest(corpus)[:8]}"
         if data is None and not scale.corpus:
             raise UserError(
                 f"--data: the scale {scale_name} of {recipe.name} needs a data folder (training/, evaluation/)"
@@ -50,17 +52,15 @@ class Runner:
 
     def values(self) -> dict[str, str]:
         """The placeholders' values; paths below the working folder are shown relative to it."""
-        python = _short(Path(sys.executable))
-        strlab = Path(sys.executable).with_name("strlab")
-        return {
+        return recipes.Values({
             "data": _short(self.data),
             "out": _short(self.out),
-            "python": python,
+            **programs(),
             "scale": self.scale_name,
-            "strlab": _short(strlab) if strlab.exists() else f"{python}\n-P\n-m\ncommon.cli",
             "device": default_device(),
             "pretrained": self.pretrained or "auto",
-        }
+            "images": str(self.scale.images),
+        })  # fmt: skip
 
     def plan(self) -> list[tuple[str, list[str], tuple[Path, ...], Path]]:
         """(name, command, outputs, stamp file) of every step, the corpus first and the evaluation last."""
@@ -69,9 +69,9 @@ class Runner:
         if not self.own_data:
             command = recipes.command_line(self.scale.corpus, values)
             plan.append(("corpus", command, (self.data,), self.data.with_name(self.data.name + ".done.json")))
-        for step in self.scale.steps:
+        for step in self.scale.each_step():
             outputs = tuple(ROOT / recipes.fill(path, values) for path in step.outputs)
-            command = [_script(word) for word in recipes.command_line(step.run, values)]
+            command = [_script(word) for word in recipes.command_line(step.run, values, self.scale.seeds)]
             plan.append((step.name, command, outputs, stamps / f"{step.name}.json"))
         if self.scale.evaluate:
             text = "{strlab} eval --checkpoint " + self.scale.evaluate + " --data " + self.scale.evaluate_data
@@ -84,6 +84,8 @@ class Runner:
         """Run what is not finished. Raises `UserError` where a step fails, saying how to continue."""
         if fresh and not dry_run:
             _set_aside(self.out)
+        if not dry_run:
+            self.finished(()).announce()
         plan, done, previous = self.plan(), [], self._data_print()
         for number, (name, command, outputs, stamp) in enumerate(plan, 1):
             line = " ".join(shlex.quote(word) for word in command)
@@ -115,6 +117,8 @@ class Runner:
             steps=steps,
             published=recipe.published,
             published_rows=recipe.published_rows,
+            corpus="" if self.own_data else recipes.fill(" ".join(scale.corpus.split()[3:]), self.values()),
+            images=scale.images,
         )
 
     def _run_step(self, name: str, command: list[str], stamp: Path, digest: str) -> dict[str, Any]:
@@ -122,11 +126,12 @@ class Runner:
         stamp.parent.mkdir(parents=True, exist_ok=True)
         stamp.unlink(missing_ok=True)
         try:
-            seconds = run_command(command, cwd=ROOT, log=self.out / "logs" / f"{name}.log")
+            seconds = run_command(command, ROOT, self.out / "logs" / f"{name}.log", self.scale.threads)
         except StepFailed as failure:
             again = f"strlab reproduce {self.recipe.name} --scale {self.scale_name}"
             again = f"strlab sanity {self.recipe.name}" if self.scale_name == "sanity" else again
             again += f" --data {shlex.quote(str(self.data))}" if self.own_data else ""
+            again += f" --images {self.scale.images}" if self.scale.images not in (0, release.IMAGES) else ""
             again += f" --pretrained {shlex.quote(self.pretrained)}" if self.pretrained else ""
             again += f" --out {shlex.quote(str(self.out))}" if self.out != self.usual_out() else ""
             raise UserError(f"step {name}: {failure}; finished steps are kept: continue with `{again}`") from None
@@ -137,7 +142,7 @@ class Runner:
 
     def usual_out(self) -> Path:
         """Where the results go when no folder is named."""
-        return ROOT / "outputs" / self.recipe.name / self.scale_name
+        return usual_out(self.recipe.name, self.scale_name, self.scale)
 
     def _data_print(self) -> str:
         """What the first step depends on: the user's files by size and time; nothing for a corpus that is rendered."""
@@ -145,6 +150,18 @@ class Runner:
             return ""
         files = [folder / "data.mdb" for folder in lmdb_folders(self.data)]
         return _digest(*(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files))
+
+
+def programs() -> dict[str, str]:
+    """The placeholders {python} and {strlab}: this interpreter, and the console command next to it."""
+    python, strlab = _short(Path(sys.executable)), Path(sys.executable).with_name("strlab")
+    return {"python": python, "strlab": _short(strlab) if strlab.exists() else f"{python}\n-P\n-m\ncommon.cli"}
+
+
+def usual_out(project: str, scale_name: str, scale: Scale) -> Path:
+    """`outputs/NAME/SCALE`, with the number of images where it is not the usual one of `release`."""
+    other = f"-{scale.images}" if scale.images not in (0, release.IMAGES) else ""
+    return ROOT / "outputs" / project / f"{scale_name}{other}"
 
 
 def _stamp(path: Path, digest: str, outputs: Iterable[Path]) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ SIGNS = {  # a name that only this class has; the tensor of its classes, and how
     "ABINet": ("model.language.proj.weight", "model.language.cls.bias", 1),
     "TRBA": ("model.Prediction.attention_cell.i2h.weight", "model.Prediction.generator.bias", 3),
     "TRBC": ("model.Prediction.weight", "model.Prediction.bias", 1),
-    "ViTSTR": ("model.head.bias", "model.head.bias", 1),
+    "ViTSTR": ("model.patch_embed.proj.weight", "model.head.bias", 1),
     "CRNN": ("model.cnn.conv0.weight", "model.rnn.1.linear.bias", 1),
 }
 

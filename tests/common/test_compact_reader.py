@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 import torch
 
 from common.data.synth.options import SynthOptions
+from common.errors import UserError
 from common.models.compact import CompactReader
 from common.reader.data import RenderedWords, vary
 from common.reader.reader import CtcReader, open_reader
@@ -91,8 +93,62 @@ def test_training_resumes_exactly_and_writes_what_read_needs(tmp_path, capsys) -
         assert torch.equal(value, parts["parts"]["average"][name]), name
     rows = [json.loads(line) for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2, 4] and rows[0]["sets"]["real"]["words"] > 0
+    assert "Validation words read right" in (tmp_path / "parts" / "progress.svg").read_text()
     recognizer = open_recognizer(tmp_path / "whole" / "best.pth", device="cpu")
     assert recognizer.name == "strlab/compact"
+
+
+def test_the_length_may_change_until_the_rate_falls_and_nothing_else_that_decides(tmp_path, capsys) -> None:
+    from common.cli import main
+
+    out = tmp_path / "run"
+    assert main(command(out, "--max_steps", "1")) == 0
+    for more, told in (
+        (("--lr", "0.01"), "--lr 0.001 -> 0.01"),
+        (("--batch", "2"), "--batch 4 -> 2"),
+        (("--images", "8", "--decay_images", "8"), "falls from 0 on"),
+    ):
+        assert main(command(out, *more)) == 2
+        error = capsys.readouterr().err
+        assert told in error and len(error.splitlines()) == 1
+    longer = ("--images", "24", "--decay_images", "12", "--eval_every", "1", "--max_steps", "4")
+    assert main(command(out, *longer)) == 0  # not begun: 4 of 24 images are seen, and the rate falls after 12
+    assert main(command(out, "--images", "40")) == 2
+    assert "16 images were seen and the rate falls from 12 on" in capsys.readouterr().err
+
+
+def test_words_that_cannot_be_learnt_are_counted(tmp_path, capsys) -> None:
+    from common.cli import main
+    from tests.common.lmdbs import write_words
+
+    words = [f"{a}{b}" for a in "abcdefgh" for b in "xyz"]
+    real = write_words(tmp_path / "real", [*words, "x" * 26, "\u00e9\u00e8"])
+    assert main(command(tmp_path / "run", "--real", str(real), "--max_steps", "1")) == 0
+    out = capsys.readouterr().out
+    assert "1 longer than 25 characters; 1 without one of the 94 characters" in out
+    assert "real words: 23 to learn, 1 kept back" in out
+
+
+def test_the_averaged_weights_of_a_state_are_what_it_opens_with(tmp_path) -> None:
+    from common.cli import main
+    from common.train.checkpoint import load
+
+    assert main(command(tmp_path / "run")) == 0
+    state = load(tmp_path / "run" / "training_state-000000004.pth")
+    reader = open_reader(tmp_path / "run" / "training_state-000000004.pth", {}, torch.device("cpu"))
+    average = state["parts"]["average"]["model.head.weight"]
+    assert torch.equal(reader.model.head.weight, average)
+    assert not torch.equal(average, state["model"]["head.weight"])
+
+
+def test_weights_of_another_charset_are_refused(tmp_path, capsys) -> None:
+    from common.cli import main
+
+    torch.save(CompactReader(37).state_dict(), tmp_path / "36.pth")
+    assert main(command(tmp_path / "run", "--init", str(tmp_path / "36.pth"))) == 2
+    assert "its charset has 36 characters and not 94" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"36 characters and not 94.*--model"):
+        open_reader(tmp_path / "36.pth", {}, torch.device("cpu"))
 
 
 def test_validation_words_are_never_trained_on(tmp_path) -> None:
@@ -117,8 +173,6 @@ def test_wrong_options_are_refused_in_one_line(tmp_path, capsys) -> None:
 
 
 def test_a_released_reader_has_four_files_that_read_alike(tmp_path, monkeypatch) -> None:
-    import pytest
-
     pytest.importorskip("onnxruntime")
     from common.infer import shipped
     from common.infer.recognizer import open_recognizer

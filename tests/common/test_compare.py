@@ -85,3 +85,45 @@ def test_peers_take_part_whatever_they_were_trained_on(two_readers, capsys, tmp_
     assert main(words) == 0
     assert "33.3" in (tmp_path / "out/compare.csv").read_text().splitlines()[2]  # "cat" of cat, dog, Fig
     assert "tesseract 9.9" in (tmp_path / "out/index.html").read_text()
+
+
+def test_a_set_without_letters_and_a_file_without_metadata_are_refused(two_readers, capsys, tmp_path) -> None:
+    files, _ = two_readers
+    marks = write_words(tmp_path / "marks", ["!!", "?"])
+    words = ["compare", str(files[0]), "--data", str(marks), "--out", str(tmp_path / "out"), "--no-speed"]
+    assert main(words) == 2
+    assert "no label has a letter or digit" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "index.html").exists()
+    Path(f"{files[0]}.json").unlink()
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "no metadata file" in error and len(error.splitlines()) == 1
+
+
+def test_a_checkpoint_of_a_reproduction_states_the_data_of_its_run(two_readers, tmp_path) -> None:
+    from common.report.compare import _about_run
+
+    file = tmp_path / "run" / "saved_models" / "R-1" / "best.pth"
+    assert _about_run(file) == {}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "about.json").write_text('{"data": "rendered words", "images_seen": 5}')
+    assert _about_run(file) == {"data": "rendered words", "images_seen": 5}
+
+
+def test_operations_are_counted_of_a_reader_that_slices_its_parameters() -> None:
+    from types import SimpleNamespace
+
+    from common import registry
+    from common.report.compare import _measure_size
+
+    row = registry.find("ssm/PARSeq")
+    model = row.make(**row.test_options).eval()
+
+    def read_batch(images: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            return model(images.permute(0, 3, 1, 2).float())
+
+    measured = entry("PARSeq", [True])
+    reader = SimpleNamespace(model=model)
+    _measure_size(measured, SimpleNamespace(reader=reader, image_size=row.image_size, read_batch=read_batch))
+    assert measured.parameters == sum(p.numel() for p in model.parameters()) and measured.flops > 0

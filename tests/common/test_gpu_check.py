@@ -9,11 +9,14 @@ import torch
 
 from common.bench import gpu_check
 from common.cli import main
+from common.infer.recognizer import open_recognizer
 
 
 def test_the_small_form_runs_every_part(tmp_path) -> None:
-    assert main(["gpu-check", "--small", "--out", str(tmp_path), "--minutes", "5", "--train-share", "0"]) == 0
+    assert main(["gpu-check", "--small", "--out", str(tmp_path), "--minutes", "60"]) == 0
     found = json.loads((tmp_path / "gpu-check.json").read_text())
+    assert found["training"]["images"] == 16 and found["training"]["after"]["rendered"]["words"] > 8
+    assert open_recognizer(tmp_path / "reader.pth", device="cpu").name == "strlab/compact"
     assert found["small"] and not found["skipped"]
     assert {"bf16 step", "compile", "exact resume", "one process over NCCL", "loader"} <= set(found["checks"])
     assert found["throughput"]["train: ViT-Ti/4"]["images_per_second"] > 0
@@ -26,7 +29,7 @@ def test_a_part_that_fails_is_reported_and_the_others_run(tmp_path, monkeypatch,
 
     monkeypatch.setattr(gpu_check, "checks", broken)
     monkeypatch.setattr(gpu_check, "throughputs", lambda device, small: {})
-    assert main(["gpu-check", "--small", "--out", str(tmp_path)]) == 1
+    assert main(["gpu-check", "--small", "--out", str(tmp_path), "--train-share", "0"]) == 1
     found = json.loads((tmp_path / "gpu-check.json").read_text())["checks"]
     assert "ZeroDivisionError" in found["first"]["error"] and found["second"] == {"fine": 1}
     assert "failed: first" in capsys.readouterr().out

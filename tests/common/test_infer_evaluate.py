@@ -180,10 +180,19 @@ def test_other_peoples_readers(data: Path, capsys: pytest.CaptureFixture[str], m
     monkeypatch.undo()
     monkeypatch.setattr(peers.shutil, "which", lambda name: None)
     monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
-    for name in ("tesseract", "rapidocr"):
+    for name in ("tesseract", "rapidocr", "nano-ocr"):
         assert cli.main([*words, "--reader", name]) == 2 and "not installed" in capsys.readouterr().err
     table = [{"text": "he", "conf": "90"}, {"text": "llo", "conf": "70"}, {"text": "", "conf": "-1"}]
     assert peers.joined(table) == ("hello", 0.8) and peers.joined([]) == ("", 0.0)
+
+
+def test_an_empty_set_is_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with LmdbWriter(data / "empty"):
+        pass
+    assert run(data, "--out", str(tmp_path / "out")) == 2
+    error = capsys.readouterr().err
+    assert "empty: the set is empty; exclude it with --select" in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "out" / "eval.json").exists()
 
 
 def test_foreign_files_are_kept(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

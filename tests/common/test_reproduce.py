@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -192,6 +194,69 @@ def test_variants_of_the_paper_scale_and_start_weights(project: Path, tmp_path: 
     assert "--pretrained: missing.pth does not exist" in capsys.readouterr().err
     assert cli.main([*words, "paper-small"]) == 2
     assert "has no scale 'paper-small'; it has smoke, paper-big" in capsys.readouterr().err
+
+
+RELEASE = f'''
+[release]
+[[release.steps]]
+name = "train {{seed}}"
+run = """{COUNT}{{out}}/run-{{seed}} --steps {{images/32}}"""
+outputs = ["{{out}}/run-{{seed}}"]
+[[release.steps]]
+name = "compare"
+run = """{COUNT}{{out}}/all A={{out}}/run-{{seed}}"""
+'''
+
+
+def test_the_release_scale_repeats_steps_for_every_seed(project: Path, capsys, monkeypatch) -> None:
+    corpus = "{python} -c 'import pathlib, sys; pathlib.Path(sys.argv[1]).mkdir(parents=True)' {data} {images}"
+    monkeypatch.setattr(recipes.release, "CORPUS", corpus)
+    monkeypatch.setattr(recipes.release, "SEEDS", (1, 2))
+    (project / "recipe.toml").write_text(recipe_text() + RELEASE)
+    words = ["reproduce", "toy", "--scale", "release"]
+    assert cli.main([*words, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "train 1" in out and "train 2" in out and "--steps 31250" in out and " 1000000" in out
+    assert "A=outputs/toy/release/run-1 A=outputs/toy/release/run-2" in out
+    assert cli.main([*words, "--images", "3200"]) == 0
+    folder = project / "outputs" / "toy" / "release-3200"
+    assert {p.name for p in folder.iterdir()} >= {"run-1", "run-2", "all", "report.html"}
+    about = json.loads((folder / "about.json").read_text())
+    assert about["images_seen"] == 3200 and "rendered" in about["data"]
+    capsys.readouterr()
+    assert cli.main([*words, "--images", "3200"]) == 0
+    assert capsys.readouterr().out.count("finished before") == 4
+    assert cli.main(["reproduce", "toy", "--scale", "smoke", "--images", "3200"]) == 2
+    assert cli.main([*words, "--images", "10"]) == 2 and cli.main([*words, "--data", str(project)]) == 2
+
+
+@pytest.mark.parametrize("key", ["corpus = 'x'", "seeds = [1]", "images = 5"])
+def test_a_recipe_cannot_have_a_release_budget_of_its_own(project: Path, key: str) -> None:
+    (project / "recipe.toml").write_text(recipe_text() + RELEASE.replace("[release]\n", f"[release]\n{key}\n"))
+    with pytest.raises(UserError, match="unknown key"):
+        recipes.load("toy")
+
+
+def test_a_step_computes_with_the_threads_of_its_scale(tmp_path: Path) -> None:
+    code = "import os, pathlib, sys; pathlib.Path(sys.argv[1]).write_text(os.environ['OMP_NUM_THREADS'])"
+    run_command([sys.executable, "-c", code, str(tmp_path / "said")], tmp_path, tmp_path / "log", threads=1)
+    assert (tmp_path / "said").read_text() == "1"
+
+
+def test_every_reader_of_the_release_scale_has_three_seeds_and_the_same_budget() -> None:
+    corpora = set()
+    for name in ("siga", "mgpstr", "dig", "ssm"):
+        recipe = recipes.load(name)
+        plan = runner.Runner(recipe, "release", recipe.scales["release"], Path("out"), None).plan()
+        corpora.add(tuple(plan[0][1][3:]))
+        seeds = Counter(step.rpartition(" seed ")[0] for step, *_ in plan if " seed " in step)
+        assert seeds and set(seeds.values()) == {3}, name
+        for step, words, *_ in plan:
+            steps = [words[i + 1] for i, word in enumerate(words) if word in ("--num_iter", "--batch_size")]
+            assert steps in ([], ["32"], ["31250"], ["32", "31250"], ["31250", "32"]), (name, step)
+        compared = next(words for step, words, *_ in plan if step == "compare")
+        assert sum("=" in word for word in compared) == sum(seeds.values())
+    assert len(corpora) == 1
 
 
 def test_the_hint_keeps_the_output_folder(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

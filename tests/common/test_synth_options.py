@@ -89,3 +89,33 @@ def test_later_options_leave_older_corpora_alone(tmp_path: Path, capsys) -> None
     card = json.loads((tmp_path / "c" / "corpus.json").read_text())
     assert card["options"]["vertical_share"] == 0.5 and len(WordLmdb(tmp_path / "c/training/MJ")) == 3
     assert main([*command[:-1], "0.4"]) == 2 and "vertical_share 0.5 -> 0.4" in capsys.readouterr().err
+
+
+def test_several_difficulties_take_turns() -> None:
+    from common.data.synth.corpus import render_range
+    from common.data.synth.options import Part
+
+    both = SynthOptions(difficulty="easy+hard", fonts=("roboto", "arvo"))
+    faces, part = find_faces(both.fonts, both.characters), Part("training/MJ", 4, "train", "MJ")
+    texts = ["cat", "dog", "fig", "hen"]
+    mixed = render_range(part, both, faces, 0, texts)
+    for remainder, level in enumerate(("easy", "hard")):
+        alone = render_range(part, SynthOptions(difficulty=level, fonts=both.fonts), faces, 0, texts)
+        for number in range(4):
+            same = np.array_equal(mixed[number].image, alone[number].image)
+            assert same == (number % 2 == remainder), (level, number)
+    with pytest.raises(UserError, match="nor several"):
+        SynthOptions(difficulty="easy+odd").check()
+
+
+def test_without_any_font_package_nothing_is_written(tmp_path, monkeypatch, capsys) -> None:
+    from common.data.synth import fonts
+    from common.reader import data
+
+    monkeypatch.setattr(fonts, "_package_fonts", lambda name: [])
+    monkeypatch.setattr(data.pkgutil, "iter_modules", lambda: iter(()))
+    for words in (["data", "synth"], ["train", "--device", "cpu", "--out"]):
+        assert main([*words, str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert "no fontpkg-* package is installed" in error and len(error.splitlines()) == 1
+        assert not list(tmp_path.rglob("*.mdb")) and not list(tmp_path.rglob("*.pth"))

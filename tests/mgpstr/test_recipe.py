@@ -20,7 +20,7 @@ def test_every_published_model_has_a_paper_scale() -> None:
     assert {scale.model for scale in PAPER.values()} == wanted
 
 
-@pytest.mark.parametrize("name", ["smoke", "cpu", "gpu", "sanity"])
+@pytest.mark.parametrize("name", ["smoke", "cpu", "gpu", "release", "sanity"])
 def test_commands_of_the_small_scales_are_accepted(name: str, tmp_path: Path) -> None:
     scale = RECIPE.sanity if name == "sanity" else RECIPE.scales[name]
     for source in ("MJ", "ST"):

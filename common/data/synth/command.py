@@ -48,11 +48,11 @@ def add_parser(subparsers) -> None:
     _numbers(size, _SIZE_HELP, default)
     size.add_argument(
         "--difficulty",
-        choices=DIFFICULTIES,
         default=default.difficulty,
+        metavar="{" + ",".join(DIFFICULTIES) + "}",
         help="plain: dark upright letters on a light ground, as printed; easy: any colours, mild distortion (the cpu "
         "recipes learn from these two); medium: perspective, arcs, textures, shadows; hard: strong distortion, low "
-        "contrast, blur, noise, clutter (default: %(default)s)",
+        "contrast, blur, noise, clutter; medium+hard: crops of both in turn (default: %(default)s)",
     )
     size.add_argument(
         "--workers", type=int, help="processes; the samples are the same (default: one per core; 0: none)"

@@ -11,6 +11,7 @@ import shutil
 import signal
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -153,9 +154,13 @@ def render_range(
     part: Part, options: SynthOptions, faces: tuple[Face, ...], start: int, texts: list[str]
 ) -> list[RenderedWord]:
     """Samples `start`, `start` + 1, … of a part, which show `texts`: the unit of work of one process."""
-    renderer = renderer_for(faces, part.split == "evaluation", options, part.style)
-    seed = [options.seed, _part_key(part)]
-    return [renderer.render(text, np.random.default_rng([*seed, start + i])) for i, text in enumerate(texts)]
+    levels = [replace(options, difficulty=level) for level in options.difficulty.split("+")]
+    renderers = [renderer_for(faces, part.split == "evaluation", level, part.style) for level in levels]
+    words = []
+    for number, text in enumerate(texts, start):
+        rng = np.random.default_rng([options.seed, _part_key(part), number])
+        words.append(renderers[number % len(renderers)].render(text, rng))
+    return words
 
 
 def _part_key(part: Part) -> int:

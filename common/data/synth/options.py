@@ -32,7 +32,7 @@ LATER = ("fonts_dir", "grounds_dir", "words", "vertical_share", "lines_share")  
 class SynthOptions:
     """Everything that decides the bytes of a corpus. Two corpora with equal options hold equal samples."""
 
-    difficulty: str = "medium"
+    difficulty: str = "medium"  # or several joined by "+", which the crops take in turn
     train: int = 40000
     validation: int = 1000
     evaluation: int = 2400
@@ -75,9 +75,11 @@ class SynthOptions:
             raise UserError(
                 f"--min-length {self.min_length}, --max-length {self.max_length}: need 1 <= min <= max <= 25"
             )
-        for field, known in (("difficulty", DIFFICULTIES), ("case", CASES)):
-            if getattr(self, field) not in known:
-                raise UserError(f"--{field}: {getattr(self, field)!r} is not one of {', '.join(known)}")
+        if not set(self.difficulty.split("+")) <= set(DIFFICULTIES):
+            known = f"{', '.join(DIFFICULTIES)}, nor several of them joined by +"
+            raise UserError(f"--difficulty: {self.difficulty!r} is not one of {known}")
+        if self.case not in CASES:
+            raise UserError(f"--case: {self.case!r} is not one of {', '.join(CASES)}")
         if self.charset.partition("+")[0] not in NAMED_CHARSETS:
             raise UserError(f"--charset: {self.charset!r}: give 36, 62 or 94, or with more letters 94+éèü")
         if self.case in ("upper", "title") and not set(UPPER) <= set(self.characters):

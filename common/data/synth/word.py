@@ -142,7 +142,7 @@ def _whole(boxes: np.ndarray, width: int, height: int) -> list[tuple[int, int, i
 @functools.lru_cache(maxsize=16)
 def renderer_for(faces: tuple[Face, ...], held_out: bool, options: SynthOptions, style: str) -> Renderer:
     """A cached `Renderer` of this process."""
-    profile = profile_for(options.difficulty, style)
+    profile = profile_for(options.difficulty.partition("+")[0], style)
     own = {"vertical_share": options.vertical_share, "lines_share": options.lines_share, "grounds": options.grounds_dir}
     return Renderer(faces, held_out, replace(profile, **own))
 
