@@ -393,6 +393,8 @@ def _run(args: argparse.Namespace) -> int:
     at = ", ".join(f"{share} %: {value:.2f}" for share, value in sure["accuracy_at"].items())
     print(f"calibration error {sure['ece']:.2f} %; accuracy on the surest words\n  {at}")
     print(EXPLAIN)
+    if result.get("slices"):
+        print(f"  {'slice':<44}{'words':>6}{'36':>7} 95 % interval")
     for one in result.get("slices", ()):
         print(f"  {one['by']:<8}{one['value']:<36}{one['words']:6d}{one['accuracy']:7.2f} "
               f"{one['low']:.1f} to {one['high']:.1f}")  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import tomllib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -52,7 +53,8 @@ def paper_row(name: str) -> PaperRow:
 def side_by_side(row: PaperRow, sets: Sequence[Mapping[str, Any]]) -> list[str]:
     """Lines for the console: each set with our figure and the paper's, or why they are not put side by side."""
     known = {name.casefold(): (name, figure) for name, figure in row.accuracy.items()}
-    lines = [f"{row.name} as published (trained on {row.data}; source: {row.source})"]
+    told = f"{row.name} as published (trained on {row.data}; source: {row.source})"
+    lines = textwrap.wrap(told, 80, subsequent_indent="  ")
     for one in sets:
         name = one["name"].rsplit("/", 1)[-1]
         words = one["protocols"]["36"]["n"] + one["protocols"]["36"]["filtered"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from common.data.synth.options import SynthOptions
 from common.errors import UserError
 from common.models.compact import CompactReader
+from common.reader import train
 from common.reader.data import RenderedWords, vary
 from common.reader.reader import CtcReader, open_reader
 from common.text.charset import CHARSET_94
@@ -63,6 +65,12 @@ def test_another_look_keeps_the_size_and_changes_the_pixels() -> None:
     looks = [vary(image, np.random.default_rng(i)) for i in range(20)]
     assert all(look.shape == image.shape and look.dtype == np.uint8 for look in looks)
     assert sum(not np.array_equal(look, image) for look in looks) > 14
+
+
+@pytest.fixture(autouse=True)
+def few_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training draws from a small vocabulary, which is read sooner."""
+    monkeypatch.setattr(train, "WORDS", replace(train.WORDS, vocabulary=2000))
 
 
 def command(out, *more: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ import torch
 from common.bench import gpu_check
 from common.cli import main
 from common.infer.recognizer import open_recognizer
+from common.reader import train
 
 
-def test_the_small_form_runs_every_part(tmp_path) -> None:
+def test_the_small_form_runs_every_part(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(train, "WORDS", replace(train.WORDS, vocabulary=2000))  # read sooner
     assert main(["gpu-check", "--small", "--out", str(tmp_path), "--minutes", "60"]) == 0
     found = json.loads((tmp_path / "gpu-check.json").read_text())
     assert found["training"]["images"] == 16 and found["training"]["after"]["rendered"]["words"] > 8

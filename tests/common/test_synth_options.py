@@ -114,7 +114,8 @@ def test_without_any_font_package_nothing_is_written(tmp_path, monkeypatch, caps
 
     monkeypatch.setattr(fonts, "_package_fonts", lambda name: [])
     monkeypatch.setattr(data.pkgutil, "iter_modules", lambda: iter(()))
-    for words in (["data", "synth"], ["train", "--device", "cpu", "--out"]):
+    find_faces.cache_clear()
+    for words in (["data", "synth", "--train", "4", "--evaluation", "0"], ["train", "--device", "cpu", "--out"]):
         assert main([*words, str(tmp_path / "out")]) == 2
         error = capsys.readouterr().err
         assert "no fontpkg-* package is installed" in error and len(error.splitlines()) == 1

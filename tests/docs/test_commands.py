@@ -125,12 +125,12 @@ def check_script(words: list[str]) -> None:
 
 
 def check_make(words: list[str]) -> None:
-    """A make target that exists; `reproduce-` and `sanity-` need the project."""
+    """A make target that exists; `reproduce-`, `release-` and `sanity-` need the project."""
     makefile = (ROOT / "Makefile").read_text("utf-8")
     for target in words:
         if "=" in target:
             continue
-        family = re.match(r"(reproduce|sanity)-(\w+)$", target)
+        family = re.match(r"(reproduce|release|sanity)-(\w+)$", target)
         known = (
             (ROOT / "projects" / family[2]).is_dir() if family else re.search(rf"^{target}:", makefile, re.MULTILINE)
         )

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "train": {"data", "text", "models", "losses", "metrics", "augment"},
     "infer": {"train", "data", "text", "models", "metrics", "augment"},
     "report": {"infer", "train", "data", "text", "metrics", "models"},
-    "reproduce": {"report", "infer", "train", "data", "text", "metrics"},
+    "reproduce": {"reader", "report", "infer", "train", "data", "text", "metrics"},
     "serve": {"infer", "train", "data", "text", "metrics", "augment"},
     "bench": {"infer", "train", "data", "text", "models", "augment", "losses", "reader"},
     "weights": set(),
