@@ -80,11 +80,7 @@ def _reproduce(args: argparse.Namespace) -> int:
     if scale_name == "release" and args.data is not None:
         raise UserError("--data: the readers of --scale release are compared and all learn from the rendered corpus")
     if args.images is not None:
-        if scale_name != "release":
-            raise UserError(f"--images: only --scale release has a budget of images; {scale_name} has none")
-        if args.images < release.LEAST:
-            raise UserError(f"--images {args.images}: at least {release.LEAST} are needed")
-        scale = replace(scale, images=args.images)
+        scale = replace(scale, images=release.check_images(scale_name, args.images))
     out = (args.out or runner.usual_out(recipe.name, scale_name, scale)).absolute()
     print(f"{recipe.title}\nscale {scale_name}: {scale.note}", flush=True)
     # A terminated run ends its child, as an interrupted one does.

@@ -195,8 +195,7 @@ def _scale(path: Path, name: str, table: dict[str, Any], model: str) -> Scale:
     table = {**table, "steps": tuple(steps), "model": table.get("model", model)}
     allowed = PLACEHOLDERS
     if name == "release":
-        table |= {"corpus": release.CORPUS, "images": release.IMAGES}
-        table |= {"seeds": release.SEEDS, "threads": release.THREADS}
+        table |= release.budget()
         allowed = PLACEHOLDERS | {"seed", "images"}
     scale = Scale(**table)
     for text in [scale.corpus, scale.evaluate, scale.evaluate_data, scale.run, *(step.run for step in steps)]:
