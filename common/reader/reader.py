@@ -40,10 +40,10 @@ def open_reader(checkpoint: Path, options: Mapping[str, Any], device: torch.devi
     return CtcReader(model.to(device).eval(), charset, device)
 
 
-def load_weights(model: CompactReader, file: Path, cure: str) -> None:
+def load_weights(model: CompactReader, file: Path, advice: str) -> None:
     """Put the weights of a shipped file, a `best.pth` or a training state (the averaged ones) into the model.
 
-    Raises `UserError` for a file that does not fit, which ends with `cure`.
+    Raises `UserError` for a file that does not fit, which ends with `advice`.
     """
     state = load(file)
     if is_state(state):
@@ -63,7 +63,7 @@ def load_weights(model: CompactReader, file: Path, cure: str) -> None:
             raise RuntimeError(f"missing {missing[:3]}, unknown {unknown[:3]}")
     except (RuntimeError, AttributeError, TypeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()[:200]
-        raise UserError(f"{file}: does not fit strlab/compact ({reason}); {cure}") from None
+        raise UserError(f"{file}: does not fit strlab/compact ({reason}); {advice}") from None
 
 
 class CtcReader:
