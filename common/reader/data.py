@@ -130,7 +130,7 @@ class RealWords:
         paths = [path for folder in folders for path in discover(folder)]
         self.words = WordDataset(paths, max_length=25, keep=_known, exclude=exclude)
         advice = "look with `strlab doctor`, which also writes a copy without them"
-        self.bad, self.numbers, self.kept_back = BadSamples(len(self.words), cure=advice), [], 0
+        self.bad, self.numbers, self.kept_back = BadSamples(len(self.words), fix=advice), [], 0
         for number in tqdm(range(len(self.words)), desc="real words", unit="img", disable=None, leave=False):
             label = self.words.label(number)
             if is_validation(label):
