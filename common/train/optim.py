@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
+from common.models import cpu
 
 Named = Iterable[tuple[str, nn.Parameter]]
 
@@ -80,13 +81,14 @@ class Adadelta(torch.optim.Adadelta):
     torch's step is a chain of element-wise operations over whole tensors; for models of 100 M parameters each of them
     streams the tensor through the memory bus. Here the chain runs on pieces that fit into a cache, for plain float32
     CPU tensors; all else is torch's own. Every element goes through the same operations in the same order, so
-    parameters and state are equal bit for bit. State names and `state_dict` are torch's.
+    parameters and state are equal bit for bit. State names and `state_dict` are torch's. STRLAB_CPU_KERNELS=0 turns it
+    off; `common/models/cpu.py` has the figure.
     """
 
     @torch.no_grad()
     def step(self, closure=None):
         """One step; `closure` as in torch."""
-        if any(not self._simple(group) for group in self.param_groups):
+        if not cpu.enabled() or any(not self._simple(group) for group in self.param_groups):
             return super().step(closure)
         loss = None
         if closure is not None:

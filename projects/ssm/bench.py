@@ -11,6 +11,7 @@ from torch import Tensor
 from common.bench.rows import Row
 from common.bench.units import jpeg_crop
 from common.data.decode import decode_resized
+from common.models.cpu import attend_folded
 from common.train.optim import build_optimizer, parameter_groups
 from projects.ssm.model.attention import MultiheadAttention
 from projects.ssm.model.pretrain_losses import objective
@@ -142,7 +143,7 @@ def cross_attention(fold: bool, batch: int = 8) -> Callable[[], object]:
     queries, memory = torch.randn(batch, 7, 384), torch.randn(batch, 256, 384, requires_grad=True)
 
     def step() -> None:
-        mixed = layer.attend_folded(queries, memory) if fold else layer.attend(queries, *layer.keys_values(memory))
+        mixed = attend_folded(layer, queries, memory) if fold else layer.attend(queries, *layer.keys_values(memory))
         mixed.sum().backward()
         layer.zero_grad()
         memory.grad = None

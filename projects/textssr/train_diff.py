@@ -21,7 +21,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from common.errors import UserError, command
-from common.train.distributed import keep_freed_memory
+from common.models.cpu import keep_freed_memory
 from projects.textssr.checkpoints import add_parts, load_scheduler, load_vae, place
 from projects.textssr.conditions import SETTLED, font_facts
 from projects.textssr.config import DIFFUSION_KEYS, read_config

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from common.errors import UserError, command
-from common.train.distributed import keep_freed_memory
+from common.models.cpu import keep_freed_memory
 from projects.textssr.checkpoints import load_vae
 from projects.textssr.config import VAE_KEYS, read_config
 from projects.textssr.data import LmdbRegions, RegionMaker

@@ -6,6 +6,7 @@ import copy
 
 import torch
 
+from common.models.cpu import SWITCH
 from common.train import optim
 
 
@@ -42,3 +43,10 @@ def test_other_types_go_to_torch() -> None:
     parameter.grad = torch.ones(3, dtype=torch.float64)
     optim.Adadelta([parameter], lr=1.0).step()
     assert (parameter < 1).all()
+
+
+def test_the_switch_leaves_the_step_to_torch(monkeypatch) -> None:
+    monkeypatch.setenv(SWITCH, "0")
+    monkeypatch.setattr(optim.Adadelta, "_step_one", None)
+    ours, theirs = (run(kind, 3)[0] for kind in (optim.Adadelta, torch.optim.Adadelta))
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs))

@@ -5,10 +5,12 @@ import sys
 
 import pytest
 
+from common.models.cpu import SWITCH, keep_freed_memory
+
 FAULTS = """
 import resource
 import numpy as np
-from common.train.distributed import keep_freed_memory
+from common.models.cpu import keep_freed_memory
 {call}
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -30,3 +32,8 @@ def page_faults(call: str) -> int:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
 def test_freed_blocks_are_used_again():
     assert page_faults("assert keep_freed_memory()") * 10 < page_faults("pass")
+
+
+def test_the_switch_leaves_the_allocator_alone(monkeypatch) -> None:
+    monkeypatch.setenv(SWITCH, "0")
+    assert not keep_freed_memory()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from projects.dig.model.attention import PlainAttention, attend, self_attend, split_heads
+from common.models.cpu import SWITCH, ImageByImageAttention, split_heads
+from projects.dig.model.attention import attend, self_attend
 
 
 @pytest.mark.parametrize(("tokens", "heads", "width"), [(256, 6, 64), (7, 3, 20)])
@@ -26,8 +27,10 @@ def test_equals_autograd_through_the_formula(tokens: int, heads: int, width: int
 
 def test_gradients_and_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     leaf = torch.randn(1, 3, 12, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: PlainAttention.apply(x, 2), (leaf,))
-    monkeypatch.setattr(PlainAttention, "apply", None)
+    assert torch.autograd.gradcheck(lambda x: ImageByImageAttention.apply(x, 2), (leaf,))
+    monkeypatch.setattr(ImageByImageAttention, "apply", None)
     self_attend(leaf, 2, exact=True)
     self_attend(leaf.float(), 2)
     self_attend(leaf.float(), 2, dropout=0.1, exact=True)
+    monkeypatch.setenv(SWITCH, "0")
+    self_attend(leaf.float(), 2, exact=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from common.models import cpu
 from projects.ssm.model.attention import MultiheadAttention
 
 
@@ -22,7 +23,9 @@ def test_folding_equals_projecting(dropout: float) -> None:
     for folded in (True, False):
         torch.manual_seed(1)
         leaves = [*layer.parameters(), queries, tokens]
-        mixed = layer.attend_folded(queries, tokens) if folded else layer.attend(queries, *layer.keys_values(tokens))
+        mixed = (
+            cpu.attend_folded(layer, queries, tokens) if folded else layer.attend(queries, *layer.keys_values(tokens))
+        )
         found.append([mixed, *torch.autograd.grad(mixed.square().sum(), leaves)])
     for first, second in zip(*found):
         torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
@@ -30,7 +33,7 @@ def test_folding_equals_projecting(dropout: float) -> None:
 
 def test_it_is_taken_with_few_queries_in_training_only(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(MultiheadAttention, "attend_folded", lambda self, queries, tokens: calls.append(queries.shape))
+    monkeypatch.setattr(cpu, "attend_folded", lambda layer, queries, tokens: calls.append(queries.shape))
     layer, queries, tokens = layer_and_input(0.1, 6)
     layer(queries, tokens)
     assert calls == [queries.shape]
@@ -38,4 +41,6 @@ def test_it_is_taken_with_few_queries_in_training_only(monkeypatch: pytest.Monke
     layer(longer, tokens)
     layer.eval()(queries, tokens)
     layer.train()(queries, layer.keys_values(tokens))
+    monkeypatch.setenv(cpu.SWITCH, "0")
+    layer(queries, tokens)
     assert len(calls) == 1

@@ -9,8 +9,9 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.models.cpu import split_heads
 from common.models.positions import sinusoid
-from projects.dig.model.attention import self_attend, split_heads
+from projects.dig.model.attention import self_attend
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import lightning.pytorch as pl
 import numpy as np
 
 from common.errors import UserError
+from common.models.cpu import keep_freed_memory
 from common.train.checkpoint import clear_unfinished, load
-from common.train.distributed import keep_freed_memory
 from common.train.session import LOCK, check_writable, take_lock
 from common.train.state import plain, seed_everything
 from projects.ssm import weights

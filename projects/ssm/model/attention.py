@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.models import cpu
+
 
 class MultiheadAttention(nn.MultiheadAttention):
     """`in_proj_weight`, `in_proj_bias`, `out_proj` as in torch; dropout acts on the attention weights in training."""
@@ -31,30 +33,11 @@ class MultiheadAttention(nn.MultiheadAttention):
         mixed = F.scaled_dot_product_attention(heads, keys, values, attn_mask=mask, dropout_p=dropout)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
-    def attend_folded(self, queries: Tensor, tokens: Tensor) -> Tensor:
-        """Attention of `queries` `[B, L, dim]` over `tokens` `[B, K, dim]` that are never projected.
-
-        (q W_q)(t W_k)^T = (q W_q W_k^T) t^T, and likewise behind the softmax for the values: with few queries it is
-        cheaper to take those through W_k and W_v. The keys' bias moves all scores of a query alike, so it drops out.
-        """
-        query_weight, key_weight, value_weight = self.in_proj_weight.chunk(3)
-        query_bias, _, value_bias = self.in_proj_bias.chunk(3)
-        by_head = (self.num_heads, self.head_dim)
-        batch, length = queries.shape[:2]
-        heads = F.linear(queries, query_weight, query_bias).flatten(0, 1).unflatten(-1, by_head).transpose(0, 1)
-        folded = heads * self.head_dim**-0.5 @ key_weight.unflatten(0, by_head)  # [heads, B * L, dim]
-        folded = folded.unflatten(1, (batch, length)).transpose(0, 1).flatten(1, 2)  # [B, heads * L, dim]
-        weights = F.dropout((folded @ tokens.mT).softmax(-1), self.dropout, self.training)
-        seen = (weights @ tokens).unflatten(1, (self.num_heads, length)).transpose(0, 1).flatten(1, 2)
-        values = (seen @ value_weight.unflatten(0, by_head).mT).unflatten(1, (batch, length)).permute(1, 2, 0, 3)
-        total = weights.sum(-1).unflatten(1, (self.num_heads, length)).mT[..., None]  # 1 before dropout
-        return self.out_proj((values + total * value_bias.unflatten(0, by_head)).flatten(2))
-
     def forward(self, queries: Tensor, memory: Tensor | tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
         """Attention of `queries` over `memory`: tokens `[B, K, dim]`, or keys and values that were kept of them."""
         if isinstance(memory, tuple):
             return self.attend(queries, *memory, mask)
         few = self.num_heads * queries.shape[1] <= self.embed_dim // 2
-        if few and self.training and mask is None and memory.device.type == "cpu":
-            return self.attend_folded(queries, memory)
+        if few and self.training and mask is None and memory.device.type == "cpu" and cpu.enabled():
+            return cpu.attend_folded(self, queries, memory)
         return self.attend(queries, *self.keys_values(memory), mask)
