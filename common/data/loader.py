@@ -107,7 +107,7 @@ class SeededSampler:
         self.shuffle, self.drop_last, self.even = shuffle, drop_last, even
         self.epoch = self.position = 0
         self._order: tuple[int, np.ndarray] | None = None
-        if not len(self):
+        if drop_last and not len(self):
             raise UserError(
                 f"batch size {batch_size}: {n} samples on {world_size} processes fill no batch, and incomplete ones "
                 "are dropped: use a smaller batch"
@@ -395,6 +395,23 @@ def word_loader(
         generator=torch.Generator(),
     )
     return WordLoader(dataset, sampler, loader, bad, in_step)
+
+
+def reading_loader(
+    dataset: WordDataset,
+    batch_size: int,
+    workers: int = 0,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool | None = None,
+) -> WordLoader:
+    """Every word once and in order, of several ranks each its share: what evaluations read. Unreadable samples, of the
+    index or met on the way, are registered in the loader's `bad` and stop nothing: they are reported next to the
+    figures. A rank for which there is no word gets no batch."""
+    sampler = SeededSampler(len(dataset), batch_size, rank=rank, world_size=world_size, shuffle=False, even=False)
+    bad = BadSamples(len(dataset) + len(dataset.index_bad), limit=1.0)
+    return word_loader(dataset, sampler, min(workers, len(sampler)), bad=bad, pin_memory=pin_memory)
 
 
 def epoch_loader(

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from common.data.bad import BadSamples
-from common.data.loader import Batch, SeededSampler, word_loader
-from common.data.words import WordDataset
+from common.data.loader import Batch, reading_loader
 from common.files import write_text
 from common.metrics.accuracy import Row, Scores
 from common.metrics.papers import dig_f_measure, dig_normalise, dig_scores
@@ -121,22 +119,16 @@ class Evaluator:
         words = Words(unlabelled=len(dataset.index_bad))
         shared = self.share and self.dist.distributed
         rank, world = (self.dist.rank, self.dist.world_size) if shared else (0, 1)
-        batches = -(-len(range(rank, len(dataset), world)) // self.batch_size)
+        place = {"rank": rank, "world_size": world}
+        batches = reading_loader(dataset, self.batch_size, self.workers, **place, pin_memory=False)
         log = EpochLog("Test:", every=10, stamp=True)
-        for _, batch in log.over(self._batches(dataset, words, rank, world), batches):
+        for _, batch in log.over(iter(batches), len(batches)):
             log.add(len(batch), **self._read(model, batch, words))
+        words.unread = len(batches.bad) - words.unlabelled
         model.train(training)
         if shared:
             words = words.merge(self.dist.gather(words))
         return self._summary(name or path.name, path, words)
-
-    def _batches(self, dataset: WordDataset, words: Words, rank: int, world: int) -> Iterator[Batch]:
-        if rank >= len(dataset):
-            return
-        sampler = SeededSampler(len(dataset), self.batch_size, rank=rank, world_size=world, shuffle=False, even=False)
-        bad = BadSamples(len(dataset) + words.unlabelled, limit=1.0)  # they are reported next to the figures
-        yield from word_loader(dataset, sampler, self.workers, bad=bad, pin_memory=False)
-        words.unread = len(bad) - words.unlabelled
 
     @torch.no_grad()
     def _read(self, model: Recogniser, batch: Batch, words: Words) -> dict[str, float]:

@@ -12,7 +12,7 @@ import torch
 from common.data.bad import BadSample, BadSamples
 from common.data.decode import BadImage, decode_rgb, pad_right, picture_size, resize_bicubic, resize_keeping_ratio
 from common.data.lmdb import WordLmdb
-from common.data.loader import Batch, RatioMix, SeededSampler, WordLoader, word_loader
+from common.data.loader import Batch, RatioMix, WordLoader, word_loader
 from common.data.masks import MaskSource
 from common.data.sources import open_words, set_or_stand_in
 from common.data.words import RESIZED, WordDataset, discover, discover_groups
@@ -242,14 +242,6 @@ def training_loader(
     bad = BadSamples(len(dataset) + len(dataset.index_bad), bad_share, bad_list if dist.is_main else None)
     pin = dist.device.type == "cuda"
     return word_loader(dataset, mix, workers, endless=True, bad=bad, pin_memory=pin, in_step=dist.distributed)
-
-
-def evaluation_loader(dataset: WordDataset, batch_size: int, workers: int) -> WordLoader:
-    """All samples once, in order; unreadable ones are counted and stop nothing."""
-    sampler = SeededSampler(len(dataset), batch_size, shuffle=False)
-    return word_loader(
-        dataset, sampler, min(workers, len(sampler)), bad=BadSamples(len(dataset), 1.0), pin_memory=False
-    )
 
 
 def benchmark(acds: bool, fast: bool) -> tuple[str | tuple[str, ...], ...]:

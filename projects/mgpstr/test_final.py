@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from common.data.loader import reading_loader
 from common.errors import command
 from common.infer.recognizer import pick_device
 from common.text.coverage import empty_line
@@ -25,7 +26,6 @@ from projects.mgpstr.data import (
     SIZE,
     ListedBatches,
     benchmark,
-    evaluation_loader,
     evaluation_sets,
     lists,
     make_dataset,
@@ -54,7 +54,7 @@ def evaluate_all(
         dataset = make_dataset(paths, network, length=length)
         if empty := dataset.counts["empty"]:
             print(empty_line(name, empty))
-        batches = evaluation_loader(dataset, size, o.workers)
+        batches = reading_loader(dataset, size, o.workers, pin_memory=False)
         result = results[name] = evaluate(model, codes, batches, device, o.amp)
         root = paths[0] if o.benchmark_all_eval else Path(o.eval_data)
         folders = {str(path.relative_to(root)): count for path, count in zip(paths, dataset.sizes)}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.data.bad import FILE_NAME
+from common.data.loader import reading_loader
 from common.data.words import WordDataset, discover
 from common.errors import UserError, command
 from common.text.coverage import empty_line
@@ -26,7 +27,7 @@ from common.train.optim import Precision
 from common.train.session import check_room, check_writable, folder_lock, precision_note, state_bytes
 from common.train.state import TrainingState, is_state, newest_state, refuse_changes, seed_everything
 from projects.mgpstr import files
-from projects.mgpstr.data import batch_shares, describe, evaluation_loader, make_dataset, training_data, training_loader
+from projects.mgpstr.data import batch_shares, describe, make_dataset, training_data, training_loader
 from projects.mgpstr.evaluate import Evaluation, evaluate
 from projects.mgpstr.flags import TrainOptions, table, train_options
 from projects.mgpstr.label_codes import LabelCodes
@@ -73,7 +74,7 @@ class Run:
         """
         with self.dist.failing_together():
             if self.dist.is_main:
-                batches = evaluation_loader(self.validation, self.o.batch_size, self.o.workers)
+                batches = reading_loader(self.validation, self.o.batch_size, self.o.workers, pin_memory=False)
                 return evaluate(self.model, self.method.codes, batches, self.dist.device, self.o.amp)
         return None
 

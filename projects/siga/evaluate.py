@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from common.data.bad import BadSamples
-from common.data.loader import Batch, SeededSampler, word_loader
+from common.data.loader import Batch, reading_loader
 from common.data.words import WordDataset
 from common.metrics.papers import score_word
 from common.metrics.protocols import PROTOCOL_36
@@ -198,17 +197,12 @@ def evaluate(
     results, samples = {}, []
     for name, dataset in sets.items():
         result = SetResult()
-        if len(dataset) > dist.rank:
-            sampler = SeededSampler(
-                len(dataset), batch_size, rank=dist.rank, world_size=dist.world_size, shuffle=False, even=False
-            )
-            # Unreadable samples are counted, not fatal: an evaluation set is what it is.
-            loader = word_loader(dataset, sampler, min(workers, len(sampler)), bad=BadSamples(len(dataset), limit=1.0))
-            for batch in loader:
-                readings = read_batch(model, codec, batch, dist.device, result, glyph)
-                result.bad += len(batch.bad)
-                free = show - len(samples)
-                samples += [(t, r.text, r.confidence) for t, r in zip(batch.labels[: max(free, 0)], readings)]
+        place = {"rank": dist.rank, "world_size": dist.world_size}
+        for batch in reading_loader(dataset, batch_size, workers, **place):
+            readings = read_batch(model, codec, batch, dist.device, result, glyph)
+            result.bad += len(batch.bad)
+            free = show - len(samples)
+            samples += [(t, r.text, r.confidence) for t, r in zip(batch.labels[: max(free, 0)], readings)]
         results[name] = SetResult()
         for other in dist.gather(result):
             results[name].add(other)

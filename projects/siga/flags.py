@@ -218,7 +218,37 @@ TRAIN = Table(
 
 
 @dataclass(frozen=True)
-class Options:
+class ModelOptions:
+    """What says which model it is, in training and in testing. Fields have the names of the flags."""
+
+    variant: Variant
+    model_name: str
+    character: str
+    batch_max_length: int
+    imgH: int
+    imgW: int
+    num_fiducial: int
+    output_channel: int
+    hidden_size: int
+
+    @property
+    def family(self) -> str:
+        """R, S or T."""
+        return self.variant.family
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the input."""
+        return self.imgH, self.imgW
+
+    @property
+    def build(self) -> dict[str, Any]:
+        """What beyond the variant's name fixes the model, as a metadata file keeps it."""
+        return build_options(vars(self), self.family)
+
+
+@dataclass(frozen=True)
+class Options(ModelOptions):
     """What train.py reads. Fields have the names of the flags, but for those that are explained here.
 
     Attributes:
@@ -231,15 +261,6 @@ class Options:
         drops: `--schedule` as fractions of the steps; None: the variant's own schedule.
     """
 
-    variant: Variant
-    model_name: str
-    character: str
-    batch_max_length: int
-    imgH: int
-    imgW: int
-    num_fiducial: int
-    output_channel: int
-    hidden_size: int
     train_data: str
     select_data: str
     selected: list[str] | None
@@ -302,21 +323,6 @@ class Options:
     bad_share: float = 0.01
     print_interval: int = 20
     allow_changes: bool = False
-
-    @property
-    def family(self) -> str:
-        """R, S or T."""
-        return self.variant.family
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width of the input."""
-        return self.imgH, self.imgW
-
-    @property
-    def build(self) -> dict[str, Any]:
-        """What beyond the variant's name fixes the model, as a metadata file keeps it."""
-        return build_options(vars(self), self.family)
 
 
 def build_options(values: Mapping[str, Any], family: str) -> dict[str, Any]:

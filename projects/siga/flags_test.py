@@ -9,7 +9,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.flags import Flag, Table, device_of, fill, per
-from projects.siga.flags import DATA, FILES, LAUNCH, MODEL, OURS, STEPS, build_options, find_variant, settle
+from projects.siga.flags import DATA, FILES, LAUNCH, MODEL, OURS, STEPS, ModelOptions, find_variant, settle
 from projects.siga.model.variants import Variant, variant
 
 OWN = (
@@ -60,7 +60,7 @@ TEST = Table(
 
 
 @dataclass(frozen=True)
-class TestOptions:
+class TestOptions(ModelOptions):
     """What test.py reads. Fields have the names of the flags; `given` holds those of the command line.
 
     Attributes:
@@ -70,15 +70,6 @@ class TestOptions:
 
     __test__ = False  # pytest looks for classes of this name
 
-    variant: Variant
-    model_name: str
-    character: str
-    batch_max_length: int
-    imgH: int
-    imgW: int
-    num_fiducial: int
-    output_channel: int
-    hidden_size: int
     checkpoint: str
     eval_data: str | None
     select_data: str
@@ -101,21 +92,6 @@ class TestOptions:
     calculate_infer_time: bool = False
     data_filtering_off: bool = False
     PAD: bool = False
-
-    @property
-    def family(self) -> str:
-        """R, S or T."""
-        return self.variant.family
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width of the input."""
-        return self.imgH, self.imgW
-
-    @property
-    def build(self) -> dict[str, Any]:
-        """What beyond the variant's name fixes the model."""
-        return build_options(vars(self), self.family)
 
 
 def parse_test(argv: Sequence[str] | None, card_of: Callable[[str], Mapping[str, Any]]) -> TestOptions:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from common.data.bad import BadSamples
-from common.data.loader import RatioMix, SeededSampler, word_loader
+from common.data.loader import RatioMix, SeededSampler, reading_loader, word_loader
 from common.data.words import WordDataset
 from common.errors import UserError
 from tests.common.lmdbs import write_words
@@ -66,6 +66,16 @@ def test_more_ranks_than_samples():
     assert [len(part) for part in parts] == [1] * 5
     with pytest.raises(UserError, match="fill no batch"):
         SeededSampler(3, 4, drop_last=True)
+
+
+def test_every_word_is_read_once_by_one_of_the_ranks(dataset):
+    loaders = [reading_loader(dataset, 4, rank=rank, world_size=3) for rank in range(3)]
+    seen = [[int(index) for batch in loader for index in batch.indices] for loader in loaders]
+    assert all(part == sorted(part) for part in seen)
+    assert sorted(index for part in seen for index in part) == [index for index in range(50) if index not in (7, 31)]
+    assert sum(len(loader.bad) for loader in loaders) == 2
+    idle = reading_loader(dataset, 4, workers=2, rank=50, world_size=51)
+    assert len(idle) == 0 and list(idle) == []
 
 
 def test_state_is_plain_and_exact():

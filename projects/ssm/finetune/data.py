@@ -107,6 +107,8 @@ class SceneTextDataModule:
         fix = "raise data.bad_share or look with `strlab doctor`"
         bad = BadSamples(len(train) + len(train.index_bad), o.get("bad_share", 0.01), listed, fix)
         words = word_loader(train, sampler, o["num_workers"], bad=bad, in_step=True)
+        if len(validation) < world:
+            raise UserError(f"data.root_dir: {len(validation)} validation words for {world} processes; start fewer")
         plain = SeededSampler(len(validation), o["batch_size"], 0, rank, world, shuffle=False, even=False)
         most = math.ceil(math.ceil(len(validation) / world) / o["batch_size"])  # batches of the rank that has most
         return Batches(words, place), Batches(word_loader(validation, plain, o["num_workers"]), at_least=most)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from common.data.bad import BadSample, BadSamples
-from common.data.loader import SeededSampler, word_loader
+from common.data.loader import reading_loader
 from common.data.sources import STAND_IN
 from common.errors import UserError
 from common.files import write_text
@@ -133,15 +133,13 @@ def read_set(
     dataset = open_words(folder, reader.image_size, rules, rotation(degrees))
     if empty := dataset.counts["empty"]:
         print(empty_line(str(folder), empty))
-    sampler = SeededSampler(len(dataset), batch_size, shuffle=False)
-    bad = BadSamples(len(dataset) + len(dataset.index_bad), limit=1.0)
-    words = []
-    for batch in word_loader(dataset, sampler, workers, bad=bad):
+    batches, words = reading_loader(dataset, batch_size, workers), []
+    for batch in batches:
         found = reader.read(batch.images.to(reader.device))
         words += [(label, one.text, one.confidence) for label, one in zip(batch.labels, found)]
     if not words:
         raise UserError(f"{folder}: no word could be read")
-    return SetReading(figures_of(words, charset), words, bad.rows())
+    return SetReading(figures_of(words, charset), words, batches.bad.rows())
 
 
 def figures_of(words: Sequence[tuple[str, str, float]], charset: str) -> SetMetrics:
