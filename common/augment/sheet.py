@@ -99,7 +99,6 @@ def operation_sheet(image: np.ndarray, seed: int, preset: str) -> np.ndarray:
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab data augment-sheet`."""
     parser = subparsers.add_parser("augment-sheet", help="draw what an augmentation recipe does", description=__doc__)
     parser.add_argument("out", type=Path, help="the PNG to write")
     parser.add_argument("--recipe", default="original", choices=sorted(RECIPES), help="default: %(default)s")

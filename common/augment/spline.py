@@ -12,15 +12,12 @@ import cv2
 import numpy as np
 
 
-def _kernel(squared: np.ndarray) -> np.ndarray:
-    return squared * np.log(np.maximum(squared, 1e-12))
-
-
 def solve(targets: np.ndarray, sources: np.ndarray) -> np.ndarray:
     """Coefficients [n + 3, 2] of the spline f with f(targets[i]) = sources[i]; both [n, 2] as (x, y) in pixels."""
     count = len(targets)
     system = np.zeros((count + 3, count + 3))
-    system[:count, :count] = _kernel(((targets[:, None] - targets[None]) ** 2).sum(axis=2))
+    squared = ((targets[:, None] - targets[None]) ** 2).sum(axis=2)
+    system[:count, :count] = squared * np.log(np.maximum(squared, 1e-12))  # the kernel r^2 log r^2
     system[:count, count] = system[count, :count] = 1
     system[:count, count + 1 :] = targets
     system[count + 1 :, :count] = targets.T

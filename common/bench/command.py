@@ -21,7 +21,6 @@ HEAD = ("row", "ours", "unit", "published", "target", "ms/image", "spread", "dri
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab bench`."""
     parser = subparsers.add_parser("bench", help="time the data path and the models", description=__doc__)
     parser.add_argument(
         "--only", default="", metavar="PATTERN", help="rows whose name contains this; | separates several"
@@ -83,7 +82,6 @@ def _print_json(result: Result, peak: float | None) -> None:
 
 
 def _print_line(result: Result, peak: float | None) -> None:
-    """One line of the table."""
     row = result.row
     sign = ">=" if row.unit in ("items/s", "x") else "<="
     target = f"{sign}{row.target:g}" if row.target is not None else ("< publ." if row.published is not None else "-")

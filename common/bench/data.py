@@ -22,7 +22,6 @@ CROPS = 2000
 
 
 def rows() -> list[Row]:
-    """All rows."""
     return [
         Row("data: decode + resize to 32x128", decode, "u", IMAGES, target=0.6),
         Row("data: LMDB sample to uint8 32x128", samples, "u", IMAGES, note="key, label, decode, resize"),

@@ -38,7 +38,6 @@ VITS = {"ViT-Ti/4": "vit_tiny_patch16_224", "ViT-S/4": "vit_small_patch16_224", 
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab gpu-check`."""
     parser = subparsers.add_parser("gpu-check", help="checks and throughput of a GPU, as JSON", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("outputs/gpu-check"), metavar="FOLDER")
     parser.add_argument("--minutes", type=float, default=9.0, help="time for everything (default 9)")

@@ -230,5 +230,4 @@ def _parser(
 
 
 def rows_of(listing: Listing) -> Iterator[Row]:
-    """The usable rows."""
     return (row for row in listing.rows if not row.wrong)

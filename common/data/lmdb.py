@@ -74,7 +74,6 @@ class _Handle:
             )
 
     def close(self) -> None:
-        """Let the file go."""
         self.transaction.abort()
         self.environment.close()
         self.file.close()

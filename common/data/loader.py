@@ -273,7 +273,6 @@ class _Requests:
 
 
 def to_batch(arrays: ArrayBatch) -> Batch:
-    """numpy to torch without copying."""
     masks = None if arrays.masks is None else torch.from_numpy(arrays.masks)
     images, indices = torch.from_numpy(arrays.images), torch.from_numpy(arrays.indices)
     return Batch(images, arrays.labels, indices, masks, arrays.bad, arrays.masks_missing)

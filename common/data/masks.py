@@ -64,7 +64,7 @@ class MaskSource:
 
     @property
     def dtype(self) -> type[np.generic]:
-        """Type of the fitted masks."""
+        """numpy type of the masks after fitting, by which the loader computes its shared memory."""
         return np.float32 if self.form == "float" else np.uint8
 
     def native(self, image: np.ndarray, words: WordLmdb, number: int) -> np.ndarray | None:

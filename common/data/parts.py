@@ -51,7 +51,6 @@ WHOLE_JOB = Shard()
 
 
 def add_shard_argument(parser: argparse._ActionsContainer) -> None:
-    """Add `--shard I/N`."""
     parser.add_argument(
         "--shard",
         metavar="I/N",
@@ -82,7 +81,6 @@ def parts_folder(target: Path) -> Path:
 
 
 def part_path(target: Path, number: int) -> Path:
-    """The folder of one part."""
     return parts_folder(target) / f"{number:07d}"
 
 

@@ -28,7 +28,7 @@ def shown(image: Image.Image) -> np.ndarray:
     """A Pillow image of any mode as uint8 RGB [H, W, 3]; see `decode_shown`. Raises `BadImage`."""
     if image.mode in DEEP_MODES:
         return scaled_grey(np.asarray(load(image, "F" if image.mode == "F" else "I")))
-    if not _is_transparent(image):
+    if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in image.info:
         return np.array(load(image, "RGB"))
     pixels = np.asarray(load(image, "RGBA"))
     return composited(pixels[..., :3], pixels[..., 3])
@@ -71,7 +71,3 @@ def one_colour(image: np.ndarray, spread: int = 3) -> bool:
     """
     pixels = image.reshape(-1, image.shape[-1])
     return bool((pixels.max(0).astype(int) - pixels.min(0) <= spread).all())
-
-
-def _is_transparent(image: Image.Image) -> bool:
-    return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info

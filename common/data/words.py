@@ -219,7 +219,8 @@ class WordDataset:
                 image, mask = self._pixels(index, int(request.epochs[row]), request.seed)
             except BadImage as error:
                 good[row] = False
-                bad.append(self._bad(index, str(error)))
+                words, number = self.location(index)
+                bad.append(BadSample(str(words.path), number + 1, str(error)))
                 continue
             images[row] = image
             if masks is not None:
@@ -289,10 +290,6 @@ class WordDataset:
         if mask is None:
             return augment(image, rng), None
         return augment(image, rng, mask)
-
-    def _bad(self, index: int, reason: str) -> BadSample:
-        words, number = self.location(index)
-        return BadSample(str(words.path), number + 1, reason)
 
 
 def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:

@@ -60,7 +60,6 @@ def open_reader(name: str) -> Read:
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab data annotate`."""
     parser = subparsers.add_parser(
         "annotate", help="find and read the words of pictures", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

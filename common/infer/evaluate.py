@@ -55,7 +55,6 @@ COLUMNS = ("set", "index", "label", "prediction", "confidence", "ned", *(f"corre
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab eval`."""
     parser = subparsers.add_parser("eval", help="accuracy on LMDBs", description=__doc__)
     add_checkpoint_arguments(parser)
     parser.add_argument("--reader", choices=PEERS, help="somebody else's reader, where it is installed")

@@ -32,7 +32,6 @@ INSTALL = "is not installed; run `pip install -e '.[export]'` in the repository"
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab export`."""
     parser = subparsers.add_parser("export", help="write a checkpoint as ONNX", description=__doc__)
     add_checkpoint_arguments(parser, batches=False)
     parser.add_argument(

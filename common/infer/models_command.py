@@ -18,7 +18,6 @@ TERMS: Rule = (r"research\s+(?:purposes|only)|academic\s+research|CC-BY-NC\s\S+|
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab models`."""
     parser = subparsers.add_parser("models", help="list the readers that ship and all models", description=__doc__)
     parser.add_argument("pattern", nargs="?", default="", help="only names that contain this")
     parser.add_argument("--json", action="store_true", help="one JSON list")

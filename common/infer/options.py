@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,9 @@ def open_with_options(
         found = re.search(r"got an unexpected keyword argument '(\w+)'", str(error))
         if found is None or found[1] not in options:
             raise
-        raise UserError(_refusal(row, found[1], f"see {_place(build)} for those that it takes")) from None
+        place = f"{build.__module__}.{build.__qualname__}"
+        raise UserError(_refusal(row, found[1], f"see {place} for those that it takes")) from None
 
 
 def _refusal(row: registry.ModelRow, name: str, fix: str) -> str:
     return f"{row.name} has no option {name!r} (--option, or the metadata of the checkpoint); {fix}"
-
-
-def _place(function: Callable) -> str:
-    return f"{function.__module__}.{function.__qualname__}"

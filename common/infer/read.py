@@ -74,7 +74,6 @@ def open_from(args: argparse.Namespace, **how: Any) -> Recognizer:
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab read`."""
     parser = subparsers.add_parser("read", help="read the text in images", description=__doc__)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or patterns in quotes")
     add_checkpoint_arguments(parser)

@@ -58,7 +58,6 @@ def read_share(
 
 
 def part_file(out: Path, name: str, start: int) -> Path:
-    """The file of a part."""
     return folder_of(out) / hashlib.sha256(name.encode()).hexdigest()[:16] / f"{start:09d}.jsonl"
 
 

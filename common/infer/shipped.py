@@ -61,7 +61,6 @@ class Shipped:
 
     @property
     def size(self) -> int:
-        """Bytes of the weight file."""
         return self.path.stat().st_size
 
     def accuracy(self) -> str:

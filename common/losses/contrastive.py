@@ -19,14 +19,9 @@ class Contrast(NamedTuple):
     top5: Tensor
 
 
-def process_count() -> int:
-    """Processes of the default group; 1 where none was started."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def process_rank() -> int:
-    """Rank in the default group; 0 where none was started."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+def distributed() -> bool:
+    """Whether this process belongs to a group."""
+    return dist.is_available() and dist.is_initialized()
 
 
 @torch.no_grad()
@@ -36,10 +31,9 @@ def gather_rows(rows: Tensor) -> Tensor:
 
     Every process must hold the same N (a training loader drops the incomplete batch).
     """
-    world = process_count()
-    if world == 1:
+    if not distributed() or dist.get_world_size() == 1:
         return rows.detach()
-    gathered = [torch.empty_like(rows) for _ in range(world)]
+    gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
     dist.all_gather(gathered, rows.detach().contiguous())
     return torch.cat(gathered)
 
@@ -56,7 +50,8 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Contrast:
     """
     queries = F.normalize(queries.float(), dim=1)
     candidates = gather_rows(F.normalize(keys.float(), dim=1))
-    labels = torch.arange(len(queries), device=queries.device) + len(queries) * process_rank()
+    rank = dist.get_rank() if distributed() else 0
+    labels = torch.arange(len(queries), device=queries.device) + len(queries) * rank
     with torch.autocast(queries.device.type, enabled=False):
         logits = queries @ candidates.T / temperature
     loss = 2 * temperature * F.cross_entropy(logits, labels)

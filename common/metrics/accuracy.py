@@ -55,7 +55,6 @@ class Tally:
         self.characters += len(label)
 
     def merge(self, other: Tally) -> None:
-        """Add the sums of `other`."""
         for field in fields(self):
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 

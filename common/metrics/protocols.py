@@ -19,7 +19,7 @@ class Protocol:
     lower: bool
 
     def normalise(self, text: str) -> str:
-        """What of `text` is compared."""
+        """Return the part of `text` that this protocol compares."""
         return keep_only(text, self.charset, self.lower) if self.charset else text
 
     def accuracy(self, predictions: Sequence[str], labels: Sequence[str]) -> tuple[float, int]:

@@ -73,7 +73,7 @@ class ResNet45(nn.Module):
         return features
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """The last stage's map."""
+        """`[B, C, H, W]` images -> the last stage's map."""
         return self.stages(images)[-1]
 
 

@@ -33,7 +33,6 @@ CALIBRATION = 512  # rendered words
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="best.pth or a training state of `strlab train`")
     parser.add_argument("--name", required=True, help="name of the shipped reader")
@@ -92,7 +91,6 @@ def quantised(graph: bytes) -> bytes:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, convert, write."""
     options = parse(argv)
     sets = find_sets(options.data)
     recognizer = open_recognizer(options.checkpoint, MODEL, "cpu", engine="torch")

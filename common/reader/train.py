@@ -96,7 +96,6 @@ class Options:
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab train`."""
     parser = subparsers.add_parser("train", help="train the default reader", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the run is kept")
     parser.add_argument("--images", type=int, default=1_500_000, help="images to see in all (default 1,500,000)")
@@ -182,7 +181,7 @@ class CtcMethod:
         return self.options.lr * min(1.0, (step + 1) / self.options.warmup, max(0.0, (total - step) / fall)), None
 
     def stepped(self, clock: Clock) -> None:
-        """The averaged copy follows."""
+        """Move the averaged copy, whose weights are evaluated and kept, towards the trained ones."""
         self.average.update(self.plain, clock.step)
 
 

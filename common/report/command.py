@@ -26,7 +26,6 @@ def write_report(finished: Finished) -> tuple[Path, Path]:
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab report`."""
     parser = subparsers.add_parser("report", help="write the reports of finished runs again", description=__doc__)
     parser.add_argument(
         "folder", type=Path, nargs="?", default=Path("outputs"), help="searched for runs (default: outputs)"

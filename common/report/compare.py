@@ -37,7 +37,6 @@ PEER_DATA = "its makers' data"  # shown for comparison; never a reason to refuse
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab compare`."""
     parser = subparsers.add_parser("compare", help="several readers in one table", description=__doc__)
     parser.add_argument(
         "readers", nargs="*", metavar="[LABEL=]READER", help="checkpoint, run folder or shipped name; none: all shipped"

@@ -158,7 +158,6 @@ def inline(text: str) -> Markup:
 
 
 def anchor(name: str) -> str:
-    """The id of a heading."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
@@ -179,7 +178,6 @@ def numeric(rows: list[list[Any]], column: int) -> bool:
 
 @functools.cache
 def page_template() -> Template:
-    """`page.html` next to this file."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -238,5 +236,4 @@ class _Markdown:
         return "\n".join(lines)
 
     def image(self, content: tuple[np.ndarray, str]) -> str:
-        """One picture and its caption."""
         return self._picture(png(content[0]), "png", content[1]) + (f"\n\n{content[1]}" if content[1] else "")

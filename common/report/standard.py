@@ -185,7 +185,7 @@ def add_examples(report: Report, finished: Finished, rows: list[dict[str, str]],
 
 
 def open_for(finished: Finished) -> Recognizer:
-    """The recognizer that was evaluated."""
+    """The recognizer of the checkpoint that the recipe has evaluated."""
     from common.infer.recognizer import open_recognizer
 
     return open_recognizer(finished.checkpoint, finished.model or None)

@@ -25,7 +25,6 @@ def pick_scale(name: str, recipe: Recipe) -> str:
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab reproduce`."""
     parser = subparsers.add_parser("reproduce", help="run a project's recipe", description=__doc__.split("\n")[0])
     parser.add_argument("name", help="project: siga, mgpstr, dig, ssm, textssr")
     parser.add_argument(

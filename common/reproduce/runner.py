@@ -182,7 +182,6 @@ def _set_aside(folder: Path) -> None:
 
 
 def _digest(*parts: str) -> str:
-    """Hash of some strings."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

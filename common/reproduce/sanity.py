@@ -14,7 +14,6 @@ from common.reproduce import runner
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab sanity`."""
     parser = subparsers.add_parser("sanity", help="overfit 64 images", description=__doc__)
     parser.add_argument("name", help="project: siga, mgpstr, dig, ssm, textssr")
     parser.add_argument("--fresh", action="store_true", help="start anew")

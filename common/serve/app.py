@@ -98,7 +98,6 @@ class Readers:
         self.lock = threading.Lock()
 
     def names(self) -> list[str]:
-        """All names, the default first."""
         return list(dict.fromkeys([self.default, *(one.name for one in shipped.all_shipped())]))
 
     def get(self, name: str | None) -> Recognizer:

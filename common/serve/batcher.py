@@ -50,7 +50,6 @@ class Batcher(threading.Thread):
         self.join(timeout=60)
 
     def run(self) -> None:
-        """Work until `stop`."""
         job = self.jobs.get()
         while job is not None:
             batch, job = self._gather(job)

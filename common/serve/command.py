@@ -25,7 +25,6 @@ from common.infer.read import add_checkpoint_arguments, open_from
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab serve`."""
     parser = subparsers.add_parser(
         "serve",
         help="a web page and an HTTP API",

@@ -63,7 +63,6 @@ class Dist:
         return self.backend is not None
 
     def barrier(self) -> None:
-        """Wait for all ranks."""
         if self.distributed:
             td.barrier()
 
@@ -149,7 +148,6 @@ class Dist:
             raise SystemExit(2) from None
 
     def close(self) -> None:
-        """End the process group."""
         if self.distributed and td.is_initialized():
             td.destroy_process_group()
 

@@ -200,7 +200,6 @@ class MetricsLog:
         write_text(self.path, "".join(line + "\n" for line in kept))
 
     def write(self, **values: Any) -> None:
-        """Append one row."""
         if self.path is None:
             return
         with logging_to(self.path), open(self.path, "a", encoding="utf-8") as file:
@@ -240,13 +239,11 @@ class ScalarWriter:
             self.writer.add_image(name, image, step, dataformats="HWC")
 
     def flush(self) -> None:
-        """Write what is buffered."""
         if self.writer is not None:
             with logging_to(Path(self.writer.logdir)):
                 self.writer.flush()
 
     def close(self) -> None:
-        """End the event file."""
         if self.writer is not None:
             with logging_to(Path(self.writer.logdir)):
                 self.writer.close()
@@ -390,7 +387,6 @@ class EpochLog:
         return {"epoch": self.epoch, "sums": sums}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from these sums."""
         self.epoch, sums = state["epoch"], state["sums"]
         self.names.update(dict.fromkeys(sums))
         for name, (total, count) in sums.items():

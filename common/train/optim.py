@@ -168,7 +168,6 @@ class Ema:
         ema_update(averaged, current, self.decay if decay is None else decay)
 
     def state_dict(self) -> dict[str, Any]:
-        """Decay and averaged tensors."""
         return {"decay": self.decay, "values": self.values}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -256,13 +255,13 @@ class Precision:
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """Context of the forward pass."""
+        """The context of the forward pass: lower precision where `amp` asks for it, nothing with "no"."""
         if self.amp == "no":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.float16 if self.amp == "fp16" else torch.bfloat16)
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Backward of the (scaled) loss."""
+        """Backward of the loss, multiplied by the loss scale under fp16."""
         self.scaler.scale(loss).backward()
 
     def step(self, optimizer: torch.optim.Optimizer, max_norm: float | None = None) -> torch.Tensor | None:
@@ -284,11 +283,9 @@ class Precision:
         return nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], max_norm)
 
     def state_dict(self) -> dict[str, Any]:
-        """The loss scale."""
         return self.scaler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put the loss scale back."""
         if state and self.scaler.is_enabled():
             self.scaler.load_state_dict(state)
 

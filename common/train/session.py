@@ -39,12 +39,10 @@ class Tee:
         self.console, self.file = console, file
 
     def write(self, text: str) -> int:
-        """Write to both."""
         self._copy(lambda file: file.write(text))
         return self.console.write(text)
 
     def flush(self) -> None:
-        """Flush both."""
         self._copy(lambda file: file.flush())
         self.console.flush()
 

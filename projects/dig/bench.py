@@ -116,7 +116,6 @@ def fine_tuning(size: str, batch: int) -> Callable[[], object]:
 
 
 def reading(size: str, batch: int) -> Callable[[], object]:
-    """Greedy reading of a batch."""
     model = recogniser(size).eval()
     images = torch.rand(batch, *IMAGES) * 2 - 1
     return lambda: model.read(images)

@@ -52,11 +52,10 @@ class FineTuning:
         return loss, {"loss": loss.detach(), "class_acc": right.float().mean()}
 
     def rates(self, step: int) -> tuple[float, float]:
-        """Learning rate and weight decay."""
         return float(self.lr[step]), float(self.weight_decay[step])
 
     def stepped(self, clock: Clock) -> None:
-        """Move the averaged copy."""
+        """Move the averaged copy of `--model_ema` towards the trained weights."""
         if self.ema is not None:
             self.ema.update(unwrap(self.model))
 

@@ -196,7 +196,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Options, dict[str, Any]]:
 
 
 def check(values: Mapping[str, Any], charset: str) -> None:
-    """Refuse early, in words."""
+    """Raise `UserError` for values that cannot be meant, before anything is read."""
     flags.check_run(values)
     check_model(values, charset)
     if values["data_set"] != "image_lmdb":

@@ -23,7 +23,7 @@ PLAIN_MOMENTUM = ("momentum", "fusedmomentum")
 
 
 def optimizer_name(opt: str) -> str:
-    """torch's optimizer behind `--opt`."""
+    """torch's name of the optimizer that `--opt` names; some published names mean the same one."""
     return SAME.get(opt.lower(), opt.lower())
 
 

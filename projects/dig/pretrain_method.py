@@ -89,7 +89,6 @@ class PreTraining:
         return first, second, mask.to(self.device, non_blocking=True)
 
     def rates(self, step: int) -> tuple[float, float]:
-        """Learning rate and weight decay."""
         return float(self.lr[step]), float(self.weight_decay[step])
 
     def stepped(self, clock: Clock) -> None:

@@ -16,7 +16,6 @@ PUBLISHED = {
 
 
 def _row(name: str, size: str, **more: object) -> ModelRow:
-    """A row of either kind."""
     own = size == "micro"
     return ModelRow(
         name=f"dig/{name}",
@@ -45,7 +44,6 @@ def _recogniser(size: str, patch: int) -> ModelRow:
 
 
 def _pretrainer(kind: str, size: str, patch: int) -> ModelRow:
-    """One pre-training model."""
     name = f"pretrain_{kind}_ori_vit_{size}_patch{patch}_32x128"
     build = "projects.dig.model.pretraining:build_pretrainer"
     small = {"mlp_dim": 64, "dim": 32} if size == "micro" else {}

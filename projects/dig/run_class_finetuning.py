@@ -191,7 +191,6 @@ def evaluate(o: Options, dist: Dist) -> None:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, build, run."""
     options, values = parse(argv)
     with session(options, values) as dist:
         evaluate(options, dist) if options.eval else train(options, values, dist)

@@ -90,7 +90,6 @@ def train(o: Options, values: dict[str, Any], dist: Dist) -> None:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, build, run."""
     options, values = parse(argv)
     with session(options, values) as dist:
         train(options, values, dist)

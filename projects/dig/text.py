@@ -14,7 +14,6 @@ SPECIALS = 3  # EOS, PADDING, UNKNOWN
 
 
 def codec(voc_type: str, max_len: int) -> EosPadUnkCodec:
-    """The codec of a `--voc_type`."""
     return EosPadUnkCodec(NAMED[voc_type], max_len)
 
 

@@ -71,7 +71,6 @@ def training(transformer: str, name: str, batch: int = 8) -> Callable[[], object
 
 
 def reading(name: str, batch: int = 32) -> Callable[[], object]:
-    """uint8 pictures to fused strings."""
     torch.manual_seed(0)
     model = build_model("mgp-str", name).eval()
     images, _, codes = inputs(model, batch)

@@ -224,7 +224,6 @@ def charset_of(state: Mapping[str, torch.Tensor], folder: Path) -> str:
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab convert mgpstr`."""
     parser = subparsers.add_parser("mgpstr", help="MGP-STR <-> transformers", description=__doc__)
     parser.add_argument("source", type=Path, help="published .pth file, or a transformers folder or weight file")
     parser.add_argument("target", type=Path, help="folder to write for --to hf, file for --to original")
@@ -237,7 +236,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """`strlab convert mgpstr`."""
     taken = args.target.is_dir() and any(args.target.iterdir()) if args.to == "hf" else args.target.exists()
     if taken and not args.force:
         raise UserError(f"{args.target}: exists; give another name, or --force to overwrite it")

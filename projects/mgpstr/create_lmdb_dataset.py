@@ -26,7 +26,6 @@ def yes_or_no(text: str) -> bool:
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse and convert."""
     parser = Parser(prog="create_lmdb_dataset.py", description=__doc__.splitlines()[0])
     names = ("inputPath", "gtFile", "outputPath")
     for name in names:

@@ -174,7 +174,6 @@ def convert_acds(
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab data convert acds`."""
     parser = subparsers.add_parser("acds", help="ACDS-STR's pickled box labels to JSON", description=__doc__)
     parser.add_argument("source", type=Path, help="an LMDB folder, or a folder of them")
     parser.add_argument("target", type=Path, help="new folder; sub-folders are kept")
@@ -184,7 +183,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """`strlab data convert acds`."""
     shard = find_shard(args.shard)
     for source in discover(args.source):
         target = args.target / source.relative_to(args.source)

@@ -57,7 +57,6 @@ def draw(folder: Path, path: Path, image: np.ndarray, prediction: Prediction, ex
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, open, read, draw."""
     o = read_options(argv, "demo.py")
     if not o.demo_imgs:
         raise UserError("--demo_imgs: not given; name an image or a folder of images")

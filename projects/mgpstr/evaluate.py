@@ -62,7 +62,6 @@ class Evaluation:
         return self.loss_sum / self.batches if self.batches else 0.0
 
     def add(self, other: Evaluation) -> None:
-        """Add another set's sums."""
         for name in ("words", "loss_sum", "batches", "seconds"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.correct.update(other.correct)

@@ -72,7 +72,11 @@ class MgpReader:
         fused, reading = read_batch(self.model, self.codes, images)
         if not attention or "char" not in reading.maps:
             return [as_prediction(one) for one in fused]
-        maps = {name: on_grid(values, self.model.grid) for name, values in reading.maps.items()}
+        # m [B, T, N + 1] -> [B, T - 1, rows, columns] of positions 1 to T - 1, without the class token
+        maps = {
+            name: values[:, 1:, 1:].float().unflatten(2, self.model.grid).cpu().numpy()
+            for name, values in reading.maps.items()
+        }
         predictions = []
         for row, one in enumerate(fused):
             tokens = {name: self.tokens(name, reading.decoded[name].ids[row].tolist()) for name in maps}
@@ -115,11 +119,6 @@ class TopOne(nn.Module):
             probs, ids = logits[:, 1:].softmax(-1).max(-1)
             found += [ids, probs]
         return tuple(found)
-
-
-def on_grid(attention: torch.Tensor, grid: tuple[int, int]) -> np.ndarray:
-    """m [B, T, N + 1] -> float32 [B, T - 1, rows, columns] of positions 1 to T - 1, without the class token."""
-    return attention[:, 1:, 1:].float().unflatten(2, grid).cpu().numpy()
 
 
 def as_prediction(

@@ -20,7 +20,6 @@ PUBLISHED = {
 
 
 def _row(transformer: str, model: str) -> ModelRow:
-    """One model as a row."""
     name, acds, micro = model or transformer, transformer in ACDS, "icro" in (model or transformer)
     where = "a file share, linked from github.com/xuefanfu/ACDS-STR" if acds else RELEASE
     return ModelRow(

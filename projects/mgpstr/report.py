@@ -50,17 +50,13 @@ def add_heads(report: Report, finished: Finished) -> None:
     )
     for file in files:
         content = json.loads(file.read_text("utf-8"))
-        rows = [
-            [name, one["words"], *(one[column] for column in COLUMNS), _won(one["won"])]
-            for name, one in content["sets"].items()
-        ]
+        rows = []
+        for name, one in content["sets"].items():
+            won = ", ".join(f"{head} {count}" for head, count in sorted(one["won"].items(), key=lambda item: -item[1]))
+            rows.append([name, one["words"], *(one[column] for column in COLUMNS), won])
         rows.append(["all words", sum(row[1] for row in rows), *(content["total"][column] for column in COLUMNS), ""])
         report.heading(Path(content["checkpoint"]).parent.name, level=3)
         report.table(["set", "words", *COLUMNS, "won"], rows, strong=[len(rows) - 1])
-
-
-def _won(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
 
 
 def add_attention(report: Report, finished: Finished) -> None:

@@ -71,7 +71,6 @@ def flops(model: torch.nn.Module, device: torch.device) -> str:
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, open, read all sets."""
     o = read_options(argv, "test_final.py")
     device = pick_device(o.device)
     chosen = files.checkpoints(o.model_dir, o.range)

@@ -227,7 +227,6 @@ def build(o: TrainOptions, values: dict[str, Any], dist: Dist, folder: Path) -> 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, build, train."""
     o, values = train_options(argv)
     folder = files.run_folder(o.saved_path, o.exp_name or o.network.name, o.manualSeed)
     with process_group(o.device, o.dist_url, o.local_rank, o.dist_timeout) as dist:

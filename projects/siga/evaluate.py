@@ -52,7 +52,6 @@ class SetResult:
         return 100.0 * self.heads.get(name, 0) / self.words if self.words else 0.0
 
     def add(self, other: SetResult) -> None:
-        """Add another process's sums."""
         for name in ("words", "correct", "ned", "confidence", "loss", "batches", "seconds", "bad"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name, count in other.heads.items():
@@ -72,7 +71,6 @@ class Evaluation:
 
     @property
     def total(self) -> SetResult:
-        """The sums over all sets."""
         total = SetResult()
         for result in self.sets.values():
             total.add(result)

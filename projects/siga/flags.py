@@ -233,7 +233,6 @@ class ModelOptions:
 
     @property
     def family(self) -> str:
-        """R, S or T."""
         return self.variant.family
 
     @property

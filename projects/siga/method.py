@@ -42,7 +42,7 @@ class SigaMethod:
 
     @property
     def bare(self) -> SigaModel:
-        """The model inside its wrappers."""
+        """The model without the wrappers of torch.compile and of several processes."""
         return unwrap(self.model)
 
     def losses(self, batch: Batch, clock: Clock, number: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

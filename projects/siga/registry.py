@@ -13,7 +13,6 @@ TERMS = "academic use (the authors' README says 2-clause BSD, but academic only;
 
 
 def _row(variant: Variant) -> ModelRow:
-    """One variant as a row."""
     weights = ()
     if variant.name in PUBLISHED:
         weights = (Weights(PUBLISHED[variant.name], TERMS, "Google Drive, linked from github.com/TongkunGuan/SIGA"),)

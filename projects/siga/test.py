@@ -27,7 +27,6 @@ from projects.siga.model.build import Codec, build_row, load_weights, make_codec
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, build, evaluate."""
     o = parse_test(argv, lambda path: read_card(numbered(Path(path), None)[0]))
     with process_group(o.device, o.dist_url, o.local_rank, o.dist_timeout) as dist:
         with dist.failing_together():

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, prepare the data, train."""
     o, values = parse_training(argv)
     folder = files.run_folder(o.exp_name, o.variant, o.manual_seed, Path(o.output) / o.saved_path)
     with process_group(o.device, o.dist_url, o.local_rank, o.dist_timeout) as dist:

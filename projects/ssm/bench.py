@@ -157,7 +157,6 @@ def folded() -> Callable[[], object]:
 
 
 def projected() -> Callable[[], object]:
-    """With them."""
     return cross_attention(False)
 
 

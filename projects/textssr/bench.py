@@ -58,7 +58,6 @@ def picture() -> np.ndarray:
 
 
 def make_sample(side: int, text: str = "Reading") -> Sample:
-    """One prepared region."""
     maker = RegionMaker(side, GlyphRenderer(default_font()))
     return maker.make(picture(), POLYGON, text, random.Random(0))
 
@@ -139,6 +138,5 @@ def one_call() -> Callable[[], object]:
 
 
 def three_calls() -> Callable[[], object]:
-    """One after the other."""
     vae, pictures = build_vae("tiny").eval(), _pictures()
     return lambda: [encode(vae, part) for part in pictures]

@@ -51,7 +51,7 @@ class Coverage:
             self.see(text)
 
     def see(self, text: str) -> None:
-        """Take one word."""
+        """Count a word, and note those of its characters that the font lacks."""
         lost = {letter for letter in text if ord(letter) not in self.known and not "\ud800" <= letter <= "\udfff"}
         self.words += bool(text)
         self.lacking += bool(lost)

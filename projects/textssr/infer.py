@@ -82,7 +82,6 @@ class Writer:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read, paint, write."""
     options = parse_infer(argv, __doc__)
     regions = open_regions(options)
     own_words = not options.text

@@ -27,7 +27,6 @@ from projects.textssr.model.build import SCHEDULER, SIZES, build_vae, unet_optio
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Build and save."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="new folder")
     parser.add_argument("--size", choices=SIZES, default="tiny", help="default: %(default)s")

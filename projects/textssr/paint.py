@@ -211,7 +211,6 @@ def parse_box(text: str) -> list[float]:
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab paint`."""
     parser = subparsers.add_parser(
         "paint", help="paint a word into a picture", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

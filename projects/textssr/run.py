@@ -135,11 +135,9 @@ class AccelerateEngine:
         return self.accelerator.scaler is not None
 
     def step(self) -> None:
-        """Step with the present gradients."""
         self.optimizer.step()
 
     def clear(self) -> None:
-        """Forget the gradients."""
         self.optimizer.zero_grad(set_to_none=True)
 
 

@@ -126,7 +126,6 @@ class SceneLmdb:
             return self._parse(transaction.get(b"annotations-" + identity), identity)
 
     def picture(self, identity: bytes) -> bytes:
-        """The encoded picture."""
         with self.environment.begin() as transaction:
             return transaction.get(b"image-" + identity)
 

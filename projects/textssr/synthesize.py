@@ -272,7 +272,6 @@ def fingerprints(options: SynthesisOptions) -> dict[str, list[int]]:
 
 
 def is_made(out: Path, number: int) -> bool:
-    """Whether a part is finished."""
     return (out / "parts" / f"{number:06d}.jsonl").is_file()
 
 

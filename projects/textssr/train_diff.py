@@ -95,7 +95,6 @@ class DiffusionLoss:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, build, run."""
     if argv is None:
         start_all_processes()
         keep_freed_memory()

@@ -60,7 +60,6 @@ def fit_scaling_factor(vae: AutoencoderKL, dataset: LmdbRegions, most: int = 64)
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, build, run."""
     if argv is None:
         start_all_processes()
         keep_freed_memory()

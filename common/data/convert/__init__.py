@@ -10,7 +10,6 @@ __all__ = ["add_parser"]
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add the library's kinds."""
     gt.add_parser(subparsers)
     anyword.add_parser(subparsers)
     scene_files.add_parser(subparsers)

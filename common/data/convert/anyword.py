@@ -192,7 +192,6 @@ def _kept(item: dict, filters: Filters, counts: Counter) -> list[dict]:
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab data convert anyword`."""
     parser = subparsers.add_parser("anyword", help="an AnyWord JSON file into a scene LMDB", description=__doc__)
     parser.add_argument("json", type=Path, metavar="JSON", help="file with data_root and data_list")
     parser.add_argument("out", type=Path, metavar="OUT", help="the LMDB folder to make; must not exist")

@@ -97,7 +97,6 @@ def _why_none(listing: Listing, images: Path) -> str:
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab data convert gt`."""
     parser = subparsers.add_parser("gt", help="a folder of pictures and a list of labels", description=__doc__)
     parser.add_argument("images", type=Path, metavar="FOLDER", help="the paths in the list start from here")
     parser.add_argument("list", type=Path, metavar="GT.TXT", help="lines of path and label")

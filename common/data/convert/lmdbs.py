@@ -61,7 +61,6 @@ def unseen(folders: list[Path], training: list[Path]) -> Iterator[Source]:
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `merge` and `unseen`."""
     parser = subparsers.add_parser("merge", help="LMDBs in one, without small pictures")
     parser.add_argument("sources", type=Path, nargs="+", metavar="SRC", help="LMDBs at or below these")
     parser.add_argument("out", type=Path, metavar="DST", help="the LMDB folder to make; must not exist")

@@ -149,7 +149,6 @@ def table(results: list[Result]) -> list[str]:
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add the public sets."""
     for name, data_set in known().items():
         if data_set.form == ANYWORD and name == ANYWORD:
             continue  # the kind of that name converts JSON files

@@ -10,7 +10,6 @@ from common.data.sets import WordSet, find_set
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab data info`."""
     parser = subparsers.add_parser("info", help="what is known of a public word set", description=__doc__)
     parser.add_argument("name", metavar="NAME", help="as `strlab data list` prints it")
     parser.set_defaults(run=lambda args: print("\n".join(describe(find_set(args.name)))))

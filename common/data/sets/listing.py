@@ -12,7 +12,6 @@ from common.data.sets import known
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab data list`."""
     parser = subparsers.add_parser("list", help="list the public word sets", description=__doc__)
     parser.add_argument("--json", action="store_true", help="everything that is known, as JSON")
     parser.set_defaults(run=_run)

@@ -21,7 +21,6 @@ from common.errors import UserError
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab data verify`."""
     parser = subparsers.add_parser(
         "verify", help="check converted sets", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -34,7 +34,6 @@ class ListSource(WordSource):
             raise KeyError(f"{names[index]}: {getattr(error, 'strerror', None) or error}") from None
 
     def label(self, index: int) -> str:
-        """The label of the line."""
         return self._read()[2][index]
 
     def _read(self) -> tuple[Path, Texts, Texts]:

@@ -54,7 +54,6 @@ class TableSource(WordSource):
         return value
 
     def label(self, index: int) -> str:
-        """The text of the row."""
         return self._read()[2][index]
 
     def close(self) -> None:

@@ -39,7 +39,6 @@ class RenderedWord:
     background: str
 
     def jpeg(self) -> bytes:
-        """The image as stored."""
         return simplejpeg.encode_jpeg(np.ascontiguousarray(self.image), self.quality, "RGB", "420")
 
     def mask_png(self) -> bytes:

@@ -44,7 +44,6 @@ RULES: tuple[Rule, ...] = ((r"\A.*", "bold"), (r"(?m)^  [A-Z][A-Z -]+(?=  )", "b
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab doctor`."""
     parser = subparsers.add_parser(
         "doctor", help="check word sets", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -81,7 +81,7 @@ class MoCoViT(nn.Module):
         nn.init.zeros_(projection.bias)
 
     def pairs(self) -> list[tuple[nn.Module, nn.Module]]:
-        """(momentum, online) modules."""
+        """(momentum module, the online module that it follows), in the order of the update."""
         names = [("momentum_encoder", "encoder"), ("momentum_projection_layer", "encoder_projection_layer"),
                  ("momentum_patch_extractor", "patch_extractor"), ("pix_projector_m", "pix_projector")]  # fmt: skip
         return [(getattr(self, m), getattr(self, o)) for m, o in names if hasattr(self, m)]

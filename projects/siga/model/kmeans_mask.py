@@ -41,12 +41,6 @@ def dominated_borders(code: np.ndarray) -> int:
     return int(sum(rows) + sum(columns))
 
 
-def _border_ones(code: np.ndarray) -> tuple[int, int]:
-    """(ones, pixels) on the one-pixel frame."""
-    inner = code[1:-1, 1:-1]
-    return int(code.sum()) - int(inner.sum()), code.size - inner.size
-
-
 def kmeans_mask(grey: np.ndarray) -> np.ndarray:
     """Grey image uint8 [h, w] -> text mask uint8 [h, w], 1 = text.
 
@@ -64,7 +58,8 @@ def kmeans_mask(grey: np.ndarray) -> np.ndarray:
         return inverted
     if dominated_borders(inverted) >= 3:
         return code
-    ones, pixels = _border_ones(code)
+    inner = code[1:-1, 1:-1]  # the majority on the one-pixel frame is background
+    ones, pixels = int(code.sum()) - int(inner.sum()), code.size - inner.size
     if 2 * ones != pixels:
         return code if 2 * ones < pixels else inverted
     return code if 2 * int(code.sum()) <= code.size else inverted

@@ -71,13 +71,11 @@ def elements(*shapes: object, out_shape: Sequence = (), **options: object) -> in
 @hydra.main(config_path=str(CONFIGS), config_name="bench", version_base="1.2")
 @quietly
 def task(config: DictConfig) -> None:
-    """What Hydra starts."""
     run(config)
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Compose, build, time."""
     start(task, argv)
 
 

@@ -15,7 +15,6 @@ from projects.ssm.finetune.flags import parse_read
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Open, read, print `<file>: <text>`."""
     checkpoint, files, device_name, words = parse_read(argv)
     from common.infer.recognizer import Recognizer
     from projects.ssm.finetune.files import open_model, parse_model_args, to_device

@@ -41,7 +41,6 @@ def results_table(rows: Mapping[str, SetMetrics]) -> str:
 
 
 def line(name: str, row: SetMetrics, width: int) -> str:
-    """One line of the table."""
     return (
         f"| {name:<{width}} | {row.samples:>9} | {row.accuracy:>8.2f} | {row.one_minus_ned:>7.2f} "
         f"| {row.confidence:>10.2f} | {row.label_length:>12.2f} |"

@@ -33,7 +33,6 @@ def task(config: DictConfig) -> None:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Compose, build, fit."""
     start(task, argv)
 
 

@@ -75,7 +75,6 @@ def search(config: DictConfig, out: Path) -> list[dict[str, float]]:
 @hydra.main(config_path=str(CONFIGS), config_name="tune", version_base="1.2")
 @quietly
 def task(config: DictConfig) -> None:
-    """What Hydra starts."""
     search(config, Path(HydraConfig.get().runtime.output_dir))
 
 

@@ -61,5 +61,5 @@ def codec_for(model: nn.Module, charset: str) -> EosBosPadCodec | CtcCodec:
 
 
 def build_row(name: str, charset: str, **arguments) -> nn.Module:
-    """A registry row's recogniser."""
+    """`build_recogniser` with its arguments spread out, which is how the registry calls it."""
     return build_recogniser(name, charset, arguments)

@@ -244,7 +244,6 @@ class Permutations:
         return json.dumps(self.random.bit_generator.state)
 
     def load_state_dict(self, state: str) -> None:
-        """Put a state back."""
         self.random.bit_generator.state = json.loads(state)
 
 

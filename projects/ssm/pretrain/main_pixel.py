@@ -77,7 +77,6 @@ def build(o: PixelOptions, dist: Dist, pairs: Pairs) -> Run:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, build, run."""
     o = parse_pixel(argv)
     with session(o, o.parsed) as dist, timed_lines():
         pairs = evaluation_pairs(o.pixel_type, o.data_path, o.eval_data_path, tuple(o.input_size))

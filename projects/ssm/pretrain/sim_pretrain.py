@@ -24,7 +24,6 @@ from projects.ssm.pretrain.run import Run, build_run, timed_lines
 
 
 def build(o: PretrainOptions, dist: Dist) -> Run:
-    """Data, model and run."""
     size = tuple(o.input_size)
     longest = None if o.data_filtering_off else o.max_length
     dataset = build_dataset(o.data_path, size, longest, o.parsed, o.exclude)
@@ -54,7 +53,6 @@ def build(o: PretrainOptions, dist: Dist) -> Run:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, build, run."""
     o = parse(argv)
     with session(o, o.parsed) as dist, timed_lines():
         if dist.is_main:
