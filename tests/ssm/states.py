@@ -28,11 +28,6 @@ CASES = {
     "pretrain, accumulated": ("pretrain", ["--accum_iter", 2, "--dense_loss", "--direction", "Hybrid"], 1),
     "pretrain, two processes": ("pretrain", ["--batch_size", 2], 2),
     "SR": ("SR", [], 1),
-    "SR, accumulated, two processes": (
-        "SR",
-        ["--accum_iter", 2, "--batch_size", 1, "--norm_pix_loss", "--epochs", 10],
-        2,
-    ),
     "Seg": ("Seg", ["--accum_iter", 2, "--batch_size", 1], 1),
 }
 """Name -> script, flags, processes. Every run stops after 4, 6 and 8 steps; states are hashed after 4 and 8."""
