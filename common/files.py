@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -150,3 +150,17 @@ def files_below(root: str | Path, wanted: Callable[[str], bool]) -> list[Path]:
             found += [folder / name for name in names if wanted(name) and not name.startswith(".")]
         waiting = links
     return sorted(found)
+
+
+def picture_folder(source: Path, root: Path, names: Sequence[str] = ()) -> Path:
+    """Where the pictures of an AnyWord file `source` are: the place meant by its `data_root` that has most of `names`.
+
+    A relative `data_root` counts from the working folder (as published), from the file's folder, or from a folder above
+    it; where the file was moved with its pictures, the end of `data_root` is looked for next to it.
+    """
+    near = [source.parent / root, *(above / root for above in source.absolute().parents[1:6])]
+    tails = [source.parent.joinpath(*root.parts[start:]) for start in range(1, len(root.parts))]
+    places = [place for place in (root, *near, *tails) if place.is_dir()]
+    best = max(places, key=lambda place: sum((place / name).is_file() for name in names), default=root)
+    # a folder of the same name by chance, such as /root, holds none of them
+    return best if not names or any((best / name).is_file() for name in names) else root

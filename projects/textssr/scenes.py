@@ -12,9 +12,9 @@ from pathlib import Path
 import lmdb
 import numpy as np
 
-from common.data.convert.anyword import picture_folder
 from common.data.lmdb import open_environment
 from common.errors import UserError
+from common.files import picture_folder
 
 
 @dataclass(frozen=True)

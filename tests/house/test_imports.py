@@ -31,12 +31,12 @@ PAIRS_OF_FOLDERS = {("data", "augment")}
 CLOSURE = {  # training script: (most files today, target)
     "projects/siga/train.py": (55, 55),
     "projects/mgpstr/train_final_dist.py": (50, 55),
-    "projects/dig/run_class_finetuning.py": (53, 55),
+    "projects/dig/run_class_finetuning.py": (52, 55),
     "projects/dig/run_mae_pretraining_moco.py": (50, 55),
     "projects/ssm/pretrain/sim_pretrain.py": (43, 45),
-    "projects/ssm/pretrain/main_pixel.py": (43, 45),
-    "projects/textssr/train_diff.py": (45, 45),
-    "projects/textssr/train_vae.py": (44, 45),
+    "projects/ssm/pretrain/main_pixel.py": (41, 45),
+    "projects/textssr/train_diff.py": (42, 45),
+    "projects/textssr/train_vae.py": (41, 45),
 }
 """The first figure is a ceiling: it may fall and never rise. Where it is above the target, that is not met yet."""
 

@@ -10,7 +10,7 @@ import argparse
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from common.data.convert.samples import LOG_NAME, add_running_arguments
 from common.data.lmdb import LmdbWriter, WordLmdb
 from common.data.parts import SKIPPED, WHOLE_JOB, Joined, Shard, chunks, find_shard, parts_folder, run_job
 from common.errors import UserError
-from common.files import write_text
+from common.files import picture_folder, write_text
 
 PART_SIZE = 1000  # pictures: the unit of resuming
 COUNTS = "counts"  # in a part: JSON of how many words and pictures were used, or not used for which reason
@@ -159,20 +159,6 @@ def read_scene_file(source: Path, images: Path | None = None) -> tuple[Path, lis
         raise UserError(f"{source}: data_list: a list of objects is needed")
     names = [str(item["img_name"]) for item in items[:20] if "img_name" in item]
     return images or picture_folder(source, root, names), items
-
-
-def picture_folder(source: Path, root: Path, names: Sequence[str] = ()) -> Path:
-    """Where the pictures of an AnyWord file `source` are: the place meant by its `data_root` that has most of `names`.
-
-    A relative `data_root` counts from the working folder (as published), from the file's folder, or from a folder above
-    it; where the file was moved with its pictures, the end of `data_root` is looked for next to it.
-    """
-    near = [source.parent / root, *(above / root for above in source.absolute().parents[1:6])]
-    tails = [source.parent.joinpath(*root.parts[start:]) for start in range(1, len(root.parts))]
-    places = [place for place in (root, *near, *tails) if place.is_dir()]
-    best = max(places, key=lambda place: sum((place / name).is_file() for name in names), default=root)
-    # a folder of the same name by chance, such as /root, holds none of them
-    return best if not names or any((best / name).is_file() for name in names) else root
 
 
 def _kept(item: dict, filters: Filters, counts: Counter) -> list[dict]:
