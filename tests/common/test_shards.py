@@ -8,8 +8,10 @@ import functools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,11 +20,11 @@ from common.cli import main
 from common.data import examine, examine_shares
 from common.data.lmdb import WordLmdb
 from common.data.parts import Shard, find_shard
-from common.data.synth import SynthOptions, render_corpus
+from common.data.synth import SynthOptions, render_corpus, shards
 from common.errors import UserError
 from projects.siga.mask_create import generate_mask
 from tests.common import toy
-from tests.common.lmdbs import write_words
+from tests.common.lmdbs import encoded, noise, write_words
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,21 +60,84 @@ def test_which_shard() -> None:
             find_shard(text)
 
 
-def test_rendering_over_two_hosts(tmp_path: Path) -> None:
-    """Two parts of 2,000 crops and one of the rest; the second host was killed and is started again."""
-    options = SynthOptions(difficulty="plain", train=4400, validation=0, evaluation=0, seed=3)
+def test_rendering_in_two_shards(tmp_path: Path, monkeypatch, capsys) -> None:
+    """Parts of a hundred crops; the second shard was killed and is started again."""
+    monkeypatch.setattr(shards, "JOBS", 1)
+    options = SynthOptions(difficulty="plain", train=420, validation=0, evaluation=0, seed=3, fonts=("roboto", "arvo"))
     render_corpus(tmp_path / "whole", options, workers=0, progress=False)
-    words = ["-m", "common.cli", "data", "synth", str(tmp_path / "shards"), "--difficulty", "plain", "--train", "4400"]
-    words += ["--validation", "0", "--evaluation", "0", "--seed", "3", "--workers", "0"]
+    words = ["data", "synth", f"{tmp_path}/shards", "--difficulty", "plain", "--train", "420", "--validation", "0"]
+    words += ["--evaluation", "0", "--seed", "3", "--workers", "0", "--fonts", "roboto", "arvo"]
     killed = tmp_path / ".shards.rendering" / "training" / ".MJ.parts"
-    assert "parts are not there yet" in on_host(*words, "--shard", "1/2")
-    (killed / ".0000001.4242.tmp").mkdir()
-    on_host(*words, RANK="1", WORLD_SIZE="2")
+    assert main([*words, "--shard", "1/2"]) == 0 and "parts are not there yet" in capsys.readouterr().out
+    (killed / ".0000001.99999999.tmp").mkdir()
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(words) == 0
     for part in ("training/MJ", "training/ST"):
-        assert (tmp_path / "shards" / part / "data.mdb").read_bytes() == (
-            tmp_path / "whole" / part / "data.mdb"
-        ).read_bytes()
+        made = (tmp_path / "shards" / part / "data.mdb").read_bytes()
+        assert made == (tmp_path / "whole" / part / "data.mdb").read_bytes()
     assert (tmp_path / "shards" / "contact_sheet.png").is_file() and not killed.exists()
+
+
+def conversion(root: Path, out: Path) -> tuple[list[str], Path, list[str]]:
+    """(command, where its parts are, files to compare): a list of 6,000 lines, in parts of 1,000."""
+    if not (root / "gt.txt").exists():
+        root.mkdir(parents=True)
+        (root / "0.png").write_bytes(encoded(noise(0)))
+        (root / "gt.txt").write_text("".join(f"{0 if n % 9 else 'gone'}.png\tw{n}\n" for n in range(6000)))
+    command = [
+        "-m",
+        "common.cli",
+        "data",
+        "convert",
+        "gt",
+        str(root),
+        f"{root}/gt.txt",
+        f"{out}/words",
+        "--workers",
+        "1",
+    ]
+    return command, out / ".words.parts", ["words/data.mdb", "words/error_image_log.txt"]
+
+
+def masks(root: Path, out: Path) -> tuple[list[str], Path, list[str]]:
+    """The same of 400 masks, in parts of 40."""
+    if not root.exists():
+        write_words(root / "training" / "set", [f"w{number}" for number in range(400)], broken=[7])
+    command = ["projects/siga/mask_create/generate_mask.py", "--data_path", f"{root}/training", "--mask_path", str(out)]
+    return [*command, "--processes", "1", "--part_size", "40"], out / ".set.parts", ["set/data.mdb", "bad_samples.csv"]
+
+
+def rendering(root: Path, out: Path) -> tuple[list[str], Path, list[str]]:
+    """The same of 8,200 crops, in parts of 2,000."""
+    command = ["-m", "common.cli", "data", "synth", f"{out}/synth", "--difficulty", "plain", "--train", "8200"]
+    command += ["--validation", "0", "--evaluation", "0", "--workers", "0", "--fonts", "roboto", "arvo"]
+    parts = out / ".synth.rendering" / "training" / ".MJ.parts"
+    return command, parts, ["synth/training/MJ/data.mdb", "synth/training/ST/data.mdb", "synth/corpus.json"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("work", (conversion, masks, rendering), ids=lambda work: work.__name__)
+def test_two_hosts_one_of_which_is_killed(work, tmp_path: Path) -> None:
+    """Two hosts of network namespaces of their own, with the variables of a launcher: the bytes of one process."""
+    if not host():
+        pytest.skip("network namespaces are not allowed here")
+    command, _, files = work(tmp_path / "in", tmp_path / "one")
+    on_host(*command)
+    command, parts, _ = work(tmp_path / "in", tmp_path / "two")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WORLD_SIZE": "2", "RANK": "1"}
+    process = subprocess.Popen(
+        [*host(), sys.executable, *command], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL
+    )
+    while process.poll() is None and not any(parts.glob("[0-9]*/data.mdb")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)  # after its first part, or later where the machine is slow
+    process.wait()
+    for rank in ("0", "1"):
+        on_host(*command, RANK=rank, WORLD_SIZE="2")
+    for name in files:
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
+    assert not parts.exists()
 
 
 def test_masks_in_two_shards(tmp_path: Path, capsys) -> None:
