@@ -161,9 +161,9 @@ def unlike_a_word(width: int, height: int) -> str:
     A page or a paragraph is recognised by its size: a crop of a word is wide, or small.
     """
     if width > LONGEST_ASPECT * height:
-        return f"{width}x{height} is very wide for one word; cut lines into words first"
+        return f"{width}x{height} is very wide for one word; cut lines into words first, or use --detect"
     if height > 2 * width and height > 8:
         return f"{width}x{height} is upright; turn it or expect nonsense"
     if height >= 400 and width < 2.5 * height:
-        return f"{width}x{height} looks like a whole page or photograph; cut out the words first"
+        return f"{width}x{height} looks like a whole page or photograph; --detect finds its words"
     return ""
