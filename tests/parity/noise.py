@@ -157,6 +157,19 @@ class Measured:
         largest, noise = np.abs(exact).max(initial=0), self.noise(name, part)
         assert noise <= 10 * cap * largest + 1e-6, f"{name}: our float32 is {noise:.3g} away from our float64"
 
+    def check_stats(self, name: str, stats: Mapping[str, object], cap: float = Cap.PLAIN) -> None:
+        """Shape, mean, standard deviation and largest absolute value of the whole tensor, of which a case may store a
+        part only. Each moves by no more than the tensor's largest difference.
+        """
+        exact = self.exact.tensors[name]
+        assert list(exact.shape) == list(stats.get("shape", exact.shape)), f"{name}: shape {exact.shape}"
+        # numpy's deviation or torch's, which divides by one less
+        found = {"mean": [exact.mean()], "std": [exact.std(), exact.std(ddof=1)], "absmax": [np.abs(exact).max()]}
+        allowed = self.limit(name, cap)
+        for what in found.keys() & stats.keys():
+            off = min(abs(value - float(stats[what])) for value in found[what])
+            assert off <= allowed, f"{name}: {what} off by {off:.3g}, allowed {allowed:.3g}"
+
     def sure_steps(self, name: str, cap: float = Cap.PLAIN) -> int:
         """Steps of a greedy decoding `[B, T, C]` whose inputs are beyond doubt: up to the first step with a near tie,
         that step included, because its logits still come from the same history.
@@ -219,20 +232,41 @@ class Measured:
         for group in ("LocalizationNetwork", "rest"):
             names = [n for n in wanted if n not in zero and ("LocalizationNetwork" in n) == (group != "rest")]
             if names:
-                self._check_group(key, group, names, wanted, floor)
+                exact = np.array([self.exact.gradients[key][name] for name in names])
+                rows = np.array([[run.gradients[key][name] for name in names] for run in self.singles])
+                golden = np.array([wanted[name] for name in names])
+                _check_norms(f"{key} {group}: gradient", names, golden, exact, rows, floor)
 
-    def _check_group(self, key: str, group: str, names: list[str], golden: Mapping[str, float], digits: float) -> None:
-        exact = np.array([self.exact.gradients[key][name] for name in names])
-        rows = np.array([[run.gradients[key][name] for name in names] for run in self.singles])
-        noise = np.abs(rows - exact) / exact
-        off = np.abs(np.array([golden[name] for name in names]) - exact) / exact
-        # the maximum: a norm is itself a float32 sum
-        for what, ours, theirs, floor in (
-            ("median", np.median(noise, axis=1).max(), np.median(off), digits),
-            ("maximum", noise.max(), off.max(), 2e-4),
-        ):
-            worst = names[int(off.argmax())]
-            assert theirs <= FACTOR * ours + floor, (
-                f"{key} {group}: {what} of the relative differences of {len(names)} gradient norms is {theirs:.3g},"
-                f" float32 noise {ours:.3g} (largest: {worst})"
-            )
+    def check_parameters(self, name: str, golden: Mapping[str, float], model: nn.Module) -> None:
+        """Norms of parameters after steps, which the tensor `name` holds in `golden`'s order.
+
+        Those of matrices: the median relative difference is at most 1e-5 (a wrong schedule of weight decay gives 5e-5).
+        Vectors are few numbers: an optimizer that divides by gradients near zero moves them by their rounding, so both
+        median and maximum follow float32's noise.
+        """
+        exact, stored = self.exact.tensors[name], np.array(list(golden.values()))
+        rows = np.array([run.tensors[name] for run in self.singles])
+        matrix = np.array([model.get_parameter(key).ndim >= 2 for key in golden])
+        for what, part in (("matrix", matrix), ("vector", ~matrix)):
+            if part.any():
+                names = [key for key, own in zip(golden, part) if own]
+                _check_norms(f"{name}: {what}", names, stored[part], exact[part], rows[:, part], 1e-5)
+        if matrix.any():
+            median = np.median(np.abs(stored / exact - 1)[matrix])
+            assert median <= 1e-5, f"{name}: matrices are off by {median:.3g} in the median"
+
+
+def _check_norms(
+    what: str, names: list[str], golden: np.ndarray, exact: np.ndarray, rows: np.ndarray, digits: float
+) -> None:
+    """Median and maximum of relative differences of `golden`, against those of the float32 runs `rows`."""
+    noise, off = np.abs(rows - exact) / exact, np.abs(golden - exact) / exact
+    # the maximum: a norm is itself a float32 sum
+    for which, ours, theirs, floor in (
+        ("median", np.median(noise, axis=1).max(), np.median(off), digits),
+        ("maximum", noise.max(), off.max(), 2e-4),
+    ):
+        assert theirs <= FACTOR * ours + floor, (
+            f"{what} norms: {which} of the relative differences of {len(names)} is {theirs:.3g}, float32 noise"
+            f" {ours:.3g} (largest: {names[int(off.argmax())]})"
+        )

@@ -41,9 +41,8 @@ def check(measured: Measured, arrays: dict, name: str, cap: float = Cap.PLAIN) -
     """Compare with a stored tensor: shape, statistics, and the stored (possibly cut) values."""
     exact, expected = measured.exact.tensors[name], arrays[name]
     if f"{name}.shape" in arrays:
-        assert list(exact.shape) == arrays[f"{name}.shape"].tolist(), name
-        found = [exact.mean(), exact.std(), np.abs(exact).max()]
-        np.testing.assert_allclose(found, arrays[f"{name}.stats"], rtol=1e-3, atol=1e-4, err_msg=f"{name}.stats")
+        stats = dict(zip(("mean", "std", "absmax"), arrays[f"{name}.stats"]))
+        measured.check_stats(name, {"shape": arrays[f"{name}.shape"].tolist()} | stats, cap)
     where = np.unravel_index(np.arange(expected.size), exact.shape)
     measured.check(name, expected.reshape(-1), cap, where)
 
@@ -91,8 +90,8 @@ def pretrain_case(request, filler):
 
 def stacked_masks(recipe: str, rng_of=np.random.RandomState) -> np.ndarray:
     """Masks as a recipe of the goldens draws them: `[calls, views, tokens]`."""
-    pattern = r"np\.random\.seed\((\d+)\); "
-    pattern += r"RandomMaskingGenerator\(\((\d+),(\d+)\),([\d.]+),num_view=(\d+)\) called (\d+) times"
+    pattern = r"np\.random\.seed\((\d+)\);\s*"
+    pattern += r"RandomMaskingGenerator\(\((\d+),\s*(\d+)\),\s*([\d.]+),\s*num_view=(\d+)\) called (\d+) times?"
     seed, rows, columns, ratio, views, calls = re.match(pattern, recipe).groups()
     masking, rng = RandomMasking((int(rows), int(columns)), float(ratio), int(views)), rng_of(int(seed))
     return np.stack([masking(rng) for _ in range(int(calls))])
@@ -116,14 +115,14 @@ def test_pretrain(pretrain_case, filler) -> None:
 
     views = {"view1": images(filler, meta["image"]), "view2": images(filler, meta["aug_image"])}
     measured = measure(compute, without_dropout(model), views)
+    batch_norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
     for name in [name for name in arrays if f"{name}.stats" in arrays]:
-        check(measured, arrays, name, Cap.BATCH_NORM)
-    assert {name for name in measured.exact.scalars if "." not in name} == set(meta["losses"])
+        check(measured, arrays, name, Cap.BATCH_NORM if batch_norms else Cap.PLAIN)
     for name, value in meta["losses"].items():
         measured.check_scalar(name, value, floor=1e-6)
     if "grad_l2" in meta:
         measured.check_gradients("loss", meta["grad_l2"])
-    for name, values in meta["bn_buffers_after_forward_mean_std"].items():
+    for name, values in meta.get("bn_buffers_after_forward_mean_std", {}).items():
         for what, value in zip(("mean", "std"), values):
             measured.check_scalar(f"{name}.{what}", value, floor=1e-6)
     for name, value in meta.get("momentum_param_l2_after_forward", {}).items():
@@ -152,7 +151,7 @@ def pretraining_pass(model, view1, view2, mask, meta: dict, arrays: dict) -> Out
         losses["loss_pixel"] = pixel_loss(output.pixels, targets)
         total = total + meta["loss_weight_pixel"] * losses["loss_pixel"]
     made = Outcome(tensors, losses | {"loss": total}, {"loss": gradient_norms(model, total)})
-    for name in meta["bn_buffers_after_forward_mean_std"]:
+    for name in meta.get("bn_buffers_after_forward_mean_std", {}):
         buffer = model.get_buffer(name)
         made.scalars |= {f"{name}.mean": buffer.mean(), f"{name}.std": buffer.std()}
     for name in meta.get("momentum_param_l2_after_forward", {}):
@@ -196,12 +195,24 @@ def load_recogniser(path: Path, filler) -> tuple[harness.Case, nn.Module]:
     return case, without_dropout(model)
 
 
+def targets_of(case: harness.Case, model: nn.Module) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
+    """Ids and lengths as stored, which the words must give, or from the words."""
+    arrays, made = case.arrays, None
+    if "words" in case.meta:
+        made = codec_of_classes(model.classes, model.max_len).encode(case.meta["words"])
+    if "target" not in arrays:
+        return (torch.from_numpy(made[0]), torch.from_numpy(made[1])) if made else (None, None)
+    if made:
+        assert np.array_equal(made[0], arrays["target"]) and np.array_equal(made[1], arrays["length"])
+    return torch.from_numpy(arrays["target"]), torch.from_numpy(arrays["length"])
+
+
 def test_recogniser_training_pass(recogniser_case, filler) -> None:
     case, model = recogniser_case
     meta, arrays = case.meta, case.arrays
-    if "target" not in arrays or "loss_ce" not in meta:
+    target, length = targets_of(case, model)
+    if target is None or "loss_ce" not in meta:
         pytest.skip("the case has no labels or no training pass")
-    target, length = torch.from_numpy(arrays["target"]), torch.from_numpy(arrays["length"])
     smoothed = re.compile(r"loss_label_smoothing_(\d+)p(\d+)_(\w+)")
     smoothings = {name: found.groups() for name in meta if (found := smoothed.fullmatch(name))}
 
@@ -210,6 +221,8 @@ def test_recogniser_training_pass(recogniser_case, filler) -> None:
         with recording(model, arrays) as tensors:
             reading = model(batch, target, length, attention=True)
         tensors["train_logits"] = reading.scores
+        if "train_logits" not in arrays:
+            del tensors["train_logits"]
         if "train_attn_maps_last_layer" in arrays:
             tensors["train_attn_maps_last_layer"] = reading.maps
         scalars = {"loss_ce": sequence_cross_entropy(reading.scores, target, length)}
@@ -239,7 +252,7 @@ def test_recogniser_greedy(recogniser_case, filler) -> None:
         if "eval_loss_on_probabilities" not in meta:
             return Outcome({"eval_probs": scores})
         # the published evaluation takes the cross-entropy of the probabilities themselves
-        target, length = torch.from_numpy(arrays["target"]), torch.from_numpy(arrays["length"])
+        target, length = targets_of(case, model)
         return Outcome(
             {"eval_probs": scores}, {"eval_loss_on_probabilities": sequence_cross_entropy(scores, target, length)}
         )
@@ -252,10 +265,18 @@ def test_recogniser_greedy(recogniser_case, filler) -> None:
         part = np.s_[:, :steps]
         off = np.abs(exact.max(-1) - arrays["eval_max_prob"])[part].max()
         assert off <= measured.limit("eval_probs", Cap.PLAIN, part)
+    if "greedy_min_top2_margin" in meta:  # of the golden's own float32 run
+        best = np.sort(exact, axis=-1)
+        margin = (best[..., -1] - best[..., -2]).min()
+        assert steps < exact.shape[1] or abs(margin - meta["greedy_min_top2_margin"]) <= 2 * measured.limit(
+            "eval_probs", Cap.PLAIN
+        )
     if steps < exact.shape[1]:
         return
     for name in measured.exact.scalars:
         measured.check_scalar(name, meta[name])
+    if "greedy_strings" not in meta:
+        return
     codec = codec_of_classes(model.classes, model.max_len)
     assert [row.text for row in codec.decode(exact.argmax(-1))] == meta["greedy_strings"]
     stopped = model.eval().read(batch)

@@ -37,7 +37,7 @@ from projects.dig.optim import contrast_weights, freeze_encoder, parameter_group
 from projects.dig.text import codec, codec_of_classes
 from tests.parity import harness
 from tests.parity.noise import Measured, Outcome, measure, without_dropout
-from tests.parity.recipes import images
+from tests.parity.recipes import NUMBER, images, number
 
 KINDS = {
     "contrastive": lambda d: "ranks" in d and "temperature" in d,
@@ -109,12 +109,14 @@ def test_metrics(metrics) -> None:
         assert scores.f_measure == pytest.approx(metrics["batch_f_measure"])
         assert scores.edit_distance == metrics["batch_edit_distance_sum"]
     for row in metrics.get("no_eos", []):
-        decoded = codec("ALLCASES_SYMBOLS", 25).decode(np.array([row["pred_ids"]]))[0].text
+        decoded = codec("ALLCASES_SYMBOLS", len(row["pred_ids"])).decode(np.array([row["pred_ids"]]))[0].text
         assert dig_normalise(decoded) == row["pred_norm"]
         assert dig_scores([decoded], [row["gt"]]).accuracy == row["accuracy"]
-    for row in metrics.get("ctc_blank_97", []):
-        decoded = CtcCodec(NAMED["ALLCASES_SYMBOLS"], first=0, blank=97).decode(np.array([row["ids"]]))[0].text
-        assert (dig_normalise(decoded), dig_normalise(row["gt"])) == (row["pred_norm"], row["gt_norm"])
+    for name in [name for name in metrics if name.startswith("ctc_blank_")]:
+        ctc = CtcCodec(NAMED["ALLCASES_SYMBOLS"], first=0, blank=int(name.removeprefix("ctc_blank_")))
+        for row in metrics[name]:
+            decoded = ctc.decode(np.array([row["ids"]]))[0].text
+            assert (dig_normalise(decoded), dig_normalise(row["gt"])) == (row["pred_norm"], row["gt_norm"])
 
 
 def test_schedules(schedules) -> None:
@@ -250,29 +252,30 @@ class TraceRecipe:
     seed: int
     ratio: float
     views: int
+    pixel: float
     contrast: float
     first_view_only: bool
 
     @classmethod
     def of(cls, trace: dict) -> TraceRecipe:
-        text, number = trace["recipe"], r"([\d.]+(?:e-?\d+)?)"
+        text = trace["recipe"]
 
         def value(pattern: str, default: float) -> float:
-            found = re.search(pattern, text)
-            return float(found.group(1)) if found else default
+            return number(pattern, text, default)
 
-        betas = re.search(rf"betas {number}/{number}", text)
+        betas = re.search(rf"betas ({NUMBER})/({NUMBER})", text)
         return cls(
             re.findall(r"'([^']+)<i>'", text),
             tuple(int(side) for side in re.search(r"\((\d+(?:,\d+)+)\)", text).group(1).split(",")),
             tuple(float(beta) for beta in betas.groups()) if betas else (0.9, 0.999),
-            value(rf"eps {number}", 1e-8),
-            value(rf"wd {number}", trace["steps"][0].get("weight_decay", 0.05)),
-            trace.get("clip_grad"),
-            int(value(r"seed\((\d+)\)", 0)),
-            value(rf"ratio {number}", 0.7),
-            int(value(r"(\d+) views", 2)),
-            value(rf"{number}\*contrast", 0.1),
+            value("eps N", 1e-8),
+            value("(?:wd|weight[_ ]decay) N", trace["steps"][0].get("weight_decay", trace.get("weight_decay", 0.05))),
+            trace.get("clip_grad", value("clip(?:_grad)? N", 0.0)),
+            int(value(r"seed\(N\)", 0)),
+            value("ratio N", 0.7),
+            int(value("N views", 2)),
+            value(r"N\*pixel", 1.0),
+            value(r"N\*contrast", 0.1 if "contrast" in text else 1.0),
             "only_mim_on_ori_img" in text,
         )
 
@@ -292,33 +295,24 @@ def run_steps(trace: dict, recipe: TraceRecipe, model: nn.Module, optimizer, los
         norm = torch.nn.utils.clip_grad_norm_(trained, recipe.clip or float("inf"))
         optimizer.step()
         made.scalars |= {f"{name} {number}": value for name, value in (losses | {"grad_norm": norm}).items()}
-    norms = {name: model.get_parameter(name).detach().norm() for name in trace["param_l2_after"]}
-    means = {name: model.get_buffer(name).mean() for name in trace.get("buffer_mean_after", {})}
-    made.tensors = {"norms": torch.stack(list(norms.values()))}
-    if means:
-        made.tensors["means"] = torch.stack(list(means.values()))
+    norms = [model.get_parameter(name).detach().norm() for name in trace.get("param_l2_after", ())]
+    means = [model.get_buffer(name).mean() for name in trace.get("buffer_mean_after", ())]
+    made.tensors = {name: torch.stack(values) for name, values in (("norms", norms), ("means", means)) if values}
     return made
 
 
 def check_trace(measured: Measured, trace: dict, model: nn.Module) -> None:
-    """Losses and gradient norms of the steps, then the parameters: matrices by the median of the relative differences
-    of their norms; a vector whose gradient is numerically zero may have moved by lr a step.
-    """
+    """Losses and gradient norms of the steps, then the norms of the parameters and the means of the buffers."""
     for number, step in enumerate(trace["steps"]):
         for name, golden in step.items():
             if f"{name} {number}" in measured.exact.scalars:
                 # ill-conditioned once Adam has divided by gradients near zero: float32 is 3 % off at the third step
                 measured.check_scalar(f"{name} {number}", golden, most=0.1 if name == "grad_norm" else 0.01)
-    names, exact = list(trace["param_l2_after"]), measured.exact.tensors["norms"]
-    golden, drift = np.array(list(trace["param_l2_after"].values())), sum(step["lr"] for step in trace["steps"])
-    matrix = np.array([model.get_parameter(name).ndim >= 2 for name in names])
-    assert np.median(np.abs(golden / exact - 1)[matrix]) <= 1e-5
-    sizes = np.array([model.get_parameter(name).numel() for name in names])
-    off = np.abs(golden - exact) > np.maximum(2e-3 * golden, 0.02 * drift * sizes**0.5)
-    assert not off.any(), [name for name, wrong in zip(names, off) if wrong]
+    if "norms" in measured.exact.tensors:
+        measured.check_parameters("norms", trace["param_l2_after"], model)
     if "means" in measured.exact.tensors:
-        stored = list(trace["buffer_mean_after"].values())
-        np.testing.assert_allclose(measured.exact.tensors["means"], stored, rtol=5e-3, atol=1e-4)
+        # means of running statistics: after the third step they follow parameters that float32 no longer knows well
+        measured.check("means", list(trace["buffer_mean_after"].values()), cap=1e-2)
 
 
 def test_steps_pretrain(steps_pretrain, filler) -> None:
@@ -345,7 +339,7 @@ def test_steps_pretrain(steps_pretrain, filler) -> None:
             output = model(image, views[f"view1{number}"], mask, momentum, recipe.first_view_only)
             shown = mask[:, :1] if recipe.first_view_only else mask
             pixel = pixel_loss(output.pixels, masked_targets(image, shown, model.encoder.patch))
-            total = pixel + recipe.contrast * output.contrast
+            total = recipe.pixel * pixel + recipe.contrast * output.contrast
             return {"loss": total, "loss_pixel": pixel, "loss_contrast": output.contrast}
 
         first = steps_pretrain["steps"][0]
@@ -364,18 +358,25 @@ def test_steps_finetune(steps_finetune, filler) -> None:
         decoder_name=trace["decoder_name"],
         max_len=trace["max_len"],
         classes=classes,
+        conditioned=trace.get("text_cond_vis", False),
+        one_row=trace.get("use_1d_attdec", False),
+        decoder_type=trace.get("decoder_type", "tf_decoder"),
     )
     filler.fill_module(without_dropout(model))
-    freeze_encoder(model, trace["fixed_encoder_layers"])
+    freeze_encoder(model, trace.get("fixed_encoder_layers", 0))
     ids, lengths = map(torch.from_numpy, codec_of_classes(classes, trace["max_len"]).encode(trace["words"]))
     batches = {f"batch{n}": recipe.batch(filler, 0, n) for n in range(len(trace["steps"]))}
 
     def compute(model: nn.Module, **batches: torch.Tensor) -> Outcome:
         def losses(model: nn.Module, number: int) -> dict[str, torch.Tensor]:
             scores = model(batches[f"batch{number}"], ids, lengths).scores
+            if smoothing := trace.get("smoothing", 0.0):
+                return {"loss": smoothed_cross_entropy(scores, ids, lengths, smoothing, legacy=True)}
             return {"loss": sequence_cross_entropy(scores, ids, lengths)}
 
-        groups = parameter_groups(model.train(), recipe.weight_decay, trace["layer_decay"], model.encoder.depth)
+        groups = parameter_groups(
+            model.train(), recipe.weight_decay, trace.get("layer_decay", 1.0), model.encoder.depth
+        )
         rate = trace["steps"][0]["lr"]
         optimizer = build_optimizer("adamw", groups, rate, betas=recipe.betas, eps=recipe.eps, fused=True)
         return run_steps(trace, recipe, model, optimizer, losses)
@@ -390,7 +391,7 @@ def _contrast_rank(rank: int, port: int, case: dict, goldens: Path, out: Path) -
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     queries = images(filler, case["q"].replace("<r>", str(rank))).requires_grad_()
     own = re.search(rf"rank {rank}: ([^;]+)", case["k"]).group(1)  # e.g. 0.5*q + fill.images('…',(8,16))
-    keys = images(filler, own) + float(re.search(r"([\d.]+)\*q", own).group(1)) * queries.detach()
+    keys = images(filler, own) + number(r"N\*q", own, 0.0) * queries.detach()
     assert queries.shape == keys.shape == shape
     result = info_nce(queries, keys, case["temperature"])
     result.loss.backward()
@@ -409,6 +410,6 @@ def test_contrastive_ranks(contrastive, pytestconfig, tmp_path) -> None:
     for expected in contrastive["ranks"]:
         actual = torch.load(tmp_path / str(expected["rank"]), weights_only=True)
         for name in ("loss", "acc1", "acc5"):
-            assert float(actual[name]) == pytest.approx(expected[name], rel=2e-4), name
-        assert float(actual["grad"].norm()) == pytest.approx(expected["q_grad_l2"], rel=2e-3)
-        np.testing.assert_allclose(actual["grad"][0], expected["q_grad_first_row"], rtol=2e-3, atol=1e-5)
+            assert float(actual[name]) == pytest.approx(expected[name], rel=1e-5), name
+        assert float(actual["grad"].norm()) == pytest.approx(expected["q_grad_l2"], rel=1e-5)
+        np.testing.assert_allclose(actual["grad"][0], expected["q_grad_first_row"], rtol=1e-4, atol=1e-6)

@@ -19,7 +19,7 @@ from projects.siga.model import two_unit
 from tests.conftest import ROOT
 from tests.parity import harness, noise, test_dig_models, test_dig_tables, test_mgpstr_models
 from tests.parity.noise import Cap, Outcome, measure
-from tests.parity.test_siga_models import SigaCase, check_inference
+from tests.parity.test_siga_models import SigaCase, check_grid, check_inference
 
 GOLDENS = ROOT / "tests" / "goldens"
 
@@ -81,20 +81,28 @@ def check_rectified(case: SigaCase) -> None:
             return Outcome({key: case.stored(key, model.eval().rectify(images)[0])})
 
     measure(compute, case.model, {"images": case.images}).check(key, case.arrays[key], Cap.TPS)
+    check_grid(case)
 
 
-def move_a_fiducial(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Along x: along y, where a unit has a quarter of the pixels, 1e-4 is below the published float32's own noise."""
+def move_a_fiducial(model: nn.Module, monkeypatch: pytest.MonkeyPatch, axis: int = 0) -> None:
     with torch.no_grad():
-        model.model_one.Transformation.LocalizationNetwork.localization_fc2.bias[20] += 1e-4
+        model.model_one.Transformation.LocalizationNetwork.localization_fc2.bias[20 + axis] += 1e-4
 
 
-def move_a_base_fiducial(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+def move_a_fiducial_along_y(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    move_a_fiducial(model, monkeypatch, 1)
+
+
+def move_a_base_fiducial(model: nn.Module, monkeypatch: pytest.MonkeyPatch, axis: int = 0) -> None:
     generator, points = model.model_one.Transformation.GridGenerator, tps.base_fiducials(20)
-    points[3, 1] += 1e-4
+    points[3, axis] += 1e-4
     monkeypatch.setattr(tps, "base_fiducials", lambda count: points)
     for own, constant in zip((generator.inv_delta_C, generator.P_hat), tps.spline_constants(generator.size, 20)):
         own.copy_(constant)
+
+
+def move_a_base_fiducial_along_y(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    move_a_base_fiducial(model, monkeypatch, 1)
 
 
 def widen_the_kernel(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,9 +118,13 @@ def leave_corners_unaligned(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(two_unit, "sample", sample)
 
 
-@pytest.mark.parametrize(
-    "error", [None, move_a_fiducial, move_a_base_fiducial, widen_the_kernel, leave_corners_unaligned]
-)
+SPLINE_ERRORS = (
+    move_a_fiducial, move_a_fiducial_along_y, move_a_base_fiducial, move_a_base_fiducial_along_y, widen_the_kernel,
+    leave_corners_unaligned,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("error", [None, *SPLINE_ERRORS])
 def test_errors_of_the_spline_are_seen(rectified, error, monkeypatch) -> None:
     case = copy.copy(rectified)
     case.model = copy.deepcopy(rectified.model)

@@ -12,7 +12,12 @@ from common.augment import blur, cv_geometry
 from common.augment.randaugment import OPERATIONS
 from tests.parity import harness
 
-LINEAR = cv2.INTER_LINEAR
+INTERPOLATION = {"nearest": cv2.INTER_NEAREST, "linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
+
+
+def flag_of(geometry: harness.Case) -> int:
+    """The interpolation of a case: "linear everywhere"."""
+    return INTERPOLATION[geometry.meta.get("interpolation", "linear").split()[0]]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -36,12 +41,12 @@ def _check(actual: np.ndarray, geometry: harness.Case, key: str) -> None:
 
 def test_geometry(geometry: harness.Case) -> None:
     meta, image, mask = geometry.meta, geometry.arrays["image"], geometry.arrays["mask"].astype(np.float64)
-    affine = meta["affine"]
+    affine, flag = meta["affine"], flag_of(geometry)
     rows = {
-        "rot": lambda picture: cv_geometry.rotate(picture, meta["angle"], LINEAR),
-        "persp": lambda picture: cv_geometry.tilt(picture, *meta["perspective_offsets"], LINEAR),
+        "rot": lambda picture: cv_geometry.rotate(picture, meta["angle"], flag),
+        "persp": lambda picture: cv_geometry.tilt(picture, *meta["perspective_offsets"], flag),
         "aff": lambda picture: cv_geometry.shear_and_scale(
-            picture, affine["angle"], affine["scale"], affine["shear"], LINEAR
+            picture, affine["angle"], affine["scale"], affine["shear"], flag
         ),
     }
     for name, call in rows.items():
@@ -58,10 +63,10 @@ def test_affine_matrix(geometry: harness.Case) -> None:
 
 
 def test_deterioration(geometry: harness.Case) -> None:
-    image, meta = geometry.arrays["image"], geometry.meta
+    image, meta, flag = geometry.arrays["image"], geometry.meta, flag_of(geometry)
     for key in geometry.arrays:
         if key.startswith("rescale"):
-            _check(cv_geometry.rescale(image, meta["rescale_factor"], LINEAR, LINEAR), geometry, key)
+            _check(cv_geometry.rescale(image, meta["rescale_factor"], flag, flag), geometry, key)
         elif key.startswith("motion"):
             _check(cv_geometry.motion_blur(image, int(meta["motion"][0]), meta["motion"][1]), geometry, key)
 

@@ -88,11 +88,11 @@ def test_structural_losses(loss_case: LossCase) -> None:
     for key in [key for key in loss_case.meta if key.startswith("losses_iter")]:
         parts = loss_case.losses(int(key.removeprefix("losses_iter")))
         for name, expected in loss_case.meta[key].items():
-            assert parts[PARTS[name]].item() == pytest.approx(expected, abs=1e-4), (key, name)
+            assert parts[PARTS[name]].item() == pytest.approx(expected, rel=1e-4, abs=1e-7), (key, name)
     parts = loss_case.losses(0)
     for name, expected in loss_case.meta.items():
         if re.match(r"(L_cor|L_dif|CE_\w+|Dice_\w+)$", name):
-            assert parts[name.removeprefix("L_").lower()].item() == pytest.approx(expected, abs=1e-4), name
+            assert parts[name.removeprefix("L_").lower()].item() == pytest.approx(expected, rel=1e-4, abs=1e-7), name
 
 
 def test_pseudo_labels(loss_case: LossCase) -> None:
@@ -101,7 +101,7 @@ def test_pseudo_labels(loss_case: LossCase) -> None:
     columns = F.interpolate(attention, text.shape[3], mode="linear") * valid[..., None]
     coverage = coverage_map(columns, valid, text, loss_case.settings)
     harness.assert_close(
-        loss_case.stored("coverage_map", coverage), loss_case.arrays["coverage_map"].ravel(), absolute=1e-4
+        loss_case.stored("coverage_map", coverage), loss_case.arrays["coverage_map"].ravel(), absolute=2e-5
     )
     for scale, maps in loss_case.maps.items():
         target = glyph_targets(text, attention, loss_case.lengths, tuple(maps.shape[2:]))
@@ -123,23 +123,25 @@ def test_gradients_reach_only_their_inputs(loss_case: LossCase) -> None:
         gradients = torch.autograd.grad(parts[PARTS[name]], list(inputs.values()), retain_graph=True, allow_unused=True)
         for (source, expected), gradient in zip(((s, golden[s]) for s in inputs), gradients):
             norm = 0.0 if gradient is None else gradient.norm().item()
-            assert norm == pytest.approx(expected, rel=1e-3, abs=1e-7), (name, source)
+            assert norm == pytest.approx(expected, rel=1e-4, abs=1e-7), (name, source)
 
 
 def test_recognition_loss(ce_file, request) -> None:
     case, fill = harness.load(ce_file), harness.fill(request.config.getoption("--goldens"))
     lengths = torch.from_numpy(case.arrays["length"]).long()
     for family, padding in (("rs", False), ("t", True)):
+        if f"{family}_loss" not in case.meta:
+            continue
         name, shape, *limits = case.meta["inputs"][family]
         logits = torch.from_numpy(fill.images(name, tuple(shape), *limits))
         target = torch.from_numpy(case.arrays[f"target_{family}"])
         text = torch.cat([torch.zeros(len(target), 1, dtype=torch.long), target], dim=1)
         loss = recognition_loss(logits, text, lengths, ignore_padding=padding)
-        assert loss.item() == pytest.approx(case.meta[f"{family}_loss"], abs=1e-5)
+        assert loss.item() == pytest.approx(case.meta[f"{family}_loss"], rel=1e-5)
 
 
 def test_thin_plate_spline(tps_file, request) -> None:
-    """Constants to 1e-4; grid and sampled images in units of float32's noise, which the spline's product makes."""
+    """Constants to the last digit of float32; grid and sampled images in units of float32's noise, which the spline's product makes."""
     case, fill = harness.load(tps_file), harness.fill(request.config.getoption("--goldens"))
     name, shape, *limits = case.meta["image"]
     images = torch.from_numpy(fill.images(name, tuple(shape), *limits))
@@ -162,7 +164,7 @@ def test_thin_plate_spline(tps_file, request) -> None:
         "base_fiducials": tps.base_fiducials(count),
     }
     for name, actual in constants.items():
-        harness.assert_close(*golden(name, actual), absolute=1e-4, what=name)
+        harness.assert_close(*golden(name, actual), relative_to_absmax=1e-6, what=name)
     measured = noise.measure(compute, generator, {"fiducials": fiducials, "images": images})
     for name in ("grid", "rectified"):
         exact, stored = golden(name, measured.exact.tensors[name])
@@ -173,5 +175,8 @@ def test_text_mask(mask_image) -> None:
     path, name = mask_image
     case = harness.load(path)
     ours, golden = kmeans_mask(case.arrays[f"img_{name}"]), case.arrays[f"mask_{name}"]
-    pairs = [golden] if case.meta["info"][name]["same_for_12_seeds"] else [golden, 1 - golden]
+    info = case.meta["info"][name]
+    if not info.get("same_up_to_inversion", True):
+        pytest.skip("the published k-means depends on its seed here")
+    pairs = [golden] if info["same_for_12_seeds"] else [golden, 1 - golden]
     assert any(np.array_equal(ours, mask) for mask in pairs)

@@ -23,8 +23,9 @@ from projects.siga.model.build import build_siga, load_published, make_codec
 from projects.siga.model.decoding import HEADS
 from projects.siga.model.losses import glyph_targets, predicted_text
 from projects.siga.model.variants import VARIANTS
-from tests.parity import harness
+from tests.parity import harness, noise
 from tests.parity.noise import Cap, Measured, Outcome, gradient_norms, measure, without_dropout
+from tests.parity.spline import check_displacement
 
 LOSS_NAMES = {  # R, S: the published name of each term; T sums the pairs
     "ours": ("loss1D_task", "loss_our"),
@@ -74,6 +75,7 @@ def build_for(entries: dict[str, list[int]], meta: dict, image_size=None, steps:
         tps = any("LocalizationNetwork" in entry for entry in entries)
         name, prefix = "TSBA" if svtr else "TRBA" if tps else "RBA", "model_two."
     options = {"num_class": entries[prefix + "generator.generator.weight"][0], "image_size": image_size}
+    options |= {key: meta[key] for key in ("output_channel", "hidden_size") if key in meta}
     fiducials = entries.get("model_one.Transformation.LocalizationNetwork.localization_fc2.bias")
     if fiducials:
         options["num_fiducial"] = fiducials[0] // 2
@@ -85,7 +87,8 @@ def build_for(entries: dict[str, list[int]], meta: dict, image_size=None, steps:
 def default_entries(meta: dict) -> dict[str, list[int]]:
     """Names and shapes of the case's model, for a case without a manifest of its own."""
     name = meta.get("model_name", "TRBA" if "coefficient_iter0" in meta else "char_str_base_patch4_3_32_128")
-    return {entry: list(value.shape) for entry, value in build_siga(name).state_dict().items()}
+    options = {"num_class": meta["num_class"]} if "num_class" in meta else {}
+    return {entry: list(value.shape) for entry, value in build_siga(name, **options).state_dict().items()}
 
 
 class SigaCase:
@@ -130,11 +133,13 @@ class SigaCase:
                     last.weight.mul_(factor)
                     last.bias.copy_(initial_fiducials(len(last.bias) // 2).flatten())
 
-    def mode(self, model: torch.nn.Module, part: str) -> None:
+    def batch_statistics(self, part: str) -> bool:
         """Inference uses running statistics whatever the training part does; `bn` may name the parts."""
-        bn = self.meta.get("bn", "eval")
-        bn = bn.get(part, "eval") if isinstance(bn, dict) else bn
-        model.train(part != "eval" and bn == "train")
+        bn = self.meta.get(f"bn_{part}", self.meta.get("bn", "eval"))
+        return part != "eval" and "train" in (bn.get(part, "eval") if isinstance(bn, dict) else bn)
+
+    def cap_of(self, part: str) -> float:
+        return max(self.cap, Cap.BATCH_NORM) if self.batch_statistics(part) else self.cap
 
     def keys(self, part: str) -> list[str]:
         return [key for key in self.arrays if key.startswith(f"{part}/")]
@@ -148,7 +153,7 @@ class SigaCase:
 
     def infer(self, model: torch.nn.Module, images: torch.Tensor) -> Outcome:
         """Every branch's greedy outputs, the features on the way, and the short path to Share."""
-        self.mode(model, "eval")
+        model.train(self.batch_statistics("eval"))
         masks = self.masks.to(images.dtype)
         with torch.no_grad(), watching(model, [key.removeprefix("eval/") for key in self.keys("eval")]) as seen:
             output = model(images, None, masks)
@@ -161,7 +166,7 @@ class SigaCase:
 
     def teach(self, model: torch.nn.Module, images: torch.Tensor) -> Outcome:
         """Teacher-forced outputs, and per iteration the losses, their total and its gradients."""
-        self.mode(model, "tf")
+        model.train(self.batch_statistics("tf"))
         masks = self.masks.to(images.dtype)
         output = model(images, self.text[:, :-1], masks)
         made = Outcome(self.collect("tf", output, {}, masks))
@@ -195,6 +200,8 @@ class SigaCase:
             else:
                 value = tensor_of(output, name, seen, masks)
             found[key] = self.stored(key, value)
+            if value.is_floating_point() and "mean" in self.meta["tensors"].get(key, {}):
+                found[f"{key} stats"] = torch.stack([value.mean(), value.std(correction=0), value.abs().max()]).detach()
         return found
 
 
@@ -254,15 +261,20 @@ def pseudo_classes(output, lengths: torch.Tensor, maps: torch.Tensor) -> torch.T
 
 def compare(case: SigaCase, measured: Measured, part: str) -> None:
     for key in case.keys(part):
-        name, golden = key.partition("/")[2], case.arrays[key]
+        name, golden, cap = key.partition("/")[2], case.arrays[key], case.cap_of(part)
+        if f"{key} stats" in measured.exact.tensors:  # of the whole tensor: each moves by what a value may be off
+            stats = [case.meta["tensors"][key][what] for what in ("mean", "std", "absmax")]
+            off = np.abs(measured.exact.tensors[f"{key} stats"] - stats).max()
+            allowed = 2 * measured.limit(key, cap)  # of the stored values, and the largest may not be one of them
+            assert off <= allowed, f"{key}: statistics off by {off:.3g}, allowed {allowed:.3g}"
         if name == "fore_mask" or name.startswith("single_char_mask_"):
             assert (measured.exact.tensors[key] != golden).sum() <= 2, key
         elif name == "share_argmax":
-            measured.check_decoding("share", None, golden, feedback=True, cap=case.cap)
+            measured.check_decoding("share", None, golden, feedback=True, cap=cap)
         elif name.endswith("_logits") and name != "seg_logits" and part == "eval":
-            measured.check_decoding(key, golden, feedback=True, cap=case.cap)
+            measured.check_decoding(key, golden, feedback=True, cap=cap)
         elif name == "seq_attention" or not name.endswith("argmax"):
-            measured.check(key, golden, case.cap)
+            measured.check(key, golden, cap)
 
 
 def check_strings(meta: dict, ids: np.ndarray) -> None:
@@ -276,9 +288,18 @@ def check_strings(meta: dict, ids: np.ndarray) -> None:
         assert [decoded.text for decoded in GlyphCodec(charset, ids.shape[1]).decode(ids)] == meta["decoded"]
 
 
+def check_grid(case: SigaCase) -> None:
+    """The spline behind a stored rectified picture."""
+    key = "eval/rectified_image"
+    if key in case.arrays and case.cap == Cap.TPS:
+        step = case.meta["tensors"].get(key, {"flat_step": 1})["flat_step"]
+        check_displacement(case.model, case.images, case.arrays[key], step, runs=noise.RUNS)
+
+
 def check_inference(case: SigaCase) -> None:
     measured = measure(case.infer, case.model, {"images": case.images})
     compare(case, measured, "eval")
+    check_grid(case)
     exact = measured.exact.tensors
     assert np.abs(exact["read"] - exact["share"]).max() <= 1e-9, "the short path to Share differs"
     assert exact["early end"] <= 1e-9, "reading with an early end differs"
@@ -297,6 +318,10 @@ def check_teaching(case: SigaCase) -> None:
             measured.check_scalar(f"total {iteration}", meta[f"total_iter{iteration}"])
     for iteration in measured.exact.gradients:
         measured.check_gradients(iteration, meta[f"grad_norms_iter{iteration}"])
+    if "grad_total_norm" in meta:
+        norms = [norm for norm in measured.exact.gradients["0"].values() if norm is not None]
+        # one sum over all parameters: as good as the largest of them, whose maximum was compared above
+        assert sum(norm**2 for norm in norms) ** 0.5 == pytest.approx(meta["grad_total_norm"], rel=1e-3)
 
 
 def test_inference(siga: SigaCase) -> None:

@@ -48,6 +48,14 @@ def test_learning_rate_of_every_step(name: str, case: dict) -> None:
         assert schedule(int(step)) == pytest.approx(expected, abs=ABSOLUTE, rel=0), f"{name}: step {step}"
 
 
+def test_end_of_one_cycle(name: str, case: dict) -> None:
+    """R: the published schedule's value after its last step. It raises one step later; our scripts end with it."""
+    if "lr_after_last_step" not in case:
+        pytest.skip("the case does not say how its schedule ends")
+    schedule = schedule_of(name, case)
+    assert schedule(case["total_steps"] - 1) == pytest.approx(case["lr_after_last_step"], abs=ABSOLUTE, rel=0)
+
+
 def test_table_is_one_step_ahead(name: str, case: dict) -> None:
     """S: the published table's value n is what step n + 1 uses."""
     schedule = schedule_of(name, case)
