@@ -35,9 +35,9 @@ from projects.dig.model.pretraining import MoCoViT, build_pretrainer
 from projects.dig.model.recogniser import build_recogniser
 from projects.dig.optim import contrast_weights, freeze_encoder, parameter_groups, step_table
 from projects.dig.text import codec, codec_of_classes
-from tests.parity import harness
+from tests.parity import harness, recipes
 from tests.parity.noise import Measured, Outcome, measure, without_dropout
-from tests.parity.recipes import NUMBER, images, number
+from tests.parity.recipes import NUMBER, images
 
 KINDS = {
     "contrastive": lambda d: "ranks" in d and "temperature" in d,
@@ -261,7 +261,7 @@ class TraceRecipe:
         text = trace["recipe"]
 
         def value(pattern: str, default: float) -> float:
-            return number(pattern, text, default)
+            return recipes.number(pattern, text, default)
 
         betas = re.search(rf"betas ({NUMBER})/({NUMBER})", text)
         return cls(
@@ -391,7 +391,7 @@ def _contrast_rank(rank: int, port: int, case: dict, goldens: Path, out: Path) -
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     queries = images(filler, case["q"].replace("<r>", str(rank))).requires_grad_()
     own = re.search(rf"rank {rank}: ([^;]+)", case["k"]).group(1)  # e.g. 0.5*q + fill.images('…',(8,16))
-    keys = images(filler, own) + number(r"N\*q", own, 0.0) * queries.detach()
+    keys = images(filler, own) + recipes.number(r"N\*q", own, 0.0) * queries.detach()
     assert queries.shape == keys.shape == shape
     result = info_nce(queries, keys, case["temperature"])
     result.loss.backward()

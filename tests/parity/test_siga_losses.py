@@ -141,7 +141,7 @@ def test_recognition_loss(ce_file, request) -> None:
 
 
 def test_thin_plate_spline(tps_file, request) -> None:
-    """Constants to the last digit of float32; grid and sampled images in units of float32's noise, which the spline's product makes."""
+    """Constants to the last digit of float32; grid and sampled images in units of its noise, which the spline makes."""
     case, fill = harness.load(tps_file), harness.fill(request.config.getoption("--goldens"))
     name, shape, *limits = case.meta["image"]
     images = torch.from_numpy(fill.images(name, tuple(shape), *limits))
