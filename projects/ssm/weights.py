@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.models.pretrained import PARSEQ_RELEASES, checkpoint_folders
 from common.models.weights import ClassAxis, LoadReport, load_by_character, load_partial
 from common.train.checkpoint import load
 from projects.ssm.shapes import charset_of, class_of, known_names, sizes_of
 
 FORMATS = ("ssm", "dig", "mae")
-RELEASES = ("parseq-tiny", "parseq", "abinet", "trba", "vitstr", "crnn")
 
 
 TRUNKS = ("encoder.patch_embed.", "encoder.blocks.", "model.FeatureExtraction.", "model.cnn.", "model.blocks.",
@@ -212,16 +212,17 @@ def local(name: str) -> str:
 
     Raises `UserError` where there is none, or where the cached file's hash is not the one in its name.
     """
-    if Path(name).is_file() or name not in RELEASES:
+    if Path(name).is_file() or name not in PARSEQ_RELEASES:
         return name
-    cache = Path(torch.hub.get_dir()) / "checkpoints"
-    for path in sorted(cache.glob(f"{name.replace('-', '_')}-*.pt")):
+    release, folders = PARSEQ_RELEASES[name], checkpoint_folders()
+    stem = release.name.rpartition("-")[0]
+    for path in (path for folder in folders for path in sorted(folder.glob(f"{stem}-*.pt"))):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if not digest.startswith(path.stem.rpartition("-")[2]):
             raise UserError(f"pretrained: {path} is damaged: its hash is not the one in its name; download it again")
         print(f"pretrained: {name}: {path}")
         return str(path)
     raise UserError(
-        f"pretrained: {name} names a release of PARSeq's authors; nothing is downloaded here, and {cache} does not "
-        "hold it: give the path of the downloaded file"
+        f"pretrained: {name} names a release of PARSeq's authors; nothing is downloaded here, and no cache holds it: "
+        f"fetch {release.url} into {folders[0]}, or give the path of the file"
     )

@@ -68,7 +68,7 @@ def files(*letters: str) -> list[dict]:
 
 def until(page: object, expression: str) -> None:
     """Wait until a JavaScript expression is true (Playwright's own way needs eval, which the page's policy forbids)."""
-    ends = time.monotonic() + 15
+    ends = time.monotonic() + 300
     while not page.evaluate(expression):
         assert time.monotonic() < ends, expression
         time.sleep(0.03)

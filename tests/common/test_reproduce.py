@@ -154,8 +154,8 @@ def test_a_terminated_command_is_heard_out(tmp_path: Path) -> None:
     """What it says at the end, saving its state, is more than the pipe holds."""
     child = (
         "import signal, sys, time\n"
-        "def leave(*_):\n signal.alarm(10); print('x' * 300_000 + ' saved'); sys.exit()\n"
-        "signal.signal(signal.SIGTERM, leave); print('ready', flush=True); time.sleep(60)"
+        "def leave(*_):\n signal.alarm(300); print('x' * 300_000 + ' saved'); sys.exit()\n"
+        "signal.signal(signal.SIGTERM, leave); print('ready', flush=True); time.sleep(600)"
     )
     log = tmp_path / "log"
 

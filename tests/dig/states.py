@@ -55,7 +55,7 @@ def hashes(name: str, processes: int, folder: Path) -> dict[str, dict[str, str]]
             assert import_module(f"projects.dig.{script}").main(words) == 0
         else:
             run = start(script, words, processes)
-            output, _ = run.communicate(timeout=600)
+            output, _ = run.communicate(timeout=900)
             assert run.returncode == 0, output
         if steps in (4, 8):
             found[str(steps)] = of_state(load(out / "training_state.pth"), steps)

@@ -180,7 +180,7 @@ def test_bad_samples_of_all_processes_are_listed(wounded, corpus: Path, tmp_path
     root, broken = wounded
     more = ["--data_path", root / "both", "--epochs", 1, "--warmup_epochs", 0, "--batch_size", 30]
     run = start("run_class_finetuning", finetune(corpus, tmp_path, *more), processes=2)
-    output, _ = run.communicate(timeout=600)
+    output, _ = run.communicate(timeout=900)
     assert run.returncode == 0, output
     assert listed(tmp_path) == sorted(broken[:2])
 
@@ -193,7 +193,7 @@ def test_a_batch_without_a_readable_picture_on_one_of_two_processes(script: str,
     more = ["--batch_size", 1, "--epochs", 1, "--warmup_epochs", 0, "--warmup_steps", 0]
     flag = "--data_path" if script == "run_class_finetuning" else "--image_alone_path"
     run = start(script, words(corpus, tmp_path / "out", *more, flag, tmp_path / "words"), processes=2)
-    output, _ = run.communicate(timeout=600)
+    output, _ = run.communicate(timeout=900)
     assert run.returncode == 0, output
     assert listed(tmp_path / "out") == [41]
     assert load(tmp_path / "out" / STATE)["step"] == 60 and (tmp_path / "out" / "checkpoint-0.pth").exists()
@@ -218,14 +218,14 @@ def test_killed_with_two_processes_and_started_again(script: str, corpus: Path, 
     _, words = SCRIPTS[script]
     command = words(corpus, tmp_path, "--batch_size", 2, "--state_steps", 1, "--epochs", 200, "--save_ckpt_freq", 500)
     run = start(script, command, processes=2, start_new_session=True)
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + 900
     while not (tmp_path / STATE).exists() and run.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     kill_group(run)
     before = load(tmp_path / STATE)
     assert before["world_size"] == 2
     after = start(script, [*command, "--max_steps", str(before["step"] + 2)], processes=2)
-    output, _ = after.communicate(timeout=600)
+    output, _ = after.communicate(timeout=900)
     assert after.returncode == 0, output
     assert f"Resume from {tmp_path / STATE}" in output
     assert load(tmp_path / STATE)["step"] >= before["step"] + 2
@@ -239,18 +239,18 @@ def kill_group(run) -> None:
     for process in [run, *children]:
         process.send_signal(signal.SIGKILL)
     run.wait()
-    psutil.wait_procs(children, timeout=10)
+    psutil.wait_procs(children, timeout=900)
     run.stdout.close()
 
 
 def test_terminated_run_saves_and_leaves(corpus: Path, tmp_path: Path) -> None:
     endless = ["--epochs", 5000, "--save_ckpt_freq", 9999, "--eval_freq", 9999, "--disable_eval_during_finetuning"]
     run = start("run_class_finetuning", finetune(corpus, tmp_path, *endless))
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + 900
     while not (tmp_path / STATE).exists() and run.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     run.send_signal(signal.SIGTERM)
-    output, _ = run.communicate(timeout=300)
+    output, _ = run.communicate(timeout=900)
     assert run.returncode == 0, output
     assert "run the same command to resume" in output
     assert load(tmp_path / STATE)["step"] > 0
@@ -286,7 +286,7 @@ def test_shared_evaluation_equals_the_plain_one(corpus: Path, whole, tmp_path: P
     sets = json.loads((tmp_path / "one" / "eval.json").read_text())["sets"]
     assert [(entry["images"], entry["unreadable"]) for entry in sets] == [(5, 0), (3, 2)]
     run = start("run_class_finetuning", finetune(corpus, tmp_path / "two", *more), processes=2)
-    output, _ = run.communicate(timeout=600)
+    output, _ = run.communicate(timeout=900)
     assert run.returncode == 0, output
     for name in ("eval.json", "predictions.csv"):
         assert (tmp_path / "one" / name).read_text() == (tmp_path / "two" / name).read_text()

@@ -177,7 +177,7 @@ def test_marked_commands_run(page: Path, tmp_path: Path) -> None:
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=300,
+                timeout=900,
                 check=False,
             )
             assert done.returncode == 0, f"{line}\n{done.stdout[-1000:]}\n{done.stderr[-1500:]}"

@@ -130,8 +130,9 @@ def test_only_the_forward_is_timed(micro, monkeypatch) -> None:
     monkeypatch.setattr(micro, "character_loss", slow(loss))
     batch = Batch(torch.zeros(1, 32, 128, 3, dtype=torch.uint8), ["cat"], torch.arange(1))
     micro.read(torch.zeros(1, 3, 32, 128))  # what the first call alone needs
+    started = time.perf_counter()
     result = evaluate.evaluate(micro, CODES, [batch], torch.device("cpu"))
-    assert 0 < result.seconds < 0.5 and result.loss_sum > 0 and result.bad == []
+    assert 0 < result.seconds < time.perf_counter() - started - 1 and result.loss_sum > 0 and result.bad == []
 
 
 def test_start_weights_fill_the_encoder_only(tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ def test_two_processes(corpus: Path, tmp_path: Path) -> None:
         starter = ["-m", f"torch.distributed.{how}", "--nproc_per_node=2", f"--master_port={29780 + len(runs)}"]
         done = subprocess.run(
             [sys.executable, *starter, script, *words],
-            env=environment(), capture_output=True, text=True, timeout=300, check=False,
+            env=environment(), capture_output=True, text=True, timeout=900, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
         validations = 1 if more else 2  # after the last step, and after the first of a fresh run; by rank 0 alone
@@ -220,7 +220,7 @@ def test_a_batch_of_unreadable_pictures_on_one_of_two_processes(corpus: Path, tm
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script,
          *command(corpus, tmp_path, *more)],
-        env=environment(), capture_output=True, text=True, timeout=300, check=False,
+        env=environment(), capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     listed = (tmp_path / "run-Seed1111" / "bad_samples.csv").read_text().splitlines()

@@ -26,8 +26,13 @@ NAME = "r_rba"
 def blank(source: harness.Case) -> tuple[dict[str, np.ndarray], dict]:
     """Arrays to be filled and the meta of the new case, from the one with a rectification."""
     arrays = {key: value for key, value in source.arrays.items() if "rectified" not in key}
-    kept = ("tensors", "scaled_after_fill", "labels", "mask_recipe", "bn")
+    kept = ("scaled_after_fill", "labels", "mask_recipe", "bn")
     meta = {key: source.meta[key] for key in kept} | {"model_name": "RBA", "source": "own float64"}
+    meta["tensors"] = {
+        key: {what: described[what] for what in ("shape", "flat_step")}
+        for key, described in source.meta["tensors"].items()
+        if key in arrays
+    }
     meta["image"] = [f"siga/{NAME}/image", source.meta["image"][1]]
     for key in source.meta:
         if key.startswith(("losses_iter", "coefficient_iter", "total_iter", "grad_norms_iter")):

@@ -87,15 +87,18 @@ AFTER = re.compile(r"after_(one|two|three)_\w*step(s?)")
 
 
 def after_steps(model: torch.nn.Module, meta: dict, losses_of) -> Outcome:
-    """Clip and step as the case's optimizer text says: the losses after it, and norms of parameters."""
+    """Clip and step as the case's optimizer text says: the losses after it, and norms of parameters. The model already
+    holds the gradients of the first step.
+    """
     made, key = Outcome(), next((key for key in meta if AFTER.fullmatch(key)), None)
     if "optimizer" not in meta:
         return made
     optimizer, text = optimizer_of(meta["optimizer"], list(model.parameters())), meta["optimizer"]
     clip = recipes.number("clip N", text, 0.0)
-    for _ in range(1 + ("one", "two", "three").index(AFTER.fullmatch(key).group(1)) if key else 1):
-        optimizer.zero_grad()
-        sum(losses_of(model).values()).backward()
+    for step in range(1 + ("one", "two", "three").index(AFTER.fullmatch(key).group(1)) if key else 1):
+        if step:
+            optimizer.zero_grad()
+            sum(losses_of(model).values()).backward()
         if clip:
             torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], clip)
         optimizer.step()
@@ -270,7 +273,6 @@ def test_acds_training_step(acds: ModelCase) -> None:
         total = sum(losses.values())
         made.scalars |= published(losses) | {"total": total}
         made.gradients["total"] = gradient_norms(model, total)
-        model.load_state_dict(before)
         after = after_steps(model, meta, lambda model: losses_of(model, images))
         if "mask after" in after.scalars:
             after.scalars["mask after"] = 2 * after.scalars["mask after"]

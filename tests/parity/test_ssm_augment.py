@@ -10,7 +10,7 @@ import torch
 
 from common.data.decode import resize_bicubic
 from projects.ssm.pretrain import collate
-from tests.parity import harness
+from tests.parity import harness, recipes
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -38,7 +38,9 @@ def test_collate(collated: harness.Case, request: pytest.FixtureRequest) -> None
     name, shape = re.search(r"images\('([^']+)',\s*\(([\d,\s]+)\)", meta["inputs"]).groups()
     raw = _goldens(request).images(name, tuple(int(n) for n in shape.split(",")), 0, 255)
     pixels = np.round(harness.to_numpy(raw)).astype(np.uint8).transpose(0, 2, 3, 1).copy()
-    batch = collate.superimpose(torch.from_numpy(pixels), torch.from_numpy(pixels), np.array(meta["neg"]))
+    first = int(recipes.number(r"N\.\.", str(meta.get("positions", "0..")), 0))
+    seeds = np.arange(first, first + len(pixels))
+    batch = collate.superimpose(torch.from_numpy(pixels), torch.from_numpy(pixels), np.array(meta["neg"]), seeds)
     actual = {
         "flipped": batch.student_flipped,
         "student_mix": batch.student_mix,
@@ -47,7 +49,7 @@ def test_collate(collated: harness.Case, request: pytest.FixtureRequest) -> None
         "teacher_mix": batch.teacher_mix,
     }
     for key, expected in collated.arrays.items():
-        difference = np.abs(harness.to_numpy(actual[key])[:, :, ::3, ::3] - expected)
+        difference = np.abs(harness.to_numpy(actual[key])[recipes.steps(meta["note"])] - expected)
         assert difference.shape == expected.shape
         assert (difference > 1e-6).sum() <= 6, f"{key}: {(difference > 1e-6).sum()} values differ"
 

@@ -102,7 +102,7 @@ def launch(script: str, arguments: list[str], *, how: str = "torchrun", processe
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
         check=False,
         **words,
     )

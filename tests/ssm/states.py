@@ -73,7 +73,7 @@ def hashes(case: str, folder: Path) -> dict[str, dict[str, str]]:
             from tests.ssm.test_resume import start
 
             process = start("pretrain" if kind == "pretrain" else "pixel", line, processes)
-            output, _ = process.communicate(timeout=300)
+            output, _ = process.communicate(timeout=900)
             assert process.returncode == 0, output
         else:
             assert (pretrain if kind == "pretrain" else pixel)(line) == 0

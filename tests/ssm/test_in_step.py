@@ -41,7 +41,7 @@ def test_two_processes_end(corpus: Path, tmp_path: Path) -> None:
         "trainer.val_check_interval=2",
     ]
     process = start("finetune", finetune(corpus, *more, f"hydra.run.dir={tmp_path}"), processes=2)
-    output, _ = process.communicate(timeout=500)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     assert load(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 3
     assert [sample.number for sample in stored(tmp_path / "bad_samples.csv")] == [3]

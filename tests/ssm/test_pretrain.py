@@ -111,7 +111,7 @@ def test_two_processes_agree_and_go_on(corpus: Path, tmp_path: Path) -> None:
     for stop in (1, 0):
         words = pretrain(corpus, tmp_path, "--auto_resume", "--max_steps", stop, "--batch_size", 2)
         command = [*torchrun, "projects/ssm/pretrain/sim_pretrain.py", *words]
-        done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr
     assert [row["epoch"] for row in rows(tmp_path)] == [0, 1]
     assert "Resume from" in done.stdout and load(tmp_path / "training_state.pth")["world_size"] == 2

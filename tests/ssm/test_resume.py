@@ -49,11 +49,11 @@ def start(script: str, words: list[str], processes: int = 1) -> subprocess.Popen
 
 def ended_after(process: subprocess.Popen, file: Path, number: signal.Signals, status: int) -> str:
     """The output of a script that gets a signal as soon as `file` is there."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 900
     while not file.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(process.pid, number)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == status, output
     assert file.exists(), output
     return output
@@ -105,7 +105,7 @@ TWO = ["model.batch_size=2", "trainer.devices=2", "trainer.val_check_interval=2"
 def ended_together(corpus: Path, *words: str) -> None:
     """A run on two processes to its end."""
     process = start("finetune", finetune(corpus, *TWO, *words), processes=2)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
 
 
@@ -131,7 +131,7 @@ def test_finetuning_on_two_processes_killed(corpus: Path, tmp_path: Path) -> Non
         with contextlib.suppress(OSError):
             if place in entry.read_bytes().decode(errors="replace").split("\0"):
                 os.kill(int(entry.parent.name), signal.SIGKILL)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=900)
     assert last.exists(), output
     assert load(last)["global_step"] < 32
     ended_together(corpus, *more, f"ckpt_path={last}", place)
