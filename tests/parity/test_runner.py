@@ -178,9 +178,82 @@ TRACES = {
 def test_values_of_traces_are_read(name: str, change: tuple, filler, monkeypatch) -> None:
     monkeypatch.setattr(noise, "RUNS", 1)
     trace = json.loads((GOLDENS / "dig" / f"{name}.json").read_text())
-    test = test_dig_tables.test_steps_pretrain if "kwargs" in trace else test_dig_tables.test_steps_finetune
     with pytest.raises(AssertionError):
-        test(with_value(trace, *change), filler)
+        test_of(trace)(with_value(trace, *change), filler)
+
+
+def own_trace(trace: dict, changes: dict, filler, monkeypatch: pytest.MonkeyPatch) -> dict:
+    """A trace with other values whose numbers are our own float64."""
+    trace, seen = copy.deepcopy(trace) | changes, {}
+
+    def keep(self: noise.Measured, name: str, *_: object, **__: object) -> None:
+        seen[name] = self.exact.scalars[name] if name in self.exact.scalars else self.exact.tensors[name]
+
+    with monkeypatch.context() as patch:
+        for name in ("check", "check_scalar", "check_parameters"):
+            patch.setattr(noise.Measured, name, keep)
+        test_of(trace)(trace, filler)
+    for number, step in enumerate(trace["steps"]):
+        step |= {name: float(seen[f"{name} {number}"]) for name in step if f"{name} {number}" in seen}
+    for key, name in (("param_l2_after", "norms"), ("buffer_mean_after", "means")):
+        if name in seen:
+            trace[key] = dict(zip(trace[key], map(float, seen[name])))
+    return trace
+
+
+def test_of(trace: dict):
+    return test_dig_tables.test_steps_pretrain if "kwargs" in trace else test_dig_tables.test_steps_finetune
+
+
+STEPS = [{"lr": 0.0007, "weight_decay": 0.2, "moco_m": 0.95, "loss": 0, "loss_pixel": 0, "loss_contrast": 0,
+          "grad_norm": 0}, {"lr": 0.0009, "weight_decay": 0.3, "moco_m": 0.98, "loss": 0, "grad_norm": 0}]  # fmt: skip
+DERIVED = {
+    "steps_pretrain_tiny": {
+        "recipe": "fill_module; AdamW betas 0.8/0.95 eps 1e-6; np.random.seed(5) then 2 masks (ratio 0.5, 2 views) per "
+        "step; images 'other/image<i>' and 'other/aug<i>' of shape (3,3,32,128); loss = 2*pixel + 0.3*contrast",
+        "kwargs": {"mlp_dim": 64, "dim": 32, "T": 0.5, "num_windows": 2, "patchnet_name": "regular",
+                   "drop_path_rate": 0.1},
+        "clip_grad": 0.7,
+        "steps": STEPS,
+        "param_l2_after": {"encoder.mask_token": 0, "encoder.blocks.0.attn.qkv.weight": 0,
+                           "encoder.blocks.3.mlp.fc1.weight": 0, "patch_extractor.norm.weight": 0},
+        "buffer_mean_after": {"predictor.1.running_mean": 0, "predictor.1.running_var": 0},
+    },
+    "steps_finetune_tiny": {
+        "recipe": "fill_module; AdamW wd .2 betas 0.8/0.95; images 'other/image<i>' (3,3,32,128)",
+        "decoder_name": "tf_decoder",
+        "max_len": 9,
+        "words": ["a", "other", "Words"],
+        "layer_decay": 0.6,
+        "clip_grad": 5.0,
+        "fixed_encoder_layers": 3,
+        "smoothing": 0.1,
+        "steps": [{"lr": 0.0007, "loss": 0, "grad_norm": 0}, {"lr": 0.0009, "loss": 0, "grad_norm": 0}],
+        "param_l2_after": {"encoder.mask_token": 0, "encoder.blocks.0.attn.qkv.weight": 0,
+                           "encoder.blocks.9.mlp.fc1.weight": 0, "encoder.blocks.9.norm1.weight": 0},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DERIVED)
+def test_a_trace_with_other_values(name: str, filler, monkeypatch) -> None:
+    """Every value differs from the public trace's: it passes with our own numbers and fails with others."""
+    monkeypatch.setattr(noise, "RUNS", 1)
+    public = json.loads((GOLDENS / "dig" / f"{name}.json").read_text())
+    trace = own_trace(public, copy.deepcopy(DERIVED[name]), filler, monkeypatch)
+    assert all(value > 0 for value in trace["param_l2_after"].values()) and trace["steps"][1]["grad_norm"] > 0
+    measured: list[noise.Measured] = []
+
+    def once(*words: object) -> noise.Measured:
+        measured[:] = measured or [measure(*words)]
+        return measured[0]
+
+    monkeypatch.setattr(test_dig_tables, "measure", once)  # only the numbers to compare with change from here on
+    test_of(trace)(trace, filler)
+    loss, norms = 1.02 * trace["steps"][1]["loss"], {key: 1.001 * n for key, n in trace["param_l2_after"].items()}
+    for wrong in (with_value(trace, "param_l2_after", None, norms), trace | {"steps": [{"loss": loss}] * 2}):
+        with pytest.raises(AssertionError):
+            test_of(wrong)(wrong, filler)
 
 
 def without(path: Path, folder: Path, **changes: object) -> Path:

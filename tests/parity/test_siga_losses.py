@@ -56,6 +56,7 @@ class LossCase:
         self.seg_logits = torch.from_numpy(self.arrays["seg_logits"])
         self.masks = torch.from_numpy(self.arrays["masks"]).float()
         self.lengths = torch.from_numpy(self.arrays["length"]).long() - 1
+        assert self.lengths.tolist() == self.meta.get("len_chars", self.lengths.tolist())
         recipes = {scale: self.meta["inputs"][scale] for scale in ("low", "middle")}
         self.maps = {
             scale: torch.from_numpy(fill.images(name, tuple(shape), *limits))
@@ -180,3 +181,5 @@ def test_text_mask(mask_image) -> None:
         pytest.skip("the published k-means depends on its seed here")
     pairs = [golden] if info["same_for_12_seeds"] else [golden, 1 - golden]
     assert any(np.array_equal(ours, mask) for mask in pairs)
+    ones = info.get("ones", [int(ours.sum())])  # of several seeds
+    assert int(ours.sum()) in {*ones, *(ours.size - count for count in ones)}

@@ -304,6 +304,10 @@ def check_inference(case: SigaCase) -> None:
     assert np.abs(exact["read"] - exact["share"]).max() <= 1e-9, "the short path to Share differs"
     assert exact["early end"] <= 1e-9, "reading with an early end differs"
     if measured.sure_steps("share", case.cap) == exact["share"].shape[1]:
+        if "min_top2_gap" in case.meta:  # of the golden's own float32 run
+            best = np.sort(exact["share"], axis=-1)
+            off = abs((best[..., -1] - best[..., -2]).min() - case.meta["min_top2_gap"])
+            assert off <= 2 * measured.limit("share", case.cap), f"smallest gap of the best two is off by {off:.3g}"
         check_strings(case.meta, exact["share"].argmax(2))
 
 

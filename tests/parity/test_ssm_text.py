@@ -79,6 +79,7 @@ def test_decoding(tokenizer_decode, pytestconfig) -> None:
             found = codec.decode(ids.numpy(), probabilities(filler, row, number, case["argmax"]))[0]
             assert found.text == case["text"]
             assert found.confidence == pytest.approx(case["confidence"], rel=1e-5)
+            assert row["ctc"] or len(found.char_confidences) == case["n_probs"]
 
 
 def probabilities(filler, row: dict, number: int, argmax: list[int]):

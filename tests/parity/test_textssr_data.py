@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
@@ -92,6 +93,9 @@ def test_masks(pipeline, pictures) -> None:
             stored = value[:, ::stride, ::stride]
             harness.assert_close(stored, pipeline.arrays[f"{name}{number}"], absolute=1e-4, what=f"{name} {number}")
             assert float(value.mean()) == pytest.approx(case[f"{name}_mean"], abs=1e-5)
+            # the published deviation divides by one less
+            assert float(value.std()) == pytest.approx(case[f"{name}_std"], abs=1e-5)
+        assert float(image.abs().max()) == pytest.approx(case["image_absmax"], abs=1e-5)
         rectangle = mask_rectangle(mask)
         harness.assert_close(rectangle.corners(), case["box_points"], absolute=1e-3, what=f"corners {number}")
         assert (*rectangle.centre, *rectangle.size, rectangle.angle) == pytest.approx(
@@ -114,12 +118,15 @@ def test_planes(pipeline) -> None:
 
 
 def test_words(pipeline) -> None:
+    font = pipeline.meta.get("stack", {}).get("font_sha256")
+    assert font in (None, hashlib.sha256(recipes.FONT.read_bytes()).hexdigest())
     renderer = GlyphRenderer(recipes.FONT)
     for number, case in enumerate(pipeline.meta["draw_glyph"]):
         rectangle = Rectangle(*case["rect"])
         harness.assert_close(rectangle.corners(), case["box_points"], absolute=1e-3, what=case["text"])
         ink = renderer.word(case["text"], rectangle, case["resolution"])
         near(ink, pipeline.arrays[f"glyph{number}_bits"])
+        assert int(ink.sum()) == pytest.approx(case["ink"], abs=max(8, 0.03 * case["ink"]))
         assert float(glyph_image(ink).min()) == pytest.approx(case["min"], abs=1e-6)
 
 

@@ -120,6 +120,7 @@ def test_vae(vae_case, filler) -> None:
     check_names(vae, vae_case)
     filler.fill_module(vae)
     assert vae.config.scaling_factor == meta["scaling_factor"]
+    assert vae.config.force_upcast == meta.get("force_upcast", True)
     inputs = {name: recipes.batch(filler, meta["inputs"][name]) for name in ("pixels", "glyph", "z")}
 
     def compute(vae: AutoencoderKL, pixels: torch.Tensor, glyph: torch.Tensor, z: torch.Tensor) -> Outcome:
@@ -257,7 +258,8 @@ def diffusion_step(case, goldens, filler, vae):
 
 def test_inference(inference_case, goldens, filler) -> None:
     meta, arrays, inputs = inference_case.meta, inference_case.arrays, inference_case.meta["inputs"]
-    image, vae = recipes.batch(filler, inputs["image"]), recipes.tiny_vae(goldens)
+    models = meta.get("models", "")
+    image, vae = recipes.batch(filler, inputs["image"]), recipes.tiny_vae(goldens, models)
     vaes = {torch.float32: vae, torch.float64: copy.deepcopy(vae).double()}
     scheduler = DDPMScheduler(**recipes.shared(goldens, "ddpm_sd21").meta["scheduler"])
     seed = int(re.search(r"manual_seed\((\d+)\)", meta["rng"]).group(1))
@@ -292,7 +294,7 @@ def test_inference(inference_case, goldens, filler) -> None:
         }  # fmt: skip
         return Outcome(tensors, overflow)
 
-    measured = measure(compute, recipes.tiny_unet(goldens).eval(), {"image": image})
+    measured = measure(compute, recipes.tiny_unet(goldens, models).eval(), {"image": image})
     check(measured, inference_case, *[name for name in measured.exact.tensors if name in arrays])
     for what in ("min", "max"):
         if what in meta.get("image", {}):

@@ -99,13 +99,19 @@ def shared(goldens: Path, name: str) -> harness.Case:
     return harness.load(path if path.is_file() else ROOT / "tests/goldens/textssr" / path.name)
 
 
-def tiny_unet(goldens: Path) -> TextUNet:
-    unet = TextUNet(**shared(goldens, "unet_tiny").meta["constructor"])
+def tiny_unet(goldens: Path, models: str = "") -> TextUNet:
+    """The filled UNet that `models`, the text of a case, names: "unet_tiny (…), vae_tiny (…)"."""
+    unet = TextUNet(**shared(goldens, named(models, "unet_tiny")).meta["constructor"])
     harness.fill(goldens).fill_module(unet)
     return unet
 
 
-def tiny_vae(goldens: Path) -> AutoencoderKL:
-    vae = AutoencoderKL(**shared(goldens, "vae_tiny").meta["constructor"])
+def named(models: str, default: str) -> str:
+    found = re.search(rf"{default.split('_')[0]}_\w+", models)
+    return found.group() if found else default
+
+
+def tiny_vae(goldens: Path, models: str = "") -> AutoencoderKL:
+    vae = AutoencoderKL(**shared(goldens, named(models, "vae_tiny")).meta["constructor"])
     harness.fill(goldens).fill_module(vae)
     return vae.eval()
