@@ -84,6 +84,7 @@ def test_fusion(fusion) -> None:
         expected = row["expected"]
         for name, out in expected["out"].items():
             assert fused.candidates[name].text == out["string"], (row["label"], name)
+            # the golden's logits were float32 logarithms of its probabilities: 5e-4 is what is left of a product
             assert fused.candidates[name].confidence == pytest.approx(out["score"], abs=5e-4)
             assert (fused.candidates[name].text == row["label"]) == bool(expected["correct"][name])
         if expected["fused_string"] is not None:
@@ -95,9 +96,9 @@ def test_fusion(fusion) -> None:
 
 
 def check_validation_loss(codes: LabelCodes, row: dict) -> None:
-    """The logits were log p at the id and log((1 - p) / (C - 1)) elsewhere, C = 38."""
-    probability = torch.tensor(row["char"]["probs"])[:, None]
-    logits = ((1 - probability) / 37).log().repeat(1, 38)
+    """The logits were log p at the id and log((1 - p) / (C - 1)) elsewhere, for C classes."""
+    probability, classes = torch.tensor(row["char"]["probs"])[:, None], codes.char.num_classes
+    logits = ((1 - probability) / (classes - 1)).log().repeat(1, classes)
     logits.scatter_(1, torch.tensor(row["char"]["ids"])[:, None], probability.log())
     target = torch.from_numpy(codes.encode([row["label"]])["char"])
     assert logits_loss(logits[None], target).item() == pytest.approx(row["expected"]["valid_loss"], rel=1e-4, abs=5e-4)
@@ -122,7 +123,7 @@ def test_mask_loss(box_loss) -> None:
     for row in json.loads(box_loss.read_text()):
         out = torch.tensor(row["out"], dtype=torch.float32, requires_grad=True)
         target = torch.tensor(row["target"])
-        loss = mask_loss(out, target)
+        loss = mask_loss(out, target, weights=tuple(row.get("weights", (1, 2))))
         loss.backward()
         assert loss.item() == pytest.approx(row["loss"], rel=1e-6, abs=1e-6)
         assert out.grad.tolist() == pytest.approx(row["grad"], rel=1e-6, abs=1e-6)
@@ -146,4 +147,5 @@ def test_resize(resized, request) -> None:
         name, shape = re.search(r"images\('(.*?)', \((.*?)\)", row["recipe"]).groups()
         image = (fill.images(name, tuple(map(int, shape.split(","))), 0, 1) * 255).astype(np.uint8)
         for pad, key in ((False, row["key"]), (True, f"{row['key']}_pad")):
-            assert np.array_equal(fit(image, (32, 128), pad).transpose(2, 0, 1), case.arrays[key]), key
+            size = case.arrays[key].shape[1:]
+            assert np.array_equal(fit(image, size, pad).transpose(2, 0, 1), case.arrays[key]), key

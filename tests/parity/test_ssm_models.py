@@ -284,6 +284,7 @@ def check_reading(case: harness.Case, measured: Measured, name: str, codec, expe
             if "prob_len" in expected:
                 assert [len(word.char_confidences) for word in decoded] == expected["prob_len"]
             for word, confidence in zip(decoded, expected.get("confidence", [])):
+                # a product over all steps, of logits whose margins are thousandths
                 assert word.confidence == pytest.approx(confidence, rel=1e-2, abs=1e-30)
 
 
