@@ -32,7 +32,7 @@ NOTES = {
     "second_inverted": "the inputs are stored",
     "one_more_step_raises": "our scripts end with the schedule",
     "printed": "what the published scheduler prints",
-    "label_string": "a text of the boxes beside it",
+    "label_string": "the published text of the same boxes",
     "group": "the published name of a group of operations",
     "char_len": "the published code never reads it",
     "encoder_type": "vit, the only one",
