@@ -81,6 +81,10 @@ def named(text: str) -> tuple[str, str]:
         return label or rest, rest
     path = Path(rest).expanduser()
     if not path.exists():
+        if path.suffix or len(path.parts) > 1:
+            raise UserError(
+                f"strlab compare: {rest} does not exist; give a checkpoint, a run folder or a reader's name"
+            )
         one = shipped.find(rest)
         return label or one.name, str(one.path)
     finished = path / "finished.json"

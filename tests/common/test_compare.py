@@ -94,6 +94,8 @@ def test_a_set_without_letters_and_a_file_without_metadata_are_refused(two_reade
     assert main(words) == 2
     assert "no label has a letter or digit" in capsys.readouterr().err
     assert not (tmp_path / "out" / "index.html").exists()
+    assert main(["compare", str(tmp_path / "absent.pth"), *words[2:]]) == 2
+    assert "absent.pth does not exist" in capsys.readouterr().err
     Path(f"{files[0]}.json").unlink()
     assert main(words) == 2
     error = capsys.readouterr().err
