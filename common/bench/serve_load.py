@@ -72,12 +72,12 @@ class Server:
             return 0, time.perf_counter() - began
 
     def memory(self) -> float:
-        """Resident memory in MiB."""
+        """Resident memory of the server in MiB, as the system reports it now."""
         return psutil.Process(self.process.pid).memory_info().rss / 2**20
 
 
 def crop(text: str = "Morning") -> bytes:
-    """JPEG bytes of a crop of one word."""
+    """JPEG bytes of a rendered crop with one word."""
     image = Image.new("RGB", (160, 48), (214, 205, 180))
     ImageDraw.Draw(image).text((8, 4), text, (40, 30, 60), font=ImageFont.load_default(size=32))
     buffer = io.BytesIO()

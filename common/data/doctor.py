@@ -55,7 +55,7 @@ def _labels_line(examination: Examination) -> str:
 
 
 def as_dict(examination: Examination) -> dict:
-    """Everything found, as plain data."""
+    """Everything that was found in a set, as plain data for JSON."""
     return {
         "path": str(examination.path),
         "fatal": examination.fatal,

@@ -45,7 +45,7 @@ class Batcher(threading.Thread):
         return job.done
 
     def stop(self) -> None:
-        """Read what waits, then end."""
+        """Read the jobs that wait already, then end the thread."""
         self.jobs.put(None)
         self.join(timeout=60)
 
