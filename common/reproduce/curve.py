@@ -48,7 +48,6 @@ START = {"scratch": " --lr 0.001 --real_share 1", "rendered": " --lr 0.0003 --re
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add `strlab curve`."""
     parser = subparsers.add_parser(
         "curve", help="how many labelled words are needed", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
