@@ -24,6 +24,12 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() or "\ud800" <= c <= "\udfff" else repr(c)[1:-1] for c in str(text))
 
 
+def is_first() -> bool:
+    """Whether this is the process of rank 0, by what torchrun, mpirun or srun have set; there may be no group yet."""
+    ranks = (os.environ.get(name) for name in ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID"))
+    return next((rank for rank in ranks if rank), "0") == "0"
+
+
 _PROCESSES = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 
 
@@ -43,7 +49,11 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             sys.stdout.flush()
             return status
         except UserError as error:
-            print(f"error: {printable(error)}", file=sys.stderr, flush=True)
+            if not is_first():
+                # where all processes met it, rank 0 shows it, and the launcher ends this one meanwhile
+                time.sleep(2)
+            sys.stderr.write(f"error: {printable(error)}\n")  # not print, which is silent on these ranks
+            sys.stderr.flush()
             return 2
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr, flush=True)

@@ -6,13 +6,14 @@ import contextlib
 import errno
 import functools
 import itertools
+import json
 import os
 import shutil
 import stat
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from common.errors import UserError
 
@@ -104,6 +105,32 @@ def read_regular(path: Path, most: int = MOST_BYTES) -> bytes:
         if status.st_size > most:
             raise OSError(errno.EFBIG, f"{status.st_size:,} bytes, more than {most:,}", str(path))
         return file.read()
+
+
+def read_json(path: Path, kind: type = object, fix: str = "remove it, or copy it again") -> Any:
+    """The content of a JSON file, which must be of a kind.
+
+    Raises:
+        UserError: no readable JSON, or another kind; names the file, and ends with `fix`.
+    """
+    try:
+        found = json.loads(read_regular(path).decode("utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not readable as JSON ({getattr(error, 'strerror', None) or error}); {fix}") from None
+    if not isinstance(found, kind):
+        raise UserError(f"{path}: it holds a {type(found).__name__}, not a {kind.__name__}; {fix}")
+    return found
+
+
+def json_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The lines of a log that hold a JSON object, with the object; none where there is no file. Lines that a kill has
+    cut are skipped."""
+    rows = []
+    for line in path.read_text("utf-8", "replace").splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError, RecursionError):
+            if isinstance(row := json.loads(line), dict):
+                rows.append((line, row))
+    return rows
 
 
 @functools.lru_cache(maxsize=4096)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -24,7 +23,7 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from common.errors import UserError
+from common.errors import UserError, is_first
 
 NO_EFFECT_TITLE = "accepted for compatibility, no effect"
 
@@ -239,12 +238,6 @@ def fill(kind: type[Options], values: Mapping[str, Any], **more: Any) -> Options
     """An instance of a (frozen) dataclass whose fields are filled by name from the parsed values, and from `more`."""
     known = {**values, **more}
     return kind(**{field.name: known[field.name] for field in fields(kind) if field.init and field.name in known})
-
-
-def is_first() -> bool:
-    """Whether this is the process of rank 0, by what torchrun, mpirun or srun have set; there may be no group yet."""
-    ranks = (os.environ.get(name) for name in ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID"))
-    return next((rank for rank in ranks if rank), "0") == "0"
 
 
 def device_of(name: str, given: bool) -> str:

@@ -127,9 +127,10 @@ def check_plan(target: Path, plan: Mapping[str, Any]) -> None:
     """Note what the parts are of. Raises `UserError` where parts of another job are there."""
     file = parts_folder(target) / PLAN
     wanted = json.loads(json.dumps(plan))
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         found = json.loads(file.read_text("utf-8"))
         if found != wanted:
+            found = found if isinstance(found, dict) else {}
             names = [name for name in wanted if found.get(name) != wanted[name]]
             differ = [f"{name} {found.get(name)!r}, now {wanted[name]!r}" for name in names]
             raise UserError(

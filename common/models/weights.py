@@ -49,13 +49,20 @@ WRAPPERS = ("module", "model")  # (Distributed)DataParallel; Lightning and other
 COMPILED = "_orig_mod"  # torch.compile
 
 
+def _compiled_off(name: str) -> str:
+    """`name` without torch.compile's prefix anywhere. Raises UserError for what is no name."""
+    if not isinstance(name, str):
+        raise UserError(f"the checkpoint holds no weights: {name!r} is no name of a tensor; give one of this model")
+    return ".".join(part for part in name.split(".") if part != COMPILED)
+
+
 def unwrapped(state: Mapping[str, torch.Tensor], own: Collection[str]) -> dict[str, torch.Tensor]:
     """The names without what trainers put around a model: `_orig_mod.`, `module.` and `model.`, in any nesting.
 
     `own` are the names that are wanted: a leading `model.` or `module.` that belongs to the model itself stays, because
     the depth is taken at which most names are known.
     """
-    plain = {".".join(part for part in name.split(".") if part != COMPILED): value for name, value in state.items()}
+    plain = {_compiled_off(name): value for name, value in state.items()}
     best, own, deeper = plain, set(own), plain
     while any(name.split(".", 1)[0] in WRAPPERS and "." in name for name in deeper):
         deeper = {_inside(name): value for name, value in deeper.items()}
@@ -76,7 +83,7 @@ def strip_prefix(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     `_orig_mod.` goes everywhere, a leading `module.` as often as it stands there, and a leading `model.` where every
     name has it, as Lightning writes them.
     """
-    names = {name: ".".join(part for part in name.split(".") if part != COMPILED) for name in state}
+    names = {name: _compiled_off(name) for name in state}
     while True:
         if any(name.startswith("module.") for name in names.values()):
             names = {old: name.removeprefix("module.") for old, name in names.items()}

@@ -24,7 +24,7 @@ import numpy as np
 
 from common.console import FIRST, show
 from common.errors import UserError
-from common.files import write_text
+from common.files import read_json, write_text
 from common.infer import shipped
 from common.infer.evaluate import NAMES, evaluate, find_sets
 from common.infer.peers import PEERS, open_peer, peer_version
@@ -181,7 +181,7 @@ def read_words(recognizer: Recognizer, sets: dict[str, Path], max_samples: int, 
         stored = cache / f"{_key(digest, path, max_samples)}.json"
         lines: list[list[Any]]
         if stored.is_file():
-            lines = json.loads(stored.read_text("utf-8"))
+            lines = read_json(stored, list)
             print(f"  {name}: read before", flush=True)
         else:
             lines = [list(line) for line in evaluate(recognizer, {name: path}, max_samples).lines]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.files import write_text
+from common.files import read_json, write_text
 
 ABOUT = "about.json"  # written when a reproduction begins: its data, and the images that each of its readers sees
 
@@ -78,7 +78,7 @@ class Finished:
         """What `save` kept in this folder, which may have been moved. Raises `UserError` for another file."""
         path = out / "finished.json"
         try:
-            entry = json.loads(path.read_text("utf-8"))
+            entry = read_json(path, dict, "run `strlab reproduce` again")
             before = Path(entry["out"])
             entry["steps"] = tuple(
                 Done(step["name"], tuple(step["command"]), step["seconds"]) for step in entry["steps"]
@@ -98,4 +98,4 @@ class Finished:
     def evaluation(self) -> dict[str, Any] | None:
         """What `strlab eval` wrote, None where nothing was evaluated."""
         path = self.out / "eval" / "eval.json"
-        return json.loads(path.read_text("utf-8")) if path.is_file() else None
+        return read_json(path, dict, "evaluate again") if path.exists() else None

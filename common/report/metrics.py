@@ -7,12 +7,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from common.files import json_lines
 from common.report.charts import Curve
 
 NOT_CURVES = {"step", "epoch", "time", "seconds", "data_wait"}
@@ -20,15 +20,7 @@ NOT_CURVES = {"step", "epoch", "time", "seconds", "data_wait"}
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of one metrics file; a last line cut by a kill is skipped."""
-    rows = []
-    for line in path.read_text("utf-8").splitlines() if path.is_file() else []:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
+    return [row for _, row in json_lines(path)]
 
 
 def find_metrics(folder: Path) -> dict[str, list[dict[str, Any]]]:

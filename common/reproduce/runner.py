@@ -15,7 +15,7 @@ from typing import Any
 
 from common.data.lmdb import lmdb_folders
 from common.errors import UserError
-from common.files import write_text
+from common.files import read_json, write_text
 from common.report.finished import Done, Finished
 from common.reproduce import recipe as recipes
 from common.reproduce import release
@@ -167,8 +167,8 @@ def usual_out(project: str, scale_name: str, scale: Scale) -> Path:
 def _stamp(path: Path, digest: str, outputs: Iterable[Path]) -> dict[str, Any] | None:
     """The stamp of a step that is finished with this hash and whose outputs are still there."""
     try:
-        entry = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        entry = read_json(path, dict)
+    except UserError:
         return None
     return entry if entry.get("hash") == digest and all(output.exists() for output in outputs) else None
 

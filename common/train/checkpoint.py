@@ -11,6 +11,7 @@ import contextlib
 import functools
 import io
 import json
+import os
 import pathlib
 import pickle
 import re
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 
 from common.errors import UserError
-from common.files import TEMPORARY, atomic_file
+from common.files import TEMPORARY, atomic_file, read_regular
 
 _ARRAYS = (np._core.multiarray.scalar, np._core.multiarray._reconstruct)
 # Types that published checkpoints carry next to tensors and that are plain data when rebuilt.
@@ -38,6 +39,10 @@ SAFE_TYPES: list[Any] = [
     *((function, f"numpy.core.multiarray.{function.__name__}") for function in _ARRAYS),  # their place before NumPy 2
     *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"),
 ]
+LARGEST_CARD = 1 << 26  # bytes of a metadata file
+WHOLE = ("batch_max_length", "hidden_size", "input_channel", "max_label_length", "max_len", "num_fiducial",
+         "output_channel")  # fmt: skip
+LARGEST_SIZE = 1 << 20  # of such an option
 CONVERT = "a trusted copy is converted with `state = …; torch.save(state_dict of tensors, NEW)` where it was made"
 
 
@@ -125,27 +130,35 @@ def card_path(checkpoint: Path) -> Path:
     `NAME.safetensors`), `card.json` in a folder."""
     if checkpoint.is_dir():
         return checkpoint / "card.json"
-    shipped = checkpoint.with_suffix(".json")
-    plain = checkpoint.with_name(checkpoint.name + ".json")
-    return shipped if checkpoint.suffix == ".safetensors" and shipped.is_file() and not plain.is_file() else plain
+    shipped, plain = checkpoint.with_suffix(".json"), checkpoint.with_name(checkpoint.name + ".json")
+    is_shipped = checkpoint.suffix == ".safetensors" and shipped.is_file() and not os.path.lexists(plain)
+    return shipped if is_shipped else plain
 
 
 def read_card(checkpoint: Path) -> dict[str, Any]:
-    """The metadata next to a checkpoint, {} if there is none: at least `model` (registry entry) and `options`."""
-    path = card_path(checkpoint)
-    if not path.is_file():
+    """The metadata next to a checkpoint, {} if there is none: at least `model` (registry entry) and `options`.
+
+    Raises `UserError` for what is no readable JSON object, and for options of a wrong kind.
+    """
+    path, fix = card_path(checkpoint), "remove the file and name the model with --model"
+    if not os.path.lexists(path):
         return {}
     try:
-        card = json.loads(path.read_text("utf-8"))
+        card = json.loads(read_regular(path, LARGEST_CARD).decode("utf-8-sig"))
     except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path}: no readable metadata ({error}); remove it and name the model with --model") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: no readable metadata ({reason}); {fix}") from None
     if not isinstance(card, dict):
-        raise UserError(f"{path}: metadata are a JSON object; remove it and name the model with --model")
+        raise UserError(f"{path}: metadata are a JSON object; {fix}")
     for name, kind, words in (("model", str, "a name"), ("options", dict, "an object")):
         if not isinstance(card.get(name, kind()), kind):
-            raise UserError(
-                f"{path}: the field {name!r} is not {words}; remove the file and name the model with --model"
-            )
+            raise UserError(f"{path}: the field {name!r} is not {words}; {fix}")
+    for name, value in card.get("options", {}).items():
+        if name in ("character", "charset", "charset_train") and not (isinstance(value, str) and value):
+            raise UserError(f"{path}: the option {name!r} is no text of characters; {fix}")
+        sides = value if name in ("image_size", "img_size") else [value] if name in WHOLE else []
+        if not isinstance(sides, list) or not all(type(side) is int and 0 < side < LARGEST_SIZE for side in sides):
+            raise UserError(f"{path}: the option {name!r} is {value!r}; it must be whole and above 0; {fix}")
     return card
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 
-from common.files import DiskFull, cannot_write, write_text
+from common.files import DiskFull, cannot_write, json_lines, write_text
 from common.train.distributed import Dist
 from common.train.loop import Clock, Step
 
@@ -189,14 +189,9 @@ class MetricsLog:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = []
-        if resume_step is not None and self.path.exists():
-            for line in self.path.read_text("utf-8").splitlines():
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    continue  # a line cut by a kill
-                if row.get("step", 0) <= resume_step:
-                    kept.append(line)
+        if resume_step is not None:
+            rows = [(line, row.get("step", 0)) for line, row in json_lines(self.path)]
+            kept = [line for line, step in rows if isinstance(step, (int, float)) and step <= resume_step]
         write_text(self.path, "".join(line + "\n" for line in kept))
 
     def write(self, **values: Any) -> None:
@@ -415,13 +410,8 @@ def truncate_log(path: Path, epoch: int) -> None:
     """Drop the lines of log.txt, one JSON object an epoch, that belong to `epoch` or later and are written again."""
     if not path.is_file():
         return
-    kept = []
-    for line in path.read_text("utf-8").splitlines():
-        try:
-            if json.loads(line)["epoch"] < epoch:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
-            continue  # a line that a kill has cut
+    rows = [(line, row.get("epoch")) for line, row in json_lines(path)]
+    kept = [line + "\n" for line, number in rows if isinstance(number, (int, float)) and number < epoch]
     write_text(path, "".join(kept))
 
 

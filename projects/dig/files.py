@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.models import weights
 from common.models.weights import LoadReport, load_partial, unwrapped
-from common.train.checkpoint import load
+from common.train.checkpoint import load, read_card
 from projects.dig import text
 
 OWN = ("encoder.mask_token", "encoder.patch_embed.proj.weight", "encoder.blocks.0.norm1.weight")
@@ -69,14 +68,10 @@ def load_by_character(model: nn.Module, state: Mapping[str, Tensor], before: str
 def charset_of(path: str | Path, classes: int) -> str:
     """The charset of a recogniser's checkpoint: from its metadata file, else by the number of its classes.
 
-    Raises `UserError` where neither says it.
+    Raises `UserError` where neither says it, and for a metadata file that cannot be read.
     """
-    note = Path(path).with_name(Path(path).name + ".json")
-    try:
-        charset = json.loads(note.read_text("utf-8"))["options"]["charset"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return text.codec_of_classes(classes, 3).charset
-    return str(charset)
+    charset = read_card(Path(path)).get("options", {}).get("charset")
+    return charset or text.codec_of_classes(classes, 3).charset
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def read(folder: Path) -> dict[str, Any]:
         found = json.loads(path.read_text("utf-8"))
         if not isinstance(found, dict):
             raise ValueError("not an object")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable ({error}): copy the folder again, or remove the file") from None
     return found
 

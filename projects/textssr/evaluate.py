@@ -63,7 +63,7 @@ def read_names(path: Path) -> dict[str, str]:
     """{file: text} of a JSON file. Raises UserError for anything else."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}): run infer.py again") from None
     if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
         raise UserError(f"{path}: not an object of file names and texts: run infer.py again")

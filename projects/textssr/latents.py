@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from common.data.bad import BadSample
 from common.errors import UserError
-from common.files import write_text
+from common.files import read_json, write_text
 from projects.textssr.data import LmdbRegions, Sample, everyones
 from projects.textssr.model.diffusion import Posterior, encode
 
@@ -55,7 +55,7 @@ class CachedRegions(Dataset):
         files = [(path.stat().st_size, path.stat().st_mtime_ns) for path in self._sources(identity)]
         key = hashlib.sha256(json.dumps([identity, shape, files], sort_keys=True).encode()).hexdigest()
         note = folder / NOTE
-        kept = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+        kept = read_json(note, dict) if note.is_file() else {}
         ready = kept.get("key") == key
         accelerator.wait_for_everyone()
         if accelerator.is_main_process and not ready:

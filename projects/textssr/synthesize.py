@@ -35,7 +35,7 @@ from common.data.decode import decode_rgb
 from common.data.lmdb import LmdbWriter, WordLmdb
 from common.data.parts import claimed, find_shard
 from common.errors import UserError, command
-from common.files import write_text
+from common.files import read_json, write_text
 from common.infer.pictures import captioned
 from common.infer.recognizer import Prediction
 from common.metrics.protocols import PROTOCOLS
@@ -240,10 +240,10 @@ def check(options: SynthesisOptions) -> dict:
     """The note of this command, for its folder. Refuses another command's folder."""
     values = {name: str(value) for name, value in vars(options).items() if name not in NOT_PART_OF_RESULT}
     note, path = {"flags": values, "files": fingerprints(options)}, options.out / NOTE
-    old = json.loads(path.read_text("utf-8")) if path.is_file() else note
+    old = read_json(path, dict, "give a new folder") if path.is_file() else note
     if old.get("flags") != values:
         raise UserError(f"{options.out}: begun with other flags (see {NOTE}); give a new folder")
-    changed = [name for name, state in note["files"].items() if old["files"].get(name) != state]
+    changed = [name for name, state in note["files"].items() if (old.get("files") or {}).get(name) != state]
     if changed:
         raise UserError(f"{options.out}: {', '.join(changed)}: changed since it was begun; give a new folder")
     return note

@@ -61,3 +61,13 @@ def test_peak_memory_is_that_of_a_process_of_its_own() -> None:
     peak = peak_of(row)
     assert peak is not None and 0.1 < peak < resident_peak() and len(ballast) == 1 << 29
     assert peak_of(Row("no such row", lambda: None)) is None
+
+
+def test_training_under_load_is_measured_and_leaves_no_process() -> None:
+    from common.bench.load import Trainer
+
+    trainer = Trainer(busy=True)
+    child, choice = trainer.child, trainer.choice
+    trainer()
+    del trainer
+    assert choice.startswith("threads: ") and child.returncode is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -111,3 +112,28 @@ def test_a_script_that_is_started_prints_one_line() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith("error: unrecognized arguments: --batchsize 3 (did you")
     assert done.stderr.count("\n") == 1
+
+
+ALONE = """
+import sys
+from common.errors import UserError, command
+from common.train.distributed import setup_distributed
+@command
+def main():
+    dist = setup_distributed("cpu")
+    if dist.rank == 1:
+        raise UserError("only rank 1 has no data")
+    dist.barrier()
+sys.exit(main())
+"""
+
+
+def test_an_error_of_another_rank_alone_is_shown(tmp_path: Path) -> None:
+    """Its printing is silenced, its errors are not."""
+    (tmp_path / "alone.py").write_text(ALONE)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*launch, str(tmp_path / "alone.py")], capture_output=True, text=True, env=environment, timeout=300, check=False
+    )
+    assert done.returncode and "error: only rank 1 has no data\n" in done.stderr, done.stderr

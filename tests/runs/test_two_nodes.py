@@ -96,3 +96,30 @@ def test_two_machines_train_what_two_processes_train(name: str, tmp_path: Path) 
     a, b = (load(sorted((tmp_path / run / script.run).glob(script.states))[-1]) for run in "ab")
     assert a["world_size"] == b["world_size"] == 2 and a["step"] == b["step"] > 0
     assert all(torch.equal(a["model"][key], b["model"][key]) for key in b["model"])
+
+
+TALK = """
+import sys, time
+from pathlib import Path
+from common.errors import command
+from common.train.distributed import process_group
+@command
+def main():
+    with process_group("cpu", "env://", -1, 0.5) as dist:
+        while True:
+            dist.any(False)
+            Path(sys.argv[1], f"joined{dist.rank}").touch()
+            time.sleep(0.05)
+sys.exit(main())
+"""
+
+
+def test_a_cut_cable_names_the_other_machine(tmp_path: Path) -> None:
+    (tmp_path / "talk.py").write_text(TALK)
+    cut = f"until [ -e {tmp_path}/joined0 -a -e {tmp_path}/joined1 ]; do sleep 0.1; done; ip link set node0 down"
+    errors = on_two_nodes([str(tmp_path / "talk.py"), str(tmp_path)], tmp_path / "log", cut)
+    for node, text in enumerate(errors):
+        lines = [line for line in text.splitlines() if line.startswith("error:")]
+        told = f"rank {node} of 2 on node{node} heard nothing from rank {1 - node} on node{1 - node} for 0.5 minutes"
+        assert len(lines) == 1 and told in lines[0] and "rendezvous 10.11.0.1:29511" in lines[0], text
+        assert (tmp_path / "log" / f"rc{node}").read_text() != "0"

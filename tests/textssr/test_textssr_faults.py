@@ -18,7 +18,7 @@ from common.data.synth.scenes import SceneOptions, render_scenes
 from common.errors import UserError
 from common.infer.recognizer import Prediction
 from common.train import checkpoint
-from common.train.session import check_room
+from common.train.session import LOCK, check_room, take_lock
 from projects.textssr import checkpoints, evaluate, fonts, infer, make_base, synthesize, train_diff, train_vae
 from projects.textssr import run as runs
 from projects.textssr.config import DIFFUSION_KEYS, VAE_KEYS, notices, read_config
@@ -101,6 +101,15 @@ def test_other_data_and_another_seed_are_refused(scenes, base, tmp_path, capfd) 
         assert len(error) == 1 and message in error[0], error
     train_the_vae(out, data, base, *PLAIN, "max_train_steps=1")
     assert "nothing to do: checkpoint-1 is already there" in capfd.readouterr().out
+
+
+def test_a_folder_in_use_is_refused(scenes, base, tmp_path, capfd) -> None:
+    out = tmp_path / "vae"
+    out.mkdir()
+    take_lock(out / LOCK)  # by this process, which lives
+    train_the_vae(out, scenes / "train/lmdb", base, *PLAIN, "max_train_steps=1", code=2)
+    error = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1 and "of another run writes there" in error[0] and not list(out.glob("checkpoint-*"))
 
 
 def test_a_published_checkpoint_goes_on(scenes, base, tmp_path, capfd) -> None:

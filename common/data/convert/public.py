@@ -26,7 +26,7 @@ from common.data.parts import WHOLE_JOB, Joined, Shard, find_shard
 from common.data.sets import WHOLE, Subset, WordSet, digest, find_set, known
 from common.data.sources import open_words
 from common.errors import UserError
-from common.files import write_text
+from common.files import read_json, write_text
 
 KINDS = SINGLE
 NOTE = "set.json"
@@ -95,8 +95,8 @@ def convert_set(
 def _converted(data_set: WordSet, subset: Subset, folder: Path) -> dict | None:
     """The note of an earlier conversion of the same subset in this folder."""
     try:
-        note = json.loads((folder / NOTE).read_text("utf-8"))
-    except (OSError, ValueError):
+        note = read_json(folder / NOTE, dict)
+    except UserError:
         return None
     return note if (note.get("set"), note.get("subset")) == (data_set.name, subset.name) else None
 

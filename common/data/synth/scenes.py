@@ -30,7 +30,7 @@ from common.data.synth.lexicon import text_source
 from common.data.synth.options import DIFFICULTIES, SynthOptions
 from common.data.synth.word import Renderer, renderer_for
 from common.errors import UserError
-from common.files import write_text
+from common.files import read_json, write_text
 
 PARTS = ("train", "more", "test")
 LARGEST = (192, 832)
@@ -151,7 +151,7 @@ def render_scenes(out: str | Path, options: SceneOptions, progress: bool = True)
     out, card = Path(out), {"scenes": 1, **dataclasses.asdict(options.check()), "fonts": list(options.fonts)}
     note = out / "scenes.json"
     if out.exists() and any(out.iterdir()):
-        if not note.is_file() or json.loads(note.read_text("utf-8")) != card:
+        if not note.is_file() or read_json(note) != card:
             raise UserError(f"{out}: it holds something else, or scenes of other options: give a new folder")
     else:
         out.mkdir(parents=True, exist_ok=True)

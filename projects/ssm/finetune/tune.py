@@ -22,7 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from common.errors import UserError, command
-from common.files import write_text
+from common.files import json_lines, read_json, write_text
 from projects.ssm.finetune.config import CONFIGS, quietly, settle, start
 from projects.ssm.finetune.run import run
 
@@ -41,8 +41,7 @@ def candidates(low: float, high: float, count: int, seed: int) -> list[float]:
 def best_ned(folder: Path) -> float:
     """Best 1-NED of a trial's validations, 0 without any."""
     file = folder / "metrics.jsonl"
-    rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
-    return max((row["val_NED"] for row in rows if "val_NED" in row), default=0.0)
+    return max((row["val_NED"] for _, row in json_lines(file) if "val_NED" in row), default=0.0)
 
 
 def search(config: DictConfig, out: Path) -> list[dict[str, float]]:
@@ -64,7 +63,7 @@ def search(config: DictConfig, out: Path) -> list[dict[str, float]]:
             trial["model"]["lr"], trial["swa"] = rate, False
             run(trial, place)
             write_text(note, json.dumps({"lr": rate, "val_NED": best_ned(place)}))
-        results.append(json.loads(note.read_text("utf-8")))
+        results.append(read_json(note, dict, "remove it, and the trial runs again"))
         print(f"trial {number}: lr {results[-1]['lr']:.3g}  1-NED {results[-1]['val_NED']:.2f}", flush=True)
     best = max(results, key=lambda row: row["val_NED"])
     print(f"best: model.lr={best['lr']:.3g}  (1-NED {best['val_NED']:.2f})")
