@@ -15,7 +15,7 @@ from common import bench as package
 from common import registry
 from common.bench import units
 
-NOT_ROWS = {"command", "gpu_check", "memory", "rows", "units"}
+NOT_ROWS = {"command", "gpu_check", "memory", "rows", "serve_load", "units"}
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ from common.metrics.accuracy import Row, Scores, one_minus_ned
 from common.metrics.calibration import Traits, calibration, slices, traits_of
 from common.metrics.intervals import wilson
 from common.metrics.protocols import EXACT, PROTOCOL_36, PROTOCOLS
+from common.train.session import check_writable
 
 EXPLAIN = (
     "Accuracies in %. 36: letters and digits without case, 62: with case, 94: with\n"
@@ -356,10 +357,13 @@ def _figure(value: float | None, width: int) -> str:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.max_samples < 0:
+        raise UserError(f"--max-samples: {args.max_samples} must be at least 0 (0: all)")
     rows = [paper_row(name) for name in args.paper]
     sets = find_sets(args.data, args.select)
     if args.out is not None:
         check_out(args.out, args.force)
+        check_writable(args.out, "--out")
     if args.reader and (args.checkpoint or args.weights):
         raise UserError("--reader: give either somebody else's reader or --checkpoint and --weights, not both")
     recognizer = open_peer(args.reader) if args.reader else open_from(args, published=True)

@@ -27,6 +27,7 @@ from common.errors import UserError
 from common.metrics.protocols import PROTOCOL_36
 from common.reader.store import CropStore
 from common.text.charset import CHARSET_94
+from common.text.coverage import check_coverage
 from common.text.normalise import keep_only
 
 # (difficulty, style) and its share: mostly medium, every kind of hardship of the public sets in moderation.
@@ -129,6 +130,8 @@ class RealWords:
             raise UserError("--real: no folder is given")
         paths = [path for folder in folders for path in discover(folder)]
         self.words = WordDataset(paths, max_length=25, keep=_known, exclude=exclude)
+        for line in check_coverage(self.words.coverage(), 1.0, "the default reader has the 94 characters of ASCII"):
+            print(line)
         advice = "look with `strlab doctor`, which also writes a copy without them"
         self.bad, self.numbers, self.kept_back = BadSamples(len(self.words), fix=advice), [], 0
         for number in tqdm(range(len(self.words)), desc="real words", unit="img", disable=None, leave=False):

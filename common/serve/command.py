@@ -60,6 +60,8 @@ def _run(args: argparse.Namespace) -> int:
     for name in ("max_bytes", "max_pixels", "max_images", "max_waiting", "upload_seconds", "answer_seconds"):
         if getattr(args, name) <= 0:
             raise UserError(f"--{name.replace('_', '-')}: {getattr(args, name)} must be at least 1")
+    if not 0 <= args.port <= 65535:
+        raise UserError(f"--port: {args.port} must be from 0 to 65535")
     try:
         import python_multipart  # noqa: F401
         import uvicorn

@@ -22,6 +22,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 
 from common.errors import UserError, command
 from common.flags import Parser
+from common.train.session import check_writable
 from projects.textssr.model.build import SCHEDULER, SIZES, build_vae, unet_options
 
 
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if (options.out / "scheduler").exists() and not options.force:  # written last
         raise UserError(f"{options.out}: it holds a model: give a new folder, or --force to replace it")
+    check_writable(options.out, "OUT")
     torch.manual_seed(options.seed)
     build_vae(options.size).save_pretrained(options.out / "vae")
     unet = UNet2DConditionModel(**unet_options(options.size))

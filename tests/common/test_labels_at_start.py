@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
+from common.reader.data import RealWords
 from common.train.distributed import Dist
 from projects.dig import data as dig_data
 from projects.dig import text
@@ -80,6 +81,15 @@ def test_dig_counts_what_becomes_unknown(tmp_path) -> None:
     dataset = dig_data.words([folder], text.codec("ALLCASES_SYMBOLS", 25), (32, 128))
     [coverage] = dataset.coverage().values()
     assert (coverage.labels, coverage.foreign, coverage.empty) == (3, 1, 0) and len(dataset) == 3
+
+
+def test_the_default_reader_counts_what_it_cannot_write(tmp_path, capsys) -> None:
+    folder = write_words(tmp_path / "w", ["\u4e2dab", "cd", "\u4e2d", *(f"w{i}" for i in range(20))])
+    RealWords([folder])
+    out = capsys.readouterr().out
+    assert "2 of 23 labels have characters outside the charset ('\u4e2d' x 2); 1 become empty" in out
+    with pytest.raises(UserError, match="all 2 are empty"):
+        RealWords([write_words(tmp_path / "zh", ["\u4e2d", "\u6587"])])
 
 
 def test_ssm_stops(tmp_path) -> None:

@@ -69,7 +69,11 @@ def open_model(
     hyper = content.get("hyper_parameters") if isinstance(content, Mapping) else None
     hyper = dict(hyper or {})
     name = str(hyper.get("class") or class_of(state, path))
-    options = {**stock_arguments(name), **sizes_of(state, name), **hyper, **(overrides or {}), "class": name}
+    try:
+        sizes = sizes_of(state, name)
+    except (KeyError, ValueError, IndexError, AttributeError) as error:
+        raise UserError(f"{path}: not the weights of {name} ({error}); give a recogniser's checkpoint") from None
+    options = {**stock_arguments(name), **sizes, **hyper, **(overrides or {}), "class": name}
     options["charset_train"] = guess_charset(state, options, path)
     if name == "TransOCR":
         options["standard"] = standard or "encoder.blocks.0.attn.qkv.weight" in state
