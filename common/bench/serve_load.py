@@ -37,6 +37,7 @@ import psutil
 from PIL import Image, ImageDraw, ImageFont
 
 from common.errors import UserError, command
+from common.flags import Parser
 
 ROOT = Path(__file__).resolve().parents[2]
 UPLOAD_SECONDS = 5  # of the server: a request must have arrived by then
@@ -197,7 +198,7 @@ def sigterm(server: Server, clients: int = 8) -> dict[str, Any]:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure everything and print it as Markdown, or as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m common.bench.serve_load", description=__doc__,
+    parser = Parser(prog="python -m common.bench.serve_load", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 64], help="of each round")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each round")

@@ -76,7 +76,7 @@ def validation_block(
 
 
 def shown(samples: Sequence[tuple[str, str, float]], sensitive: bool) -> list[tuple[str, str, float]]:
-    """The readings as printed."""
+    """The readings in the form in which they are printed."""
     if not sensitive:
         return list(samples)
     return [(keep_only(label, LOWER_36, True), keep_only(text, LOWER_36, True), sure) for label, text, sure in samples]

@@ -72,7 +72,7 @@ class SigaMethod:
         return self.schedule(step), None
 
     def stepped(self, clock: Clock) -> None:
-        """Nothing moves but the weights."""
+        """Nothing moves in a step but the weights."""
 
     @torch.no_grad()
     def pictures(self, batch: Batch, shown: int = 4) -> dict[str, np.ndarray]:
