@@ -46,6 +46,7 @@ from projects.textssr.judge import Read, check_reader, open_reader, readable_cha
 from projects.textssr.model.diffusion import to_pixels
 from projects.textssr.opening import check_font, open_generator, open_regions
 from projects.textssr.painting import Generator, region_of, sample_draws, save_png
+from projects.textssr.scenes import text_of
 from projects.textssr.word_choice import WIDER, WordList, anagrams
 
 NOTE = "options.json"
@@ -308,12 +309,15 @@ def contact_sheet(out: Path, regions: Regions, most: int = 24) -> np.ndarray:
     for kept in (True, False):
         cells = []
         for entry in [one for one in entries if one["accepted"] == kept and "number" in one][:most]:
-            sample, _ = regions.with_source(entry["region"])
+            sample, _ = regions.with_source(entry["region"], entry["label"])
+            if sample is None:
+                continue
             real = to_pixels(sample.image).round().byte().permute(1, 2, 0).numpy()
             number = entry["number"]
             data = words.image_bytes(number - 1) if kept else (out / "rejected" / f"{number:09d}.png").read_bytes()
             reading = f" > {entry['prediction'] or '(nothing)'}" if "prediction" in entry else ""
-            cells.append((region_of(real, sample.mask), f"original {sample.text}"))
+            own = text_of(regions.annotation(entry["region"]))
+            cells.append((region_of(real, sample.mask), f"original {own}"))
             cells.append((decode_rgb(data), f"{'kept' if kept else 'rejected'} {entry['label']}{reading}"))
         if cells:
             sheets.append(captioned(cells, columns=6, cell=(48, 260)))
