@@ -19,7 +19,7 @@ from common.data.words import WordDataset
 from tests.common import toy
 from tests.common.lmdbs import encoded, noise, write_words
 
-PLANTED = 60
+PLANTED = 60  # changed copies among 900 words; the slow test plants 200 among 20,000
 
 
 def changed(pixels: np.ndarray, kind: int, rng: np.random.Generator) -> bytes:
@@ -39,25 +39,61 @@ def changed(pixels: np.ndarray, kind: int, rng: np.random.Generator) -> bytes:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
+    return plant(tmp_path_factory.mktemp("leaks"), 900, PLANTED)
+
+
+def plant(root: Path, words: int, leaks: int, workers: int = 0) -> Path:
     """Rendered words, and a set with changed copies of some of them under labels of another case."""
-    root = tmp_path_factory.mktemp("leaks")
-    render_corpus(
-        root / "corpus", SynthOptions(train=900, validation=0, evaluation=0, seed=5), workers=0, progress=False
-    )
+    options = SynthOptions(train=words, validation=0, evaluation=0, seed=5)
+    render_corpus(root / "corpus", options, workers=workers, progress=False)
     words, rng = WordLmdb(root / "corpus/training/MJ"), np.random.default_rng(1)
     with LmdbWriter(root / "planted") as writer:
-        for place, index in enumerate(rng.permutation(len(words))[:PLANTED].tolist()):
+        for place, index in enumerate(rng.permutation(len(words))[:leaks].tolist()):
             copy = changed(decode_rgb(words.image_bytes(index)), place % 3, rng)
             writer.add(copy, words.label(index).swapcase(), meta=b"%d" % (index + 1))
     return root
 
 
-def test_planted_leaks_are_found_and_no_others(corpus: Path) -> None:
+def found_leaks(corpus: Path, workers: int) -> tuple[int, int]:
+    """(leaks that were planted, others) that are found in all words of a corpus."""
     folders = [corpus / "corpus/training/MJ", corpus / "corpus/training/ST"]
-    found = find_leaks(folders, [corpus / "planted"], workers=1)
+    found = find_leaks(folders, [corpus / "planted"], workers=workers)
     truth = {int(value) for _, value in WordLmdb(corpus / "planted").items("meta")}
     right = [leak for leak in found if leak.path == str(folders[0]) and leak.number in truth]
-    assert len(right) >= 0.95 * PLANTED and len(found) - len(right) <= 0.01 * 900
+    return len(right), len(found) - len(right)
+
+
+def test_planted_leaks_are_found_and_no_others(corpus: Path) -> None:
+    right, wrong = found_leaks(corpus, workers=1)
+    assert right >= 0.95 * PLANTED and wrong <= 0.01 * PLANTED
+
+
+@pytest.mark.slow
+def test_200_leaks_among_20000_words(tmp_path: Path) -> None:
+    right, wrong = found_leaks(plant(tmp_path, 20_000, 200, workers=2), workers=2)
+    print(f"{right} of 200 planted leaks, {wrong} other pairs")
+    assert right >= 0.95 * 200 and wrong <= 0.01 * (right + wrong)
+
+
+@pytest.mark.slow
+def test_100_wrong_labels_among_the_first_200_suggestions(tmp_path: Path, capsys) -> None:
+    """The shipped reader judges 2,000 rendered words, of which 100 have the label of another one."""
+    options = SynthOptions(difficulty="easy", train=2000, validation=0, evaluation=0, seed=8)
+    render_corpus(tmp_path / "corpus", options, workers=0, progress=False)
+    wrong = set(np.random.default_rng(2).permutation(2000)[:100].tolist())
+    with LmdbWriter(tmp_path / "words") as writer:
+        for folder in ("MJ", "ST"):
+            words = WordLmdb(tmp_path / "corpus" / "training" / folder)
+            for index in range(len(words)):
+                other = (index + 7) % len(words) if writer.count in wrong else index
+                writer.add(words.image_bytes(index), words.label(other))
+    suspects = tmp_path / "suspects.csv"
+    command = ["doctor", str(tmp_path / "words"), "--with", "--device", "cpu", "--suspects", str(suspects)]
+    assert main([*command, "--no-decode"]) == 0
+    first = [int(row["number"]) - 1 for row in csv.DictReader(suspects.open())][:200]
+    right = len(wrong & set(first))
+    print(f"{right} of 100 wrong labels among the first {len(first)} suggestions")
+    assert right >= 70
 
 
 def test_leaks_are_listed_and_excluded(corpus: Path, tmp_path: Path, capsys) -> None:

@@ -6,8 +6,10 @@ renumbered, into a new folder; nothing is changed in place.
 --against FOLDER finds words that are also in other sets (leaks of a benchmark into training, say), also where the
 picture was resized, stored again or cut a little, and writes their list; --exclude LIST leaves them out of the repaired
 copy.
---with CHECKPOINT lists words whose label is likely wrong, with a contact sheet; fill in the column new_label (-
+--with [CHECKPOINT] lists words whose label is likely wrong, with a contact sheet; fill in the column new_label (-
 excludes the word) and give the list to --apply. --page FILE writes statistics with plots.
+
+Shares (--shard) look at samples together; leaks and label errors are looked for by the process that ends last.
 
 An LMDB without a single label (for pre-training, or of scenes) is sound without labels. One of masks alone may lack
 numbers and keeps them. In scene LMDBs and scene files (JSON with data_root and data_list; DIR may be such a file) the
@@ -42,6 +44,8 @@ from common.text.charset import named_charset
 
 RULES: tuple[Rule, ...] = ((r"\A.*", "bold"), (r"(?m)^  [A-Z][A-Z -]+(?=  )", "bold red"))  # the set; faults of it
 
+SHIPPED = True  # `--with` without a value
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
@@ -64,7 +68,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     leaks.add_argument("--leaks", type=Path, default=Path("leaks.csv"), metavar="FILE", help="their list (leaks.csv)")
     errors = parser.add_argument_group("label errors")
     errors.add_argument(
-        "--with", dest="reader", type=Path, metavar="CHECKPOINT", help="a trained reader that judges labels"
+        "--with",
+        dest="reader",
+        type=Path,
+        nargs="?",
+        const=SHIPPED,
+        metavar="CHECKPOINT",
+        help="a trained reader judges the labels; without a value: the reader that ships with the package",
     )
     errors.add_argument("--model", metavar="NAME", help="its registry entry, where it has no metadata file")
     errors.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
@@ -148,9 +158,12 @@ def _report_leaks(args: argparse.Namespace, folders: list[Path]) -> None:
 
 
 def _report_suspects(args: argparse.Namespace, folders: list[Path]) -> None:
+    from common.infer import shipped
     from common.infer.recognizer import open_recognizer
     from common.report.doctor.suspects import find_suspects, write_suspects
 
+    if args.reader is SHIPPED:
+        args.reader = shipped.default().path
     recognizer = open_recognizer(args.reader, args.model, args.device, published=True)
     found = find_suspects(recognizer, folders, args.most)
     sheet = write_suspects(args.suspects, found)
