@@ -126,9 +126,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     shard = find_shard(options.shard)
     parts = [part for pair in todo for part in plan(*pair, options.part_size, shard)]
     register = register_of(Path(options.mask_path), todo, total, options.max_bad)
+    sources = {str(source) for source, _ in todo}
     left = sum(part.stop - part.start for part in parts)
     with tqdm(total=left, unit="image", disable=None) as bar:
         for done in run_parts(parts, options.processes):
+            if shard.count > 1:  # others write the same list
+                register.add((row for row in stored(register.file) if row.path in sources), write=False)
             register.add(done.bad)
             bar.update(done.pictures)
     for source, target in todo:

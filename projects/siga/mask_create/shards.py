@@ -57,6 +57,8 @@ def plan(source: Path, target: Path, part_size: int, shard: Shard = WHOLE_JOB) -
     What stopped workers have left half written is removed. Raises UserError when parts of a run with another part size
     or another source are there.
     """
+    if target.exists():
+        return []
     count, folder = len(open_words(source)), parts_folder(target)
     wanted = {part_name(start, min(start + part_size, count)): start for start in range(0, count, part_size)}
     strange = [path.name for path in finished(target) if path.name not in wanted]
@@ -74,6 +76,8 @@ def plan(source: Path, target: Path, part_size: int, shard: Shard = WHOLE_JOB) -
 
 def missing(source: Path, target: Path, part_size: int) -> int:
     """How many parts of `target` no shard has made yet."""
+    if target.exists():  # joined by another process, which removes the parts
+        return 0
     count = len(open_words(source))
     made = {path.name for path in finished(target)}
     return sum(part_name(start, min(start + part_size, count)) not in made for start in range(0, count, part_size))
@@ -144,8 +148,10 @@ def finish(source: Path, target: Path) -> int | None:
     """Join the parts of `target` and remove them; the number of masks, None where another process joins them."""
     folder = parts_folder(target)
     with claimed(folder / "join.lock") as mine:
-        if not mine or target.exists():
+        if not mine:
             return None
-        masks = join(finished(target), target, count=len(open_words(source)))
-    shutil.rmtree(folder, ignore_errors=True)
+        masks = None
+        if not target.exists():
+            masks = join(finished(target), target, count=len(open_words(source)))
+        shutil.rmtree(folder, ignore_errors=True)
     return masks
