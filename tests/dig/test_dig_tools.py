@@ -75,6 +75,13 @@ def test_opentext(tmp_path: Path, capsys) -> None:
     assert create_opentext_lmdb.main([str(tmp_path / "open"), str(tmp_path / "out")]) == 0
     assert labels(tmp_path / "out") == ["###", "###"]
     assert "1 of 3 samples skipped" in capsys.readouterr().out
+    words = [str(tmp_path / "open"), str(tmp_path / "shards"), "--workers", "1", "--shard"]
+    assert create_opentext_lmdb.main([*words, "2/2"]) == 0 and not (tmp_path / "shards").exists()
+    picture(tmp_path / "cvl" / "trainset" / "words" / "0001" / "0001-1-0-0-a.tif")
+    assert create_cvl_lmdb.main([str(tmp_path / "cvl"), "train", *words[1:], "1/2"]) == 2
+    assert "begun by another command" in capsys.readouterr().err
+    assert create_opentext_lmdb.main([*words, "1/2"]) == 0
+    assert (tmp_path / "shards/data.mdb").read_bytes() == (tmp_path / "out/data.mdb").read_bytes()
 
 
 @pytest.mark.parametrize("suffix", [".json", ".npy"])

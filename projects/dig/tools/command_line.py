@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from common.data.convert.samples import Source, write_samples
+from common.data.convert.samples import Source, add_running_arguments, write_samples
+from common.data.parts import find_shard
 from common.errors import command
 from common.flags import Parser
 
@@ -20,6 +21,8 @@ def converter(
         source: called with the root folder and the further arguments.
         root: help of the first argument.
         arguments: further positional arguments, name -> keywords of `add_argument`.
+
+    A killed conversion resumes when the same command is given again; `--workers` and `--shard` share it.
     """
 
     @command
@@ -29,7 +32,11 @@ def converter(
         for name, words in arguments.items():
             parser.add_argument(name, **words)
         parser.add_argument("out", type=Path, help="LMDB folder to make; must not exist")
+        add_running_arguments(parser)
         options = parser.parse_args(argv)
-        write_samples(options.out, source(options.root, *(getattr(options, name) for name in arguments)))
+        values = [getattr(options, name) for name in arguments]
+        plan = {"tool": description, "root": str(options.root.absolute()), **dict(zip(arguments, map(str, values)))}
+        how = {"workers": options.workers, "shard": find_shard(options.shard), "plan": plan}
+        write_samples(options.out, source(options.root, *values), **how)
 
     return main
