@@ -162,9 +162,8 @@ def _report_suspects(args: argparse.Namespace, folders: list[Path]) -> None:
     from common.infer.recognizer import open_recognizer
     from common.report.doctor.suspects import find_suspects, write_suspects
 
-    if args.reader is SHIPPED:
-        args.reader = shipped.default().path
-    recognizer = open_recognizer(args.reader, args.model, args.device, published=True)
+    reader = shipped.default().path if args.reader is SHIPPED else args.reader
+    recognizer = open_recognizer(reader, args.model, args.device, published=True)
     found = find_suspects(recognizer, folders, args.most)
     sheet = write_suspects(args.suspects, found)
     for suspect in found[: args.examples]:
