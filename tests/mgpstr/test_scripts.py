@@ -7,7 +7,6 @@ import json
 import pickle
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ from common.data.lmdb import LmdbWriter, WordLmdb
 from common.train.checkpoint import load
 from projects.mgpstr import create_lmdb_dataset, demo, test_final, train_final_dist
 from projects.mgpstr.data_convert import Refused, boxes_of, convert_acds, string_table
-from projects.mgpstr.method import LossModule, MgpMethod
+from projects.mgpstr.method import LossModule
 from tests.mgpstr import corpus as mgpstr_corpus
 from tests.mgpstr.corpus import ACDS, CHARACTERS, MICRO, command, write_corpus
 from tests.siga.corpus import ROOT, crop, environment
@@ -128,24 +127,6 @@ def test_changes_can_be_allowed(whole: Path, corpus: Path, tmp_path: Path, capsy
     state = load(tmp_path / "run-Seed1111" / STATE.format(4))
     assert [group["rho"] for group in state["optimizer"]["param_groups"]] == [0.9]
     assert train_final_dist.main(command(corpus, tmp_path / "b", *words, "--adam")) == 2
-
-
-def test_sigterm_saves_and_resume_continues(whole: Path, corpus: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    plain = MgpMethod.losses
-
-    def interrupted(self, batch, clock, number):
-        if clock.step == 1:
-            signal.raise_signal(signal.SIGTERM)
-        return plain(self, batch, clock, number)
-
-    run, words = tmp_path / "run-Seed1111", command(corpus, tmp_path, "--isrand_aug", "--scheduler", "--resume=auto")
-    with monkeypatch.context() as patch:
-        patch.setattr(MgpMethod, "losses", interrupted)
-        assert train_final_dist.main(words) == 0
-    assert "asked to stop: state saved after step 2" in capsys.readouterr().out
-    assert [path.name for path in run.glob("training_state*")] == [STATE.format(2)]
-    assert train_final_dist.main(words) == 0
-    assert_same_state(whole / STATE.format(4), run / STATE.format(4))
 
 
 def test_killed_and_resumed_equals_uninterrupted(whole: Path, corpus: Path, tmp_path: Path, capsys) -> None:

@@ -1,4 +1,4 @@
-"""SIGTERM to two processes in the middle of an epoch, and a disk without room."""
+"""SIGTERM to two processes in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from common.train import session as train_run
 from common.train.checkpoint import load
-from projects.siga import train
 from tests.siga.corpus import ROOT, command, environment, write_corpus
 
 
@@ -41,10 +39,3 @@ def test_two_ranks_save_once_and_leave_with_status_0(tmp_path: Path) -> None:
     assert rest.count("asked to stop: state saved after step") == 1
     states = list((tmp_path / "saved_models" / "run").glob("training_state-*.pth"))
     assert len(states) == 1 and load(states[0])["step"] >= 2 and len(load(states[0])["rng"]) == 2
-
-
-def test_no_room_is_said_before_the_first_batch(tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(train_run, "free_bytes", lambda folder: 1000)
-    assert train.main(command(write_corpus(tmp_path / "corpus"), tmp_path)) == 2
-    line = capsys.readouterr().err.strip()
-    assert "no room for a checkpoint" in line and "1,000 are free" in line and "\n" not in line

@@ -109,24 +109,6 @@ def test_resume_is_exact(whole: Path, corpus: Path, tmp_path: Path) -> None:
     assert_same_state(whole / STATE.format(4), tmp_path / "saved_models" / "run" / STATE.format(4))
 
 
-def test_sigterm_saves_once_and_resume_goes_on(whole: Path, corpus: Path, tmp_path: Path, monkeypatch) -> None:
-    plain = SigaMethod.losses
-
-    def interrupted(self, batch, clock, number):
-        if clock.step == 1:
-            signal.raise_signal(signal.SIGTERM)
-        return plain(self, batch, clock, number)
-
-    run = tmp_path / "saved_models" / "run"
-    words = command(corpus, tmp_path, "TRBA_small", "--Aug", "--save_interval", 4, "--resume", "auto")
-    with monkeypatch.context() as patch:
-        patch.setattr(SigaMethod, "losses", interrupted)
-        assert train.main(words) == 0
-    assert [path.name for path in sorted(run.glob("training_state*"))] == [STATE.format(2)]
-    assert train.main(words) == 0
-    assert_same_state(whole / STATE.format(4), run / STATE.format(4))
-
-
 def test_killed_and_resumed_equals_uninterrupted(whole: Path, corpus: Path, tmp_path: Path, capsys) -> None:
     """kill -9 in the middle, then `--resume auto`."""
     words = command(
