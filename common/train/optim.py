@@ -147,6 +147,8 @@ def ema_update(averaged: Iterable[torch.Tensor], current: Iterable[torch.Tensor]
 class Ema:
     """Averaged copy of a module's parameters and floating-point buffers.
 
+    timm's `ModelEmaV3` rounds otherwise in the last bit, and the states of runs are compared bit by bit.
+
     Args:
         model: the module to follow (unwrapped: names without `module.`).
         decay: momentum of each update.
