@@ -268,9 +268,6 @@ class Run:
         self.metrics = MetricsLog(
             self.out / "metrics.jsonl" if accelerator.is_main_process else None, clock.step or None
         )
-        self.bar = tqdm(
-            total=clock.total, initial=clock.step, desc="Steps", disable=not accelerator.is_local_main_process
-        )
         self.model.train()
         self.announce(clock)
         loop = Loop(
@@ -283,10 +280,13 @@ class Run:
             Job(lambda clock: clock.inside == 0, self.end_epoch),
         ]
         loop.leave = self.save
-        with folder_lock(self.out, self.engine.dist):
-            finished = loop.run()
-        self.bar.close()
-        return finished
+        with (
+            folder_lock(self.out, self.engine.dist),
+            tqdm(
+                total=clock.total, initial=clock.step, desc="Steps", disable=not accelerator.is_local_main_process
+            ) as self.bar,
+        ):
+            return loop.run()
 
     # ------------------------------------------------------------------ the loop's method
 

@@ -179,7 +179,7 @@ def test_values_of_traces_are_read(name: str, change: tuple, filler, monkeypatch
     monkeypatch.setattr(noise, "RUNS", 1)
     trace = json.loads((GOLDENS / "dig" / f"{name}.json").read_text())
     with pytest.raises(AssertionError):
-        test_of(trace)(with_value(trace, *change), filler)
+        traced_test(trace)(with_value(trace, *change), filler)
 
 
 def own_trace(trace: dict, changes: dict, filler, monkeypatch: pytest.MonkeyPatch) -> dict:
@@ -192,7 +192,7 @@ def own_trace(trace: dict, changes: dict, filler, monkeypatch: pytest.MonkeyPatc
     with monkeypatch.context() as patch:
         for name in ("check", "check_scalar", "check_parameters"):
             patch.setattr(noise.Measured, name, keep)
-        test_of(trace)(trace, filler)
+        traced_test(trace)(trace, filler)
     for number, step in enumerate(trace["steps"]):
         step |= {name: float(seen[f"{name} {number}"]) for name in step if f"{name} {number}" in seen}
     for key, name in (("param_l2_after", "norms"), ("buffer_mean_after", "means")):
@@ -201,7 +201,7 @@ def own_trace(trace: dict, changes: dict, filler, monkeypatch: pytest.MonkeyPatc
     return trace
 
 
-def test_of(trace: dict):
+def traced_test(trace: dict):
     return test_dig_tables.test_steps_pretrain if "kwargs" in trace else test_dig_tables.test_steps_finetune
 
 
@@ -249,11 +249,11 @@ def test_a_trace_with_other_values(name: str, filler, monkeypatch) -> None:
         return measured[0]
 
     monkeypatch.setattr(test_dig_tables, "measure", once)  # only the numbers to compare with change from here on
-    test_of(trace)(trace, filler)
+    traced_test(trace)(trace, filler)
     loss, norms = 1.02 * trace["steps"][1]["loss"], {key: 1.001 * n for key, n in trace["param_l2_after"].items()}
     for wrong in (with_value(trace, "param_l2_after", None, norms), trace | {"steps": [{"loss": loss}] * 2}):
         with pytest.raises(AssertionError):
-            test_of(wrong)(wrong, filler)
+            traced_test(wrong)(wrong, filler)
 
 
 def without(path: Path, folder: Path, **changes: object) -> Path:
