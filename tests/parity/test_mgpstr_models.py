@@ -112,10 +112,14 @@ def after_steps(model: torch.nn.Module, meta: dict, losses_of) -> Outcome:
 
 
 def check_after_steps(measured: Measured, meta: dict, model: torch.nn.Module) -> None:
-    """Adadelta's first step nearly takes signs, so what follows it is known as well as float32 knows it."""
+    """Adadelta's first step nearly takes signs, so what follows it is known as well as float32 knows it.
+
+    The mask's loss hangs on few weights, whose gradients near zero change sign: float32 without vector units knows it
+    to 1e-3 (1.30821 published, 1.30953 in float64), which five runs on one processor do not show.
+    """
     golden = next((meta[key] for key in meta if AFTER.fullmatch(key)), {})
     for name in golden:
-        measured.check_scalar(f"{name} after", golden[name])
+        measured.check_scalar(f"{name} after", golden[name], relative=2e-3 if name == "mask" else 2e-4)
     if "param_l2_after_step" in meta:
         measured.check_parameters("parameters after", meta["param_l2_after_step"], model)
 

@@ -265,7 +265,8 @@ def test_inference(inference_case, goldens, filler) -> None:
     seed = int(re.search(r"manual_seed\((\d+)\)", meta["rng"]).group(1))
     posteriors = recipes.posterior_draws(seed, arrays["init"].shape)
     for name, drawn in zip(("posterior_glyph", "posterior_masked"), posteriors):
-        harness.assert_close(drawn, arrays.get(name, drawn), absolute=1e-6, what=name)
+        # logarithm and cosine of the normal draws differ by processor in their last bits
+        harness.assert_close(drawn, arrays.get(name, drawn), absolute=1e-5, what=name)
 
     def compute(unet: TextUNet, image: torch.Tensor) -> Outcome:
         calls, noises, drawn = [], iter(arrays["step_noise"]), iter(posteriors)
