@@ -44,7 +44,7 @@ def read_words(
 ) -> list[Word]:
     """The annotations of an AnyWord JSON file, in file order.
 
-    Left out are those with an empty polygon or text; with `language`, also those that name another; without
+    Skipped are those with an empty polygon or text; with `language`, also those that name another; without
     `keep_invalid` (the published reader keeps them), those marked `valid: false`. A relative data_root counts as
     `picture_folder` says; `images` replaces it. Raises UserError for a file of another form.
     """
