@@ -6,9 +6,7 @@ is not part of any of the papers here, and nothing is downloaded for it.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import importlib.util
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,11 +17,11 @@ import cv2
 import numpy as np
 
 from common.errors import UserError
+from common.infer import pp_ocr
 
 if TYPE_CHECKING:
     from common.infer.recognizer import Prediction
 
-PACKAGES = {"rapidocr": "rapidocr", "rapidocr_onnxruntime": "rapidocr-onnxruntime"}  # module -> distribution
 INSTALL = "no text detector is installed; run `pip install 'strlab[detect]'`"
 LONGEST_RATIO = 4  # long strips are padded: the detector enlarges the shorter side to 736 pixels, whatever the other is
 LEAST_GAP = 0.14  # of the line's height: blank columns that separate words; gaps between letters are narrower
@@ -98,29 +96,14 @@ class Detector:
 @functools.cache
 def detector() -> Detector:
     """The installed detector, opened once. Raises `UserError` with the command that installs one."""
-    name = installed()
+    name = pp_ocr.installed()
     if not name:
         raise UserError(INSTALL)
-    shown = f"DBNet of PP-OCR ({PACKAGES[name]} {metadata.version(PACKAGES[name])})"
-    how = {"use_det": True, "use_cls": False, "use_rec": False}
+    engine, how = pp_ocr.engine(name), {"use_det": True, "use_cls": False, "use_rec": False}
+    shown = f"DBNet of PP-OCR ({name.replace('_', '-')} {metadata.version(name)})"
     if name == "rapidocr":
-        from rapidocr import RapidOCR
-
-        engine = RapidOCR(params={"Global.log_level": "error"})
         return Detector(lambda image: engine(image, **how).boxes, shown)
-    from rapidocr_onnxruntime import RapidOCR
-
-    engine = RapidOCR()
     return Detector(lambda image: engine(image, **how)[0], shown)
-
-
-def installed() -> str:
-    """The module of the detector that is installed; "" without one. Nothing is imported."""
-    with contextlib.suppress(ImportError):
-        import onnxruntime  # noqa: F401  (rapidocr 3 does not require it by itself)
-
-        return next((name for name in PACKAGES if importlib.util.find_spec(name)), "")
-    return ""
 
 
 def in_reading_order(boxes: np.ndarray) -> np.ndarray:

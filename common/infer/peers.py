@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import importlib.util
 import io
 import shutil
@@ -16,13 +15,12 @@ import torch
 
 from common.data.decode import BadImage
 from common.errors import UserError
+from common.infer import pp_ocr
 from common.infer.images import ImageLike, as_array
 from common.infer.recognizer import Prediction, Recognizer
 from common.text.charset import CHARSET_94
 
 PEERS = ("rapidocr", "tesseract", "nano-ocr")
-RAPIDOCR = ("rapidocr", "rapidocr_onnxruntime")
-"""Packages of RapidOCR, the newer one (3.x) first."""
 Read = Callable[[np.ndarray], tuple[str, float]]
 
 
@@ -74,37 +72,16 @@ def peer_version(name: str) -> str:
 
 
 def rapidocr_package(wanted: str | None = None) -> str:
-    """The installed package of RapidOCR: `wanted`, or the first of RAPIDOCR. Raises `UserError` for none."""
-    for package in (wanted,) if wanted else RAPIDOCR:
-        if importlib.util.find_spec(package) is not None:
-            return package
+    """The installed package of RapidOCR: `wanted`, or the newest. Raises `UserError` for none."""
+    if package := pp_ocr.installed(wanted):
+        return package
     install = "'strlab[textssr-judge]'" if wanted == "rapidocr" else "'strlab[peers]'"
     raise UserError(f"--reader {wanted or 'rapidocr'}: not installed; run `pip install {install}`")
 
 
-class RapidOcr:
-    """PP-OCR through RapidOCR, of the 3.x package or of the older one; its models come with the package.
-
-    Calls take RGB uint8 `[h, w, 3]` and give (text, confidence) of one crop without detection, ("", 0.0) where nothing
-    is read; blanks are kept.
-    """
-
-    def __init__(self, package: str | None = None) -> None:
-        self.package = rapidocr_package(package)
-        quiet = {"params": {"Global.log_level": "error"}} if self.package == "rapidocr" else {}
-        self.engine = importlib.import_module(self.package).RapidOCR(**quiet)
-
-    def __call__(self, image: np.ndarray) -> tuple[str, float]:
-        result = self.engine(np.ascontiguousarray(image[:, :, ::-1]), use_det=False, use_cls=False, use_rec=True)
-        if hasattr(result, "txts"):  # 3.x
-            return (str(result.txts[0]), float(result.scores[0])) if result.txts else ("", 0.0)
-        found = result[0]
-        return (str(found[0][0]), float(found[0][1])) if found else ("", 0.0)
-
-
 def _rapidocr() -> Read:
     """PP-OCR's recogniser without its detector, blanks removed as the protocols want it."""
-    engine = RapidOcr()
+    engine = pp_ocr.Recogniser(rapidocr_package())
 
     def read(image: np.ndarray) -> tuple[str, float]:
         text, confidence = engine(image)

@@ -29,7 +29,7 @@ from starlette.exceptions import HTTPException
 from common import __version__
 from common.data.decode import BadImage, open_picture
 from common.errors import UserError
-from common.infer import pages, shipped
+from common.infer import pages, pp_ocr, shipped
 from common.infer.images import as_array
 from common.infer.recognizer import Prediction, Recognizer, open_recognizer
 from common.serve.batcher import Batcher, Job, ModelFailed
@@ -196,7 +196,7 @@ def create_app(
     async def health() -> dict[str, Any]:
         """The process is alive. `detector` is what `?detect=1` uses, null without one; `paints`: /paint is there."""
         return {"status": "ok", "model": recognizer.name, "charset": recognizer.charset, "version": __version__,
-                "detector": pages.installed() or None, "paints": paint is not None}  # fmt: skip
+                "detector": pp_ocr.installed() or None, "paints": paint is not None}  # fmt: skip
 
     @app.get("/ready", responses={503: {"model": Problem}})
     async def ready() -> Any:

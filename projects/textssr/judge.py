@@ -11,7 +11,7 @@ import numpy as np
 from common.data.decode import decode_rgb
 from common.errors import UserError
 from common.files import read_regular
-from common.infer import peers, shipped
+from common.infer import peers, pp_ocr, shipped
 from common.infer.recognizer import Prediction, Recognizer, open_recognizer
 
 DEFAULT = "default"
@@ -86,7 +86,7 @@ def open_reader(name: str, model: str | None, device: str) -> Read:
     """A function from crops (files or RGB uint8 `[h, w, 3]`) to predictions. Raises as `check_reader`."""
     if name not in PACKAGES:
         return open_checkpoint(name, model, device)
-    engine = peers.RapidOcr(PACKAGES[name])
+    engine = pp_ocr.Recogniser(peers.rapidocr_package(PACKAGES[name]))
     return lambda crops: [read_crop(engine, crop) for crop in crops]
 
 

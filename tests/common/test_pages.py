@@ -14,12 +14,12 @@ from PIL import Image, ImageDraw, ImageFont
 import strlab
 from common import cli
 from common.errors import UserError
-from common.infer import pages
+from common.infer import pages, pp_ocr
 from common.infer.recognizer import Recognizer
 from tests.common import toy
 
 TEXTS = ("Morning coffee house", "open daily from seven", "Fresh bread")
-needs_detector = pytest.mark.skipif(not pages.installed(), reason="no detector is installed")
+needs_detector = pytest.mark.skipif(not pp_ocr.installed(), reason="no detector is installed")
 
 
 def line(text: str, size: int = 40) -> np.ndarray:
@@ -149,7 +149,7 @@ def test_refused(page: Path, arguments: list[str], words: str, capsys: pytest.Ca
 
 def test_without_a_detector(page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(pages.importlib.util, "find_spec", lambda name: None if name in pages.PACKAGES else find(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in pp_ocr.PACKAGES else find(name))
     pages.detector.cache_clear()
     with pytest.raises(UserError, match=r"pip install 'strlab\[detect\]'"):
         brightness().read_page(page)
@@ -157,11 +157,11 @@ def test_without_a_detector(page: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert capsys.readouterr().err == "error: no text detector is installed; run `pip install 'strlab[detect]'`\n"
 
 
-@pytest.mark.parametrize("module", list(pages.PACKAGES))
+@pytest.mark.parametrize("module", list(pp_ocr.PACKAGES))
 def test_both_packages(module: str, page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The two generations of the package differ in how they answer."""
     pytest.importorskip(module)
-    monkeypatch.setattr(pages, "installed", lambda: module)
+    monkeypatch.setattr(pp_ocr, "installed", lambda: module)
     pages.detector.cache_clear()
     finder = pages.detector()
     assert finder.name.startswith("DBNet of PP-OCR (rapidocr")
@@ -175,7 +175,7 @@ def test_the_api(page: Path) -> None:
     from tests.common.test_serve import Limits, Running
 
     with Running(Limits()) as running:
-        assert running.ask("GET", "/health")[1]["detector"] == pages.installed()
+        assert running.ask("GET", "/health")[1]["detector"] == pp_ocr.installed()
         status, answer, _ = running.ask("POST", "/read?detect=1", page.read_bytes(), Content_Type="image/png")
         (reading,) = answer["predictions"]
         assert status == 200 and len(reading["words"]) == 9 and len(reading["words"][0]["box"]) == 4
