@@ -224,7 +224,7 @@ def test_whole_pictures(browser: object, monkeypatch: pytest.MonkeyPatch) -> Non
     from tests.common.test_serve import Running
 
     lines = np.float32([[[10, 10], [120, 10], [120, 40], [10, 40]], [[10, 60], [200, 60], [200, 90], [10, 90]]])
-    monkeypatch.setattr(pages, "installed", lambda: "toy")
+    monkeypatch.setattr(pages.pp_ocr, "installed", lambda: "toy")
     monkeypatch.setattr(pages, "detector", lambda: pages.Detector(lambda image: lines, "toy"))
     with Running(Limits()) as running:
         page = browser.new_page(viewport={"width": 390, "height": 900})
