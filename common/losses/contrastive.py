@@ -51,9 +51,10 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Contrast:
     queries = F.normalize(queries.float(), dim=1)
     candidates = gather_rows(F.normalize(keys.float(), dim=1))
     rank = dist.get_rank() if distributed() else 0
+    # a query's own key stands among those of its rank
     labels = torch.arange(len(queries), device=queries.device) + len(queries) * rank
     with torch.autocast(queries.device.type, enabled=False):
-        logits = queries @ candidates.T / temperature
+        logits = queries @ candidates.T / temperature  # [N, world * N]
     loss = 2 * temperature * F.cross_entropy(logits, labels)
     top1, top5 = top_shares(logits.detach(), labels)
     return Contrast(loss, top1, top5)

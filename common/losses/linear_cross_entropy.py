@@ -23,7 +23,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         wanted = any(ctx.needs_input_grad)
         grads: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         for rows, wanted_class in zip(x.split(ROWS), target.split(ROWS)):
-            log_probs = F.log_softmax(F.linear(rows, weight, bias).float(), dim=1)
+            log_probs = F.log_softmax(F.linear(rows, weight, bias).float(), dim=1)  # [ROWS, C], the one wide buffer
             loss -= log_probs.gather(1, wanted_class[:, None]).sum()
             if wanted:
                 grads.append(_gradients(log_probs, rows / count, weight, wanted_class, count))

@@ -91,7 +91,7 @@ class AttentionCell(nn.Module):
 
     def memory(self, features: torch.Tensor) -> Memory:
         """Everything that depends on the features [B, W, in] alone."""
-        values = F.linear(features, self.context_weight)
+        values = F.linear(features, self.context_weight)  # [B, W, 4H]
         return Memory(self.i2h(features), values, *self._recurrent())
 
     def _recurrent(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -104,10 +104,11 @@ class AttentionCell(nn.Module):
 
     def attend(self, memory: Memory, state: State) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(mixed values [B, V], attention [B, W], the hidden state's part of the gates [B, 4H])."""
+        # one product for h2h(h) and the cell's W_hh h, since both take the hidden state
         query, gates = F.linear(state.hidden, memory.recurrent, memory.bias).split_with_sizes(
             [self.h2h.out_features, memory.recurrent.shape[0] - self.h2h.out_features], dim=1
         )
-        energy = self.score(torch.tanh(memory.keys + query.unsqueeze(1))).squeeze(2)
+        energy = self.score(torch.tanh(memory.keys + query.unsqueeze(1))).squeeze(2)  # [B, W]
         attention = energy.softmax(dim=1)
         return torch.bmm(attention.unsqueeze(1), memory.values).squeeze(1), attention, gates
 
@@ -160,7 +161,7 @@ class AttentionDecoder(nn.Module):
         the cell.
         """
         cell, memory = self.attention_cell, self.attention_cell.memory(features)
-        gates = self.token_gates(text)
+        gates = self.token_gates(text)  # of the given ids; greedy: of all ids, a row of which is taken each step
         state = zero_state(features, self.hidden_size)
         asides = [None] * steps if aside is None else aside.unbind(1)
         tokens = gates.unbind(1) if text is not None else None
@@ -174,6 +175,7 @@ class AttentionDecoder(nn.Module):
             if text is None:
                 logits.append(self.generator(state.hidden))
                 token = gates[logits[-1].argmax(dim=1)]
+        # teacher forced, the classifier is not needed inside the loop and sees all steps at once
         scores = self.generator(torch.stack(hidden, dim=1)) if text is not None else torch.stack(logits, dim=1)
         return Decoded(scores, torch.stack(attentions, dim=1), torch.stack(outputs, dim=1))
 
@@ -228,6 +230,7 @@ class SequenceDecoder(nn.Module):
         return Decoded(torch.stack(logits, dim=1), None, torch.stack(hidden, dim=1))
 
     def _teacher_forced(self, sequence: torch.Tensor, text: torch.Tensor) -> Decoded:
+        # torch's own LSTM loop on the weights of the LSTMCell, which is what greedy decoding steps with
         inputs = torch.cat([sequence, self.char_embeddings(text).to(sequence.dtype)], dim=2)
         state = tuple(part.unsqueeze(0) for part in zero_state(sequence, self.hidden_size))
         weights = (self.rnn.weight_ih, self.rnn.weight_hh, self.rnn.bias_ih, self.rnn.bias_hh)

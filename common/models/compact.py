@@ -30,7 +30,7 @@ class Residual(nn.Module):
         self.first = ConvNorm(channels, channels)
         self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(channels)
-        nn.init.zeros_(self.norm.weight)
+        nn.init.zeros_(self.norm.weight)  # so that each residual block begins as the identity
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(x + self.norm(self.second(self.first(x))))
@@ -86,5 +86,5 @@ class CompactReader(nn.Module):
         nn.init.trunc_normal_(self.position, std=0.02)
 
     def forward(self, images: Tensor) -> Tensor:
-        columns = self.trunk(images).squeeze(2).transpose(1, 2)
+        columns = self.trunk(images).squeeze(2).transpose(1, 2)  # [B, 32, D]
         return self.head(self.norm(self.blocks(columns + self.position)))

@@ -72,6 +72,7 @@ class ImageByImageAttention(torch.autograd.Function):
             query, key, value = split_heads(rows, ctx.heads)
             to_query, to_key, to_value = split_heads(into, ctx.heads)
             out = out.unflatten(-1, (ctx.heads, -1)).transpose(0, 1)
+            # of P = softmax(S), mixed = P V: dV = P^T dO, dP = dO V^T, then dS, dQ = dS K, dK = dS^T Q
             to_value.copy_(scores.mT @ out)
             torch.bmm(out, value.mT, out=inner)
             torch.ops.aten._softmax_backward_data.out(inner, scores, -1, inner.dtype, grad_input=inner)

@@ -87,6 +87,6 @@ def greedy_decode(step: Step, first: Tensor, length: int, end: int | None = None
         logits.append(scores)
         if end is not None:
             ended |= token == end
-            if bool(ended.all()):
+            if bool(ended.all()):  # waits for the device, once a token
                 break
     return Decoded(torch.stack(ids, 1), torch.stack(logits, 1))

@@ -36,6 +36,7 @@ def patchify(images: torch.Tensor, patch: tuple[int, int]) -> torch.Tensor:
     batch, channels, height, width = images.shape
     patch_h, patch_w = patch
     grid = images.reshape(batch, channels, height // patch_h, patch_h, width // patch_w, patch_w)
+    # [B, C, rows, h, columns, w] -> [B, rows, columns, h, w, C]
     return grid.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, patch_h * patch_w * channels)
 
 

@@ -32,7 +32,7 @@ def sinusoid(length: int, dim: int, dtype: torch.dtype = torch.float64) -> Tenso
     `dtype` is the precision of the computation; published models differ in it.
     """
     position = torch.arange(length, dtype=dtype)[:, None]
-    exponent = torch.arange(dim, dtype=dtype).div(2, rounding_mode="floor") * 2 / dim
+    exponent = torch.arange(dim, dtype=dtype).div(2, rounding_mode="floor") * 2 / dim  # 2 i / d, each value twice
     angles = position / torch.pow(torch.tensor(10000.0, dtype=dtype), exponent)
     table = angles.sin()
     table[:, 1::2] = angles[:, 1::2].cos()

@@ -67,7 +67,7 @@ class ResNet45(nn.Module):
 
     def stages(self, images: torch.Tensor) -> list[torch.Tensor]:
         """[stem, layer1, …, layer5] feature maps."""
-        features = [self.relu(self.bn1(self.conv1(images)))]
+        features = [self.relu(self.bn1(self.conv1(images)))]  # the stem keeps the image's size
         for index in range(1, 6):
             features.append(getattr(self, f"layer{index}")(features[-1]))
         return features

@@ -39,13 +39,15 @@ def _radial(distance: torch.Tensor, epsilon: float) -> torch.Tensor:
 def spline_constants(size: tuple[int, int], count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(inverse of Delta [K+3, K+3], lifted pixel centres P_hat [H*W, K+3]) in float64 (section 3.1.2 of the paper)."""
     height, width = size
-    points = base_fiducials(count)
+    points = base_fiducials(count)  # C of the paper, [K, 2]
     distance = torch.cdist(points, points)
+    # R with r^2 ln r; the diagonal is set to 1 so that its logarithm gives the limit 0
     kernel = _radial(distance.fill_diagonal_(1.0), 0.0)
     one = torch.ones(count, 1, dtype=torch.float64)
     upper = torch.cat([one, points, kernel], dim=1)
     lower = torch.cat([torch.zeros(3, 3, dtype=torch.float64), torch.cat([points.T, one.T])], dim=1)
     inverse = torch.linalg.inv(torch.cat([upper, lower]))
+    # pixel centres as (x, y) in [-1, 1], row by row
     y = (torch.arange(-height, height, 2, dtype=torch.float64) + 1) / height
     x = (torch.arange(-width, width, 2, dtype=torch.float64) + 1) / width
     pixels = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1).reshape(-1, 2)
@@ -71,7 +73,7 @@ class LocalizationNetwork(nn.Module):
         self.conv = nn.Sequential(*layers)
         self.localization_fc1 = nn.Sequential(nn.Linear(widths[-1], hidden), nn.ReLU(inplace=True))
         self.localization_fc2 = nn.Linear(hidden, 2 * fiducials)
-        with torch.no_grad():
+        with torch.no_grad():  # at first every image gets the same fiducials
             self.localization_fc2.weight.zero_()
             self.localization_fc2.bias.copy_(start.flatten())
 
@@ -109,7 +111,8 @@ class GridGenerator(nn.Module):
         # Two products, as published: folding the constants into one moves the grid by about 1e-5, and noise shows it.
         # The first one cancels (condition about 980), so it is made in float64 where the device has it.
         wide = self.product if fiducials.device.type != "mps" else torch.float32
-        coefficients = self.inv_delta_C[:, : fiducials.shape[1]].to(wide) @ fiducials.to(wide)
+        # the last three rows of [C'; 0] are zero, so the last three columns of Delta^-1 are not needed
+        coefficients = self.inv_delta_C[:, : fiducials.shape[1]].to(wide) @ fiducials.to(wide)  # [B, K + 3, 2]
         coefficients = coefficients.to(fiducials.dtype)
         return (self.P_hat @ coefficients).reshape(fiducials.shape[0], *self.size, 2)
 

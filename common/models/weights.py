@@ -64,6 +64,8 @@ def unwrapped(state: Mapping[str, torch.Tensor], own: Collection[str]) -> dict[s
     """
     plain = {_compiled_off(name): value for name, value in state.items()}
     best, own, deeper = plain, set(own), plain
+    # takes off one wrapper after the other and keeps the depth at which the most names are known; a depth at which two
+    # names would become one is no candidate
     while any(name.split(".", 1)[0] in WRAPPERS and "." in name for name in deeper):
         deeper = {_inside(name): value for name, value in deeper.items()}
         if len(deeper) == len(plain) and len(own & deeper.keys()) > len(own & best.keys()):
@@ -225,6 +227,11 @@ class ClassAxis:
     axis: int
     before: Sequence[str]
     after: Sequence[str]
+
+
+def position_axis(name: str, theirs: torch.Tensor, ours: torch.Tensor) -> ClassAxis:
+    """The axis of a parameter that has a row for each position of the word: rows stay at their position."""
+    return ClassAxis(name, 0, *([f"position {index}" for index in range(len(rows))] for rows in (theirs, ours)))
 
 
 def load_by_character(

@@ -24,11 +24,11 @@ from common.train.optim import Precision
 from common.train.session import check_room, check_writable, folder_lock, precision_note, state_bytes
 from common.train.state import TrainingState, seed_everything
 from projects.siga import data, files
-from projects.siga.evaluate import evaluate
+from projects.siga.evaluate import Evaluation, evaluate
 from projects.siga.flags import TRAIN, Options, parse_training, ratios
 from projects.siga.method import SigaMethod, make_optimizer, make_schedule
 from projects.siga.model.base import SigaModel
-from projects.siga.model.build import build_row, init_published, make_codec
+from projects.siga.model.build import build_row, init_published, make_codec, start_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,7 +56,7 @@ def train(o: Options, values: dict[str, Any], folder: Path, dist: Dist) -> int:
         model = build_row(o.model_name, **o.build, freeze_tps=False, rectify_masks=rectify)
         init_published(model)
         start = files.starting_point(folder, o.resume, o.saved_model, dist)
-        notes, warnings = files.starting_weights(model, o.tps, o.pretrained, o.download, start, o.init, o.character)
+        notes, warnings = start_model(model, o.tps, o.pretrained, o.download, start, o.init, o.character)
         if dist.is_main:
             check_room(folder, 2 * state_bytes(model), "a checkpoint")
     wrapped, told = distributed(model, o, dist)
@@ -97,7 +97,7 @@ def train(o: Options, values: dict[str, Any], folder: Path, dist: Dist) -> int:
         Engine(wrapped, optimizer, precision, dist),
         o.grad_clip,
         o.accumulate,
-        note=log.step,
+        note=log.note,
         jobs=jobs(o, folder, method, sets, state, states, log),
         leave=states,
         folder=folder,
@@ -215,27 +215,31 @@ def jobs(
     log: files.RunLog,
 ) -> list[Job]:
     """What is done after a step: evaluation, the numbered checkpoint, the training state."""
-    dist, period = method.dist, o.val_interval * o.data_ratio
-    weights = files.Weights(folder, state, (f"siga/{o.model_name}", o.build))
+    dist, period, card = method.dist, o.val_interval * o.data_ratio, (f"siga/{o.model_name}", o.build)
     size = o.test_batch_size or o.batch_size
+
+    def keep_best(clock: Clock, result: Evaluation) -> None:
+        files.save_weights(folder / "best_accuracy.pth", state, clock.step, card, accuracy=result.accuracy)
+
+    def numbered(clock: Clock) -> None:
+        with dist.failing_together():
+            if dist.is_main:
+                name = files.published_name(o.family, clock, o.data_ratio)
+                files.save_weights(folder / name, state, clock.step, card)
+
     evaluation = Evaluate(
         measure=lambda: evaluate(method.bare, method.codec, sets, batch_size=size, workers=o.workers, dist=dist),
         accuracy=lambda result: result.best_accuracy,
         state=state,
         dist=dist,
-        keep_best=lambda clock, result: weights("best_accuracy.pth", clock, accuracy=result.accuracy),
-        record=log.evaluation,
+        keep_best=keep_best,
+        record=log.record,
         bad=states.bad,
     )
 
     def evaluate_now(clock: Clock) -> None:
         evaluation(clock)
         log.pause()
-
-    def numbered(clock: Clock) -> None:
-        with dist.failing_together():
-            if dist.is_main:
-                weights(files.published_name(o.family, clock, o.data_ratio), clock)
 
     def evaluation_due(clock: Clock) -> bool:
         done = clock.step - 1 if o.family == "T" else clock.step  # T validates after steps 1, N + 1, 2 N + 1, …

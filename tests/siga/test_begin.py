@@ -13,9 +13,8 @@ from common.errors import UserError
 from common.reproduce import recipe
 from common.train.checkpoint import save_atomic
 from projects.siga import train
-from projects.siga.files import starting_weights
 from projects.siga.flags import parse_training
-from projects.siga.model.build import build_row, build_siga, init_published
+from projects.siga.model.build import build_row, build_siga, init_published, start_model
 from tests.siga.corpus import command, write_corpus
 
 DEIT = "deit_base_patch16_224-b5f2ef4d.pth"
@@ -39,7 +38,7 @@ def no_cache(tmp_path: Path, monkeypatch) -> Path:
 def begin(words: list[str], start=None):
     o, _ = parse_training([*words, "--train_data", "data"])
     model = build_row(o.model_name, **o.build, freeze_tps=False)
-    return model, *starting_weights(model, o.tps, o.pretrained, o.download, start)
+    return model, *start_model(model, o.tps, o.pretrained, o.download, start)
 
 
 def deit(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -79,7 +78,7 @@ def test_part_of_a_vit_is_refused(tmp_path: Path, no_cache: Path) -> None:
 
 
 def test_the_warning_is_in_every_log_and_the_metadata(corpus: Path, tmp_path: Path, monkeypatch, no_cache, capsys):
-    monkeypatch.setattr("projects.siga.files.start_from", _absent)
+    monkeypatch.setattr("projects.siga.model.build.start_from", _absent)
     words = command(corpus, tmp_path, "char_str_small", "--num_iter", 1, "--save_interval", 1)
     assert train.main(words) == 0
     run = tmp_path / "saved_models" / "run-Seed1111"

@@ -147,9 +147,7 @@ def test_t_validates_after_steps_1_and_5001() -> None:
         words = ["--model_name", model, "--train_data", "data", "--val_interval", "5000"]
         method, sets, clock = SimpleNamespace(dist=Dist()), {"SVT": None}, Clock(12_000)
         state, states = TrainingState(torch.nn.Linear(1, 1)), SimpleNamespace(bad=None)
-        evaluation = train.jobs(
-            options_of(words), Path(), method, sets, state, states, SimpleNamespace(evaluation=None)
-        )[0]
+        evaluation = train.jobs(options_of(words), Path(), method, sets, state, states, SimpleNamespace(record=None))[0]
         found = []
         for clock.step in range(1, 12_001):
             found += [clock.step] if evaluation.due(clock) else []
@@ -171,7 +169,7 @@ def evaluation() -> Evaluation:
 
 
 def test_evaluation_file_of_r() -> None:
-    assert files.evaluation_rs(999, evaluation()) == (
+    assert files.evaluation_log(999, evaluation()) == (
         "-" * 80 + "\n"
         "iteration: 999 \n"
         "dataset: SVT accuracy: Share_pred: 75.000 language: 0.000 final: 0.000 \n"
@@ -181,7 +179,7 @@ def test_evaluation_file_of_r() -> None:
 
 
 def test_training_log_of_t() -> None:
-    lines = files.evaluation_t(5001, 10_000, 0.5, 12.0, 3.0, 80.0, evaluation()).splitlines()
+    lines = files.validation_block(5001, 10_000, 0.5, 12.0, 3.0, 80.0, evaluation()).splitlines()
     assert lines[0] == "[5001/10000] LR: 0.50000, Train loss: 12.00000, Valid loss: 1.00000, Elapsed_time: 3.00000"
     assert lines[1] == (
         "char_accuracy    : 40.000, bpe_accuracy     : 50.000, wp_accuracy      : 60.000, fused_accuracy   : 70.000, "

@@ -59,8 +59,7 @@ def test_another_alphabet(model: str, corpus: Path, tmp_path: Path, capsys) -> N
 
 
 def test_rows_move_by_character(corpus: Path, tmp_path: Path) -> None:
-    from projects.siga.files import initialise
-    from projects.siga.model.build import build_row
+    from projects.siga.model.build import build_row, initialise
 
     assert train.main(command(corpus, tmp_path, "TRBA_small", "--num_iter", 1)) == 0
     path = tmp_path / "saved_models" / "run" / "0.pth"

@@ -32,7 +32,7 @@ def attend(
     """
     if not (exact and cpu.plain_float(query)):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout)
-    scores = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)
+    scores = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)  # [B, heads, L, K]
     if allowed is not None:
         scores = scores.masked_fill(~allowed, float("-inf"))
     return F.dropout(scores.softmax(-1), dropout) @ value

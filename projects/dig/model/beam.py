@@ -32,16 +32,16 @@ def beam_search(model: RecModel, memory: Tensor, width: int) -> tuple[Tensor, Te
     decoding, tokens = start(model, memory, width)
     first_row = torch.arange(batch, device=memory.device)[:, None] * width
     scores = memory.new_full((batch, width), -torch.inf)
-    scores[:, 0] = 0
+    scores[:, 0] = 0  # all beams of an image are equal at first: only one may spread
     history = tokens.new_zeros(batch * width, 0)
     ended = torch.zeros_like(tokens, dtype=torch.bool)
-    frozen = memory.new_full((classes,), -torch.inf)
+    frozen = memory.new_full((classes,), -torch.inf)  # what an ended beam predicts: its end again, at no cost
     frozen[end] = 0
     for position in range(model.max_len):
         log_p = decoding.step(tokens, position).float().log_softmax(-1)
         log_p = torch.where(ended[:, None], frozen, log_p)
         totals = (scores.view(-1, 1) + log_p).view(batch, width * classes)
-        scores, chosen = totals.topk(width, dim=1)
+        scores, chosen = totals.topk(width, dim=1)  # flat indices over (beam, class)
         rows = (first_row + chosen // classes).flatten()
         tokens = (chosen % classes).flatten()
         history = torch.cat([history[rows], tokens[:, None]], dim=1)
@@ -85,7 +85,7 @@ def published_beam_search(model: RecModel, memory: Tensor, width: int) -> Tensor
         trace.symbols.append(tokens)
         trace.predecessors.append((first_row + chosen // classes).flatten())
         trace.scores.append(scores.flatten())
-        scores = scores.masked_fill(chosen % classes == model.end, -torch.inf)
+        scores = scores.masked_fill(chosen % classes == model.end, -torch.inf)  # an ended beam never grows on
     return back_track(trace, batch, width, model.end)
 
 

@@ -87,7 +87,8 @@ class ConditionedAttention(MultiHeadAttention):
 
     def condition(self, queries: Tensor, memory: Tensor, projected: Tensor) -> Tensor:
         """Memory as each query sees it: `[B, L, K, D]`."""
-        gamma, beta = self.gamma_decode(queries).tanh()[:, :, None].chunk(2, dim=-1)
+        # FiLM (Perez et al. 2018): every query scales and shifts the whole memory
+        gamma, beta = self.gamma_decode(queries).tanh()[:, :, None].chunk(2, dim=-1)  # [B, L, 1, D] each
         return memory[:, None] + self.vis_cond_norm(gamma * projected[:, None] + beta)
 
     def per_query(self, tokens: Tensor) -> Tensor:
@@ -144,7 +145,7 @@ class DecoderLayer(nn.Module):
         """`tokens` `[B, L, D]` and `memory` (the layer's keys and values) -> new tokens and the cross-attention
         queries, both `[B, L, D]`."""
         normed = self.norm1(tokens)
-        keys, values = self.self_attn.keys_values(normed)
+        keys, values = self.self_attn.keys_values(normed)  # of the new tokens; the cache has those before
         if cache is not None:
             keys, values = cache.append(keys, values)
         tokens = tokens + self.self_attn.attend(normed, keys, values, allowed)
@@ -201,6 +202,7 @@ class TransformerDecoder(nn.Module):
             lengths: `[B]`, tokens that may be attended to (word length + 1).
         """
         steps = torch.arange(ids.shape[1], device=ids.device)
+        # causal, and no key behind the word's end: [B, 1, L, L]
         allowed = ((steps <= steps[:, None]) & (steps < lengths[:, None, None]))[:, None]
         tokens, queries, layer_memory = self.embed(ids), memory, (memory, memory)
         for layer, layer_memory in zip(self.layer_stack, self.memories(memory)):

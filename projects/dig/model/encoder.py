@@ -47,6 +47,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        # BEiT's: a bias of the keys moves all scores of a query alike and is lost in the softmax, so there is none
         self.q_bias = nn.Parameter(torch.zeros(dim))
         self.v_bias = nn.Parameter(torch.zeros(dim))
         self.attn_drop = nn.Dropout(attention_drop)
@@ -59,7 +60,8 @@ class Attention(nn.Module):
         return F.linear(tokens, self.qkv.weight, bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        dropout, exact = self.attn_drop.p if self.training else 0.0, self.training and torch.is_grad_enabled()
+        dropout = self.attn_drop.p if self.training else 0.0
+        exact = self.training and torch.is_grad_enabled()  # see projects.dig.model.attention
         mixed = self_attend(self.project(tokens), self.heads, dropout=dropout, exact=exact)
         return self.proj_drop(self.proj(mixed))
 
@@ -149,6 +151,7 @@ class Encoder(nn.Module):
         """`mask` bool `[B, N]`: tokens replaced by the mask token after the patch embedding; all get positions."""
         tokens = self.patch_embed(images)
         if mask is not None:
+            # as SimMIM, not as MAE: hidden tokens pass the encoder too, so all N are computed
             tokens = torch.where(mask[..., None], self.mask_token.to(tokens.dtype), tokens)
         tokens = tokens + self.positions.to(tokens.dtype)
         for block in self.blocks:

@@ -27,7 +27,7 @@ class RecurrentUnit(nn.Module):
     def __init__(self, token_dim: int, classes: int, state_dim: int = 512) -> None:
         super().__init__()
         self.attention_unit = AdditiveAttention(token_dim, state_dim, state_dim)
-        self.tgt_embedding = nn.Embedding(classes + 1, state_dim)
+        self.tgt_embedding = nn.Embedding(classes + 1, state_dim)  # the last row is the begin symbol
         self.gru = nn.GRU(token_dim + state_dim, state_dim, batch_first=True)
         self.fc = nn.Linear(state_dim, classes)
 
@@ -62,13 +62,13 @@ class RecurrentDecoding:
     def __init__(self, unit: RecurrentUnit, tokens: Tensor) -> None:
         self.unit, self.tokens = unit, tokens
         self.projected = unit.attention_unit.xEmbed(tokens)
-        self.state = torch.zeros_like(self.projected[:, 0])[None]
+        self.state = torch.zeros_like(self.projected[:, 0])[None]  # [1, B, S]; A equals S here
         self._maps: list[Tensor] = []
 
     def step(self, previous: Tensor, position: int) -> Tensor:
         """Previous characters `[B]` -> logits `[B, C]` of the next; `position` is not needed here."""
         weights = self.unit.attention_unit(self.state[0], self.projected)
-        context = (weights[:, None] @ self.tokens)[:, 0]
+        context = (weights[:, None] @ self.tokens)[:, 0]  # [B, D]
         inputs = torch.cat([self.unit.tgt_embedding(previous), context], dim=1)
         output, self.state = self.unit.gru(inputs[:, None], self.state)
         self._maps.append(weights)

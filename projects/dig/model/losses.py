@@ -14,10 +14,10 @@ def pixel_targets(images: Tensor, patch: int, normalise: bool = False) -> Tensor
 
     Pixels in [0, 1]; with `normalise` each patch and channel is centred and divided by its unbiased deviation + 1e-6.
     """
-    target = patchify((images + 1) / 2, (patch, patch))
+    target = patchify((images + 1) / 2, (patch, patch))  # from [-1, 1] to [0, 1]
     if not normalise:
         return target
-    pixels = target.unflatten(-1, (patch * patch, -1))
+    pixels = target.unflatten(-1, (patch * patch, -1))  # [B, N, p * p, 3]: statistics of each colour alone
     deviation = pixels.var(-2, unbiased=True, keepdim=True).sqrt() + 1e-6
     return ((pixels - pixels.mean(-2, keepdim=True)) / deviation).flatten(-2)
 
@@ -29,6 +29,7 @@ def masked_targets(images: Tensor, mask: Tensor, patch: int, normalise: bool = F
     `mask` bool `[B, V, N]`; every row of a view hides the same number n of tokens.
     """
     target = pixel_targets(images, patch, normalise)
+    # boolean indexing flattens images and tokens; as all rows hide n tokens, they can be taken apart again
     return [target[view].view(len(target), -1, target.shape[-1]) for view in mask.unbind(1)]
 
 
@@ -60,7 +61,7 @@ def smoothed_cross_entropy(
     `legacy` gives the number of the published code, whose nll `[BT, 1]` and smooth term `[BT]` broadcast to `[BT,
     BT]`: each position's nll counts BT times, and every position's smooth term counts once for each valid position.
     """
-    log_p = logits.float().log_softmax(-1).flatten(0, 1)
+    log_p = logits.float().log_softmax(-1).flatten(0, 1)  # [BL, C]
     nll = -log_p.gather(1, targets.flatten()[:, None])[:, 0]
     smooth = -log_p.mean(-1)
     mask = valid(targets, lengths).flatten()

@@ -57,7 +57,7 @@ class WindowBlock(nn.Module):
         self.mlp = Mlp(dim, 4 * dim)
 
     def forward(self, windows: Tensor, tokens: Tensor) -> Tensor:
-        windows = self.norm1(windows)
+        windows = self.norm1(windows)  # also what the residual keeps, as published
         windows = windows + self.attn(windows, self.norm1(tokens))
         return windows + self.mlp(self.norm2(windows))
 
@@ -86,6 +86,7 @@ class ConvHead(nn.Module):
         super().__init__()
         self.grid, self.windows = grid, windows
         widths = [dim, dim, int(1.5 * dim), 2 * dim, 2 * dim]
+        # no pooling after the last convolution, so a published grid of 8 x 32 ends as 1 x 4
         layers: list[nn.Module] = []
         for width_in, width_out in itertools.pairwise(widths):
             convolution = nn.Conv2d(width_in, width_out, 3, padding=1)

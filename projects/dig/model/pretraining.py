@@ -106,13 +106,14 @@ class MoCoViT(nn.Module):
             training mode.
             only_first: view 2 is not masked and not reconstructed (`--only_mim_on_ori_img`).
         """
-        views = torch.cat([images, augmented])
+        views = torch.cat([images, augmented])  # one call for both: [2B, 3, H, W]
         hidden = self._view_major(mask, only_first) if self.has_pixel else None
-        tokens = self.encoder(views, hidden)
+        tokens = self.encoder(views, hidden)  # [2B, N, D]
         contrast, accuracies = None, {}
         if self.has_contrast:
             queries = self.predictor(self.project(tokens, online=True))
             keys = self._keys(views, hidden, momentum)
+            # symmetric: the windows of each view must find those of the other
             (q1, q2), (k1, k2) = queries.chunk(2), keys.chunk(2)
             first, second = info_nce(q1, k2, self.temperature), info_nce(q2, k1, self.temperature)
             contrast = first.loss + second.loss
@@ -134,14 +135,14 @@ class MoCoViT(nn.Module):
         projector, head, projection = (getattr(self, name, None) for name in (names if online else averaged))
         if projector is not None:
             masked, plain = tokens.chunk(2)
-            # BatchNorm statistics over all tokens of the masked view
+            # BatchNorm statistics over all tokens of the masked view, [B * N, D]
             masked = projector(masked.flatten(0, 1)).view_as(masked)
             tokens = torch.cat([masked, plain.to(masked.dtype)])
         return projection(instances(head, tokens))
 
     @torch.no_grad()
     def _keys(self, views: Tensor, hidden: Tensor | None, momentum: float) -> Tensor:
-        if self.training:
+        if self.training:  # before the keys are computed, so the first step already compares with a moved copy
             self.update_momentum(momentum)
         return self.project(self.momentum_encoder(views, hidden), online=False)
 
@@ -151,7 +152,7 @@ class MoCoViT(nn.Module):
             # view 2 has no hidden token: decoding it would be thrown away
             tokens, hidden = tokens.chunk(2)[0], hidden.chunk(2)[0]
         views = 1 if only_first else 2
-        chosen = self.pix_decoder(tokens[hidden].view(len(tokens), -1, tokens.shape[-1]))
+        chosen = self.pix_decoder(tokens[hidden].view(len(tokens), -1, tokens.shape[-1]))  # [views * B, n, p * p * 3]
         return list(chosen.chunk(views))
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:

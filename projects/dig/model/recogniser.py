@@ -70,7 +70,7 @@ class Recogniser(nn.Module):
         decoding = self.decoding(memory, attention)
         begin = torch.full((len(memory),), self.classes, device=memory.device)
         ids, logits = greedy_decode(decoding.step, begin, self.max_len, self.end if early_stop else None)
-        missing = self.max_len - ids.shape[1]
+        missing = self.max_len - ids.shape[1]  # steps that the early stop saved
         probabilities = F.pad(logits.float().softmax(-1), (0, 0, 0, missing))
         maps = decoding.maps() if attention else None
         return Reading(probabilities, F.pad(ids, (0, missing), value=self.end), maps)
@@ -107,7 +107,7 @@ class RecModel(Recogniser):
     def memory(self, images: Tensor) -> Tensor:
         """Images `[B, 3, H, W]` -> `[B, K, d]`, K = tokens, or columns with `one_row`."""
         tokens = self.encoder(images)
-        if self.one_row:
+        if self.one_row:  # the mean over the rows leaves one token for each column of patches
             tokens = tokens.unflatten(1, self.encoder.grid).mean(1)
         return self.linear_norm(tokens)
 

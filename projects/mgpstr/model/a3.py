@@ -22,7 +22,7 @@ GROUPS = 8
 def apply_grouped(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """A grouped 1x1 convolution on channels-last tokens: weight [D, D/8, 1, 1], x [B, T, D] -> [B, T, D]."""
     width = x.shape[-1] // GROUPS
-    grouped = x.unflatten(-1, (GROUPS, width)).unsqueeze(-2)
+    grouped = x.unflatten(-1, (GROUPS, width)).unsqueeze(-2)  # [B, T, 8, 1, D / 8]
     return (grouped @ weight.view(GROUPS, width, width).transpose(-2, -1)).flatten(-3)
 
 
@@ -40,21 +40,24 @@ class A3(nn.Module):
 
     def address(self) -> torch.Tensor:
         """W2 W1 times the gain of the token norm: [T, D], what a normalised token is multiplied with."""
-        first, second = self.tokenLearner[0].weight, self.tokenLearner[1].weight
+        first, second = self.tokenLearner[0].weight, self.tokenLearner[1].weight  # W1 [D, D/8, 1, 1], W2 [T, D, 1, 1]
         width = first.shape[1]
+        # group g of W1 maps channels of group g to channels of group g, so W2 meets it group by group
         grouped = second.view(len(second), GROUPS, 1, width) @ first.view(GROUPS, width, width)
         return grouped.reshape(len(second), -1) * self.token_norm.weight
 
     def features(self, pooled: torch.Tensor) -> torch.Tensor:
         """Attention-weighted sums [B, T, D] of normalised tokens -> y [B, T, D]."""
+        # the token norm's gain and bias, which `aggregate` left out, act here
         return self.norm(apply_grouped(self.feat.weight, pooled * self.token_norm.weight + self.token_norm.bias))
 
 
 def aggregate(modules: Sequence[A3], tokens: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Encoder output [B, N, D] -> for each module its attention m [B, T, N] and its tokens y [B, T, D]."""
-    norm = modules[0].token_norm
+    norm = modules[0].token_norm  # for its eps alone: gain and bias are each module's own
     normalised = F.layer_norm(tokens, norm.normalized_shape, eps=norm.eps)
-    addresses = torch.cat([module.address() for module in modules])
+    addresses = torch.cat([module.address() for module in modules])  # [modules * T, D]
+    # the token norm's bias adds the same to all tokens of a row and so drops out of the softmax
     attention = (addresses.to(normalised.dtype) @ normalised.transpose(-2, -1)).softmax(-1)
     pooled = (attention @ normalised).chunk(len(modules), dim=1)
     return list(attention.chunk(len(modules), dim=1)), [module.features(part) for module, part in zip(modules, pooled)]

@@ -26,6 +26,7 @@ MASK_WEIGHT = 0.5
 def mix_1x1(conv: nn.Conv2d, coarse: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
     """conv(cat[nearest x2 of coarse, fine]) for a 1x1 convolution, the coarse part multiplied before it is enlarged."""
     split = coarse.shape[1]
+    # a 1x1 convolution and nearest enlargement commute, so the coarse channels are mixed on a quarter of the pixels
     return F.interpolate(F.conv2d(coarse, conv.weight[:, :split]), scale_factor=2) + F.conv2d(
         fine, conv.weight[:, split:]
     )
@@ -39,8 +40,8 @@ class MapBackbone(ResNet45):
 
     def __init__(self, stage_widths: tuple[int, ...] = (32, 32, 64, 128, 256, 512)) -> None:
         super().__init__(widths=stage_widths)
-        half = stage_widths[4] + stage_widths[2]
-        full = half + stage_widths[0]
+        half = stage_widths[4] + stage_widths[2]  # 256 + 64 channels at 16 x 64
+        full = half + stage_widths[0]  # and the stem's 32 at 32 x 128: 352
         self.width = full
         self.smooth = nn.ModuleList(
             nn.Sequential(nn.Conv2d(width, width, 1, bias=False), nn.BatchNorm2d(width)) for width in (half, full)
@@ -70,8 +71,8 @@ class TokenDecoder(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """[B, N + 1, D] -> logits [B, T, C]. Both products over the token axis are multiplied out first."""
-        inner, outer = (layer.weight.flatten(1) for layer in self.tokenLearner1)
-        positions = (outer @ inner) @ self.token_norm(tokens)
+        inner, outer = (layer.weight.flatten(1) for layer in self.tokenLearner1)  # [N + 1, N + 1], [T, N + 1]
+        positions = (outer @ inner) @ self.token_norm(tokens)  # [B, T, D]
         grouped, classes = self.tokenLearner2
         return self.norm_1(F.linear(apply_grouped(grouped.weight, positions), classes.weight.flatten(1)))
 
@@ -84,8 +85,8 @@ class AcdsViT(PlainViT):
     ) -> None:
         super().__init__(num_classes=num_classes, **vit)
         self.first_guided = first_guided
-        self.conv_class = nn.Parameter(torch.zeros(1, 1, 1))
-        self.gated = nn.Parameter(torch.zeros(1, 2 * self.embed_dim, self.embed_dim))
+        self.conv_class = nn.Parameter(torch.zeros(1, 1, 1))  # g of the class token, which lies on no pixel
+        self.gated = nn.Parameter(torch.zeros(1, 2 * self.embed_dim, self.embed_dim))  # zero: both streams count half
         self.char_tokenLearner = TokenDecoder(self.embed_dim, self.pos_embed.shape[1], length, num_classes)
         self.cnnBackbone = MapBackbone(stage_widths) if stage_widths else MapBackbone()
         width, last = self.cnnBackbone.width, self.cnnBackbone.layer5[-1].bn2.num_features
@@ -122,14 +123,15 @@ class AcdsViT(PlainViT):
         """
         first, z, block_z, attention = self.first_guided, None, None, None
         for index, block in enumerate(self.blocks):
-            if index == first:
+            if index == first:  # the guided stream z branches off here
                 tokens, attention = block_with_attention(block, tokens)
                 z = self.guided(attention, guidance, tokens)
                 continue
             tokens = block(tokens)
-            if first < index <= first + 2:
+            if first < index <= first + 2:  # both streams pass the same block, with the same weights
                 block_z, attention = block_with_attention(block, z)
                 z = self.guided(attention, guidance, block_z)
+        # `attention` is that of the last block on the guided stream
         joined = self.norm(mixing(attention, guidance) @ tokens + z)
         gate = (torch.cat([tokens, joined], dim=-1) @ self.gated[0]).sigmoid()
         return {"x": tokens, "block": block_z, "z": z, "fused": gate * tokens + (1 - gate) * joined}
@@ -145,6 +147,7 @@ def block_with_attention(block: nn.Module, tokens: torch.Tensor) -> tuple[torch.
     attn = block.attn
     batch, count, dim = tokens.shape
     query, key, value = attn.qkv(block.norm1(tokens)).view(batch, count, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+    # spelled out, since timm's fused attention does not give its weights [B, heads, N, N]
     weights = (query * attn.scale @ key.transpose(-2, -1)).softmax(-1)
     tokens = tokens + attn.proj((weights @ value).transpose(1, 2).reshape(batch, count, dim))
     return tokens + block.mlp(block.norm2(tokens)), weights.mean(1)
@@ -174,7 +177,7 @@ class AcdsStr(nn.Module):
     def maps_and_logits(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Images [B, 3, 32, 128] in [0, 1] -> map F [B, 1, 32, 128] and logits [B, T, C]."""
         net = self.acds_str
-        stages = net.cnnBackbone.stages(images)
+        stages = net.cnnBackbone.stages(images)  # stem, layer1 … layer5
         maps = net.character_map(net.cnnBackbone.pyramid(stages))
         streams = net.streams(net.embed_features(stages[5]), net.guidance(maps))
         return maps, net.char_tokenLearner(streams["fused"])

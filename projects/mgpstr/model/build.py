@@ -15,7 +15,7 @@ from torch import nn
 
 from common.errors import UserError
 from common.models.pretrained import DEIT_BASE, DEIT_SMALL, DEIT_TINY, MAE_LARGE, load_encoder, start_from
-from common.models.weights import ClassAxis, LoadReport, load_by_character, load_strict, unwrapped
+from common.models.weights import ClassAxis, LoadReport, load_by_character, load_strict, position_axis, unwrapped
 from common.text.charset import CHARSET_36, CHARSET_94
 from common.train.checkpoint import load
 from projects.mgpstr.model.acds_str import AcdsStr
@@ -144,8 +144,8 @@ def initialise(model: nn.Module, path: str | Path, before: str | None, character
     """
     state = tensors_of(path)
     own = model.state_dict()
-    sizes = {name: len(value) for name, value in unwrapped(state, own).items() if value.ndim}
-    classes = next((size for name, size in sizes.items() if name.endswith("_str.char_head.weight")), 0)
+    theirs = unwrapped(state, own)
+    classes = next((len(value) for name, value in theirs.items() if name.endswith("_str.char_head.weight")), 0)
     if before is None:
         before = next((known for known in (CHARSET_36, CHARSET_94) if len(known) + 2 == classes), None)
     if before is None:
@@ -155,10 +155,9 @@ def initialise(model: nn.Module, path: str | Path, before: str | None, character
         )
     classifiers = ("*_str.char_head.*", "*_str.head.*", "*.tokenLearner2.1.weight", "*.norm_1.*")
     axes = [ClassAxis(name, 0, ["[GO]", "[s]", *before], ["[GO]", "[s]", *character]) for name in classifiers]
-    for name in own:  # one query of a token learner for each position of the output
-        if name.endswith((".tokenLearner.1.weight", ".tokenLearner1.1.weight")) and name in sizes:
-            theirs, ours = ([f"position {i}" for i in range(count)] for count in (sizes[name], len(own[name])))
-            axes.append(ClassAxis(name, 0, theirs, ours))
+    # a token learner has one query for each position of the output
+    queries = [name for name in own if name.endswith((".tokenLearner.1.weight", ".tokenLearner1.1.weight"))]
+    axes += [position_axis(name, theirs[name], own[name]) for name in queries if name in theirs]
     encoder = (".blocks.", ".patch_embed.", ".cnnBackbone.")
     return load_by_character(
         model, state, axes, required=lambda name: any(part in name for part in encoder), what=f"--init {path}"

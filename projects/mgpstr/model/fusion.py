@@ -36,7 +36,7 @@ def fuse(candidates: Mapping[str, Decoded]) -> Fused:
     """Choose by score: a later granularity must be strictly better, so ties go to char, then bpe; 0 never wins."""
     text, best, winner = None, 0.0, ""
     for name, decoded in candidates.items():
-        if decoded.confidence > best:
+        if decoded.confidence > best:  # confidence: the product of the probabilities up to and with the end
             text, best, winner = decoded.text, decoded.confidence, name
     return Fused(candidates, text, best, winner)
 

@@ -48,5 +48,5 @@ def mask_loss(
     if with_logits:
         pixel_weights = torch.where(masks > 0.5, foreground, background)
         return F.binary_cross_entropy_with_logits(maps, masks, weight=pixel_weights)
-    inside = maps.clamp(0.01, 0.99)
+    inside = maps.clamp(0.01, 0.99)  # no gradient from pixels outside of it
     return -(foreground * masks * inside.log() + background * (1 - masks) * (1 - inside).log()).mean()

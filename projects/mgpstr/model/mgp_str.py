@@ -17,10 +17,10 @@ from common.models.vit import PlainViT
 from projects.mgpstr.model.a3 import A3, aggregate
 from projects.mgpstr.model.losses import sequence_loss
 
-CLASSES = {"bpe": 50257, "wp": 30522}
+CLASSES = {"bpe": 50257, "wp": 30522}  # GPT-2's byte pairs and BERT's word pieces, whole
 # ids that end a text, and how many positions to decode before looking whether all texts have ended
 ENDS = {"char": 1, "bpe": 2, "wp": 102}
-STRIDES = (3, 5, 100)
+STRIDES = (3, 5, 100)  # short runs first: most words are a few sub-words and an end
 
 
 class Decoded(NamedTuple):
@@ -80,7 +80,7 @@ class MgpViT(PlainViT):
     def a3(self, images: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Attention m [B, T, N + 1] and tokens y [B, T, D] of each granularity."""
         modules = [getattr(self, f"{name}_tokenLearner") for name in self.granularities]
-        attention, tokens = aggregate(modules, self.encode(images))
+        attention, tokens = aggregate(modules, self.encode(images))  # lists, one entry a granularity
         return dict(zip(self.granularities, attention)), dict(zip(self.granularities, tokens))
 
 
@@ -137,6 +137,7 @@ class MgpStr(nn.Module):
         decoded = {}
         for name in self.granularities:
             steps = (tokens[name].shape[1],) if name == "char" else STRIDES
+            # position 0 belongs to the start symbol, which is never read
             decoded[name] = decode_top1(tokens[name][:, 1:], self.mgp_str.classifier(name), ENDS[name], steps)
         return Reading(decoded, attention, tokens["char"])
 
@@ -160,9 +161,9 @@ def decode_top1(tokens: torch.Tensor, head: nn.Linear, end: int, strides: Sequen
         stop = min(start + stride, positions)
         if start == stop or not len(rows):
             break
-        logits = head(tokens[rows, start:stop]).float()
+        logits = head(tokens[rows, start:stop]).float()  # [rows, stride, C]
         best, index = logits.max(-1)
         ids[rows, start:stop] = index
         probs[rows, start:stop] = logits.sub_(best.unsqueeze(-1)).exp_().sum(-1).reciprocal()
-        rows, start = rows[~(index == end).any(-1)], stop
+        rows, start = rows[~(index == end).any(-1)], stop  # texts that have not ended go to the next run
     return Decoded(ids, probs)

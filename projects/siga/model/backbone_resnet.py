@@ -43,7 +43,7 @@ class GlyphResNet(ColumnTail, ResNet45):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         stem, _, second, _, fourth, fifth = self.stages(images)
-        return self.run_tail(self.maxpool6(fifth)), [stem, second, fourth]
+        return self.run_tail(self.maxpool6(fifth)), [stem, second, fourth]  # maxpool6: 8 rows -> 4
 
 
 class ResNetFeatures(nn.Module):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath, Mlp
 from torch import nn
 
-LOCAL_BLOCKS, LOCAL_WINDOW = 10, (7, 11)
+LOCAL_BLOCKS, LOCAL_WINDOW = 10, (7, 11)  # of 21 blocks; rows and columns of cells
 
 
 def local_mask(grid: tuple[int, int], window: tuple[int, int]) -> torch.Tensor:
@@ -40,7 +40,7 @@ class Mixer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shape = (x.shape[0], x.shape[1], 3, self.heads, x.shape[2] // self.heads)
-        query, key, value = self.qkv(x).reshape(shape).permute(2, 0, 3, 1, 4)
+        query, key, value = self.qkv(x).reshape(shape).permute(2, 0, 3, 1, 4)  # [B, heads, N, d] each
         mixed = F.scaled_dot_product_attention(
             query, key, value, attn_mask=None if self.mask is None else self.mask.to(query.dtype)
         )
@@ -107,14 +107,14 @@ class SvtrFeatures(nn.Module):
         drop_path: float = 0.1,
     ) -> None:
         super().__init__()
-        height, self.width = image_size[0] // 4, image_size[1] // 4
+        height, self.width = image_size[0] // 4, image_size[1] // 4  # 12 x 40 cells of a 48 x 160 image
         rates = [drop_path * index / (sum(depths) - 1) for index in range(sum(depths))]
         self.pos_embed = nn.Parameter(torch.zeros(1, height * self.width, dims[0]))
         nn.init.xavier_normal_(self.pos_embed)
         self.patch_embed = PatchEmbed(in_channels, dims[0])
         for stage in range(3):
-            grid, first = (height >> stage, self.width), sum(depths[:stage])
-            local = local_mask(grid, LOCAL_WINDOW)
+            grid, first = (height >> stage, self.width), sum(depths[:stage])  # 12, 6, 3 rows; the width stays
+            local = local_mask(grid, LOCAL_WINDOW)  # not in the published state dict, so a buffer that is not saved
             blocks = [
                 Block(
                     dims[stage],
@@ -135,13 +135,13 @@ class SvtrFeatures(nn.Module):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         half, quarter = self.patch_embed(images)
-        tokens = quarter.flatten(2).transpose(1, 2) + self.pos_embed
-        pyramid = [half]
+        tokens = quarter.flatten(2).transpose(1, 2) + self.pos_embed  # [B, N, dims[0]]
+        pyramid = [half]  # FPN0, then the first two stages before their subsampling
         for stage in (1, 2, 3):
             for block in getattr(self, f"blocks{stage}"):
                 tokens = block(tokens)
             if stage < 3:
                 pyramid.append(self._map(tokens))
                 tokens = getattr(self, f"sub_sample{stage}")(pyramid[-1])
-        rows = self._map(self.norm(tokens)).mean(dim=2, keepdim=True)
+        rows = self._map(self.norm(tokens)).mean(dim=2, keepdim=True)  # the 3 rows that are left become one
         return F.hardswish(self.last_conv(rows)), pyramid

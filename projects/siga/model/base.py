@@ -21,8 +21,9 @@ class SigaModel(nn.Module):
 
     def __init__(self, settings: Variant, num_class: int, batch_max_length: int) -> None:
         super().__init__()
-        self.settings, self.num_class, self.steps = settings, num_class, batch_max_length + 1
-        self.dropout = 0.3
+        self.settings, self.num_class = settings, num_class
+        self.steps = batch_max_length + 1  # T: the characters and the end symbol
+        self.dropout = 0.3  # of the glyph features, fixed in the published code
 
     @property
     def class_weights(self) -> torch.Tensor | None:

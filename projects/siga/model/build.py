@@ -13,15 +13,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from common.errors import UserError
-from common.models.weights import LoadReport, load_strict, strip_prefix
-from common.text.charset import CHARSET_36, SIGA_36
+from common.models.pretrained import DEIT_BASE, load_encoder, start_from
+from common.models.weights import (
+    ClassAxis,
+    LoadReport,
+    load_by_character,
+    load_strict,
+    position_axis,
+    strip_prefix,
+    unwrapped,
+)
+from common.text.charset import CHARSET_36, CHARSET_94, SIGA_36, SIGA_94
 from common.text.codecs import GlyphCodec, GoCodec
+from common.train.checkpoint import load, read_card
 from projects.siga.model.base import SigaModel
 from projects.siga.model.char_str import CharStrModel
 from projects.siga.model.two_unit import TwoUnitModel
@@ -69,6 +80,7 @@ def build_siga(
     Raises UserError where the sizes do not fit.
     """
     settings = variant(name)
+    # a published checkpoint fits the variant's own sizes only
     given = {"image_size": image_size, "fiducials": num_fiducial, "columns": output_channel, "hidden": hidden_size}
     settings = replace(settings, **{key: value for key, value in given.items() if value is not None})
     check_sizes(settings.family, settings.image_size, num_fiducial)
@@ -118,6 +130,111 @@ def init_published(model: SigaModel) -> None:
                 nn.init.kaiming_normal_(parameter)
             elif "weight" in name:
                 parameter.fill_(1.0)
+
+
+def start_model(
+    model: SigaModel,
+    tps: str,
+    pretrained: str,
+    download: bool,
+    start: tuple[str, Any] | None = None,
+    init: str = "",
+    character: str = "",
+) -> tuple[list[str], list[str]]:
+    """Load `--init`, `--tps` and `--pretrained` into a fresh model and settle whether its rectification is trained.
+
+    `start`: path and content of the checkpoint or training state that the run continues from; `character`: of the
+    model. Returns lines for the log, and warnings.
+
+    Raises:
+        UserError: a file that does not fit, or a flag that this variant has no use for.
+    """
+    lines, variant = [], model.settings
+    if init and start is None:
+        start = (init, load(init))
+        lines.append(initialise(model, *start, character))
+    if variant.family == "T":
+        if start is not None:
+            return lines, []
+        begin = start_from(DEIT_BASE if variant.published else None, pretrained, download)
+        loaded = f" ({load_encoder(model.mgp_str, load(begin.path), str(begin.path))})" if begin.path else ""
+        return [begin.line + loaded], [begin.warning] if begin.warning else []
+    if tps == "auto":  # the published code loads ./TPS.pth into a fresh model
+        here = start is None and variant.has_tps and variant.published and Path("TPS.pth").is_file()
+        tps = "TPS.pth" if here else "none"
+    if tps not in ("", "none"):
+        if not variant.has_tps:
+            raise UserError(f"--tps: {variant.name} has no rectification; leave the flag out")
+        load_tps(model, load(tps), what=tps)
+        lines.append(f"TPS: weights from {tps}, frozen")
+    elif variant.has_tps:
+        lines.append(settle_tps(model, start))
+    if pretrained:
+        raise UserError(f"--pretrained: {variant.name} is trained from scratch; only T starts from a ViT")
+    return lines, []
+
+
+def initialise(model: SigaModel, path: str, content: Any, character: str) -> str:
+    """`--init`: the weights of another run, perhaps of another charset or word length, as far as they fit.
+
+    Rows of the classifiers and embeddings move to the index that their character has here, glyph channels stay at
+    their position; a table of what is kept, new and dropped is printed. Returns a line for the log.
+
+    Raises:
+        UserError: the backbone does not fit, or the file's characters are not known.
+    """
+    tensors, own, t = weights_in(content, path), model.state_dict(), model.settings.family == "T"
+    theirs = unwrapped(tensors, own)
+
+    # the characters of the file: from its options (of a state, or of the metadata file), else by its classes
+    special = ["[GO]", "[s]"] if t else ["[end]"]
+    classes = next((len(value) for name, value in theirs.items() if name.endswith("generator.generator.weight")), 0)
+    options = content.get("options") or read_card(Path(path)).get("options") or {}
+    published = (CHARSET_36, CHARSET_94) if t else (SIGA_36, SIGA_94)
+    before = options.get("character") or next((c for c in published if len(c) + len(special) == classes), None)
+    if before is None:
+        raise UserError(
+            f"--init {path}: which {max(classes - len(special), 0)} characters it reads is not known; put its metadata "
+            f"file {Path(path).name}.json next to it"
+        )
+
+    old, new = [*special, *before], [*special, *character]
+    axes = [
+        ClassAxis("*generator.weight", 0, old, new),
+        ClassAxis("*generator.bias", 0, old, new),
+        # the last row is R's and S's start symbol; T has it, too, without using it
+        ClassAxis("*char_embeddings.weight", 0, [*old, "[start]"], [*new, "[start]"]),
+    ]
+    # channels of the glyph heads: background and one for each position in the word
+    axes += [position_axis(n, theirs[n], own[n]) for n in own if "cls_Head_" in n and n in theirs]
+
+    def needed(name: str) -> bool:
+        backbone = ("FeatureExtraction." in name and "pos_embed" not in name) or ".blocks." in name
+        return backbone or ".patch_embed." in name
+
+    def rename(name: str) -> str | None:
+        return None if "crossentropy.weight" in name else name  # S's class weights are the model's own
+
+    report = load_by_character(model, tensors, axes, rename, required=needed, what=f"--init {path}")
+    return f"start: {len(report.kept)} tensors of {path}, at step 0"
+
+
+def settle_tps(model: TwoUnitModel, start: tuple[str, Any] | None) -> str:
+    """Train the rectification or freeze it, as the run did that is continued; returns a line for the log.
+
+    Published optimizers do not have the TPS; those written here have it where it was trained. A file without an
+    optimizer has trained weights for it, which stay as they are, as published.
+    """
+    if start is None:
+        return "TPS: no weights given (--tps), so the rectification is trained with the rest"
+    path, content = start
+    try:
+        optimized = sum(len(group["params"]) for group in content["optimizer"]["param_groups"])
+    except (KeyError, TypeError, IndexError):
+        optimized = 0
+    trained = optimized == len(list(model.parameters()))
+    model.freeze_tps(not trained)
+    return f"TPS: weights from {path}, " + ("trained on, as there" if trained else "frozen")
 
 
 def load_published(model: SigaModel, state: Mapping, what: str = "checkpoint") -> LoadReport:

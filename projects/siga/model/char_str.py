@@ -55,7 +55,7 @@ class SegHead(ColumnTail, nn.Module):
         super().__init__()
         self.grid, double = grid, 2 * channels
         self.token_norm_1, self.token_norm_2 = nn.LayerNorm(dim), nn.LayerNorm(dim)  # the second is never used
-        self.conv5 = nn.Conv2d(dim, columns, (2, 3), stride=(2, 1), padding=(0, 1))
+        self.conv5 = nn.Conv2d(dim, columns, (2, 3), stride=(2, 1), padding=(0, 1))  # 8 rows -> 4; no norm, no ReLU
         self.build_tail(columns, (2, 1))
         self.unpool0 = unpool(dim, hidden)
         self.mlahead = MlaHead(dim, channels)
@@ -81,9 +81,9 @@ class SegHead(ColumnTail, nn.Module):
 
     def maps(self, inner: Sequence[torch.Tensor], with_mask: bool = True) -> GlyphMaps:
         """Character maps, and the text mask's logits unless `with_mask` is off."""
-        joined = self.mlahead(inner[1], inner[2])
-        shallow = self.unpool2(torch.relu(self.bn1(self.conv1(inner[0]))))
-        fine = torch.relu(self.bn2(self.conv2(torch.cat([self.unpool1(joined), shallow], dim=1))))
+        joined = self.mlahead(inner[1], inner[2])  # [B, 2 channels, 8, 32], the middle scale
+        shallow = self.unpool2(torch.relu(self.bn1(self.conv1(inner[0]))))  # [B, channels, 16, 64]
+        fine = torch.relu(self.bn2(self.conv2(torch.cat([self.unpool1(joined), shallow], dim=1))))  # the low scale
         seg_logits = None
         if with_mask:
             seg_logits = self.seg_cls(torch.relu(self.bn3(self.conv3(self.unpool3(fine)))))
@@ -122,7 +122,7 @@ class CharStr(PlainViT):
         """(last block as a normalised map, [s0 … s3]), each [B, D, h, w]."""
         inner, grid = [], self.patch_embed.grid_size
         for index, tokens in enumerate(self.block_outputs(images)):
-            if index in self.taps:
+            if index in self.taps:  # each tap has a norm of its own; the ViT's last `norm` is never applied
                 inner.append(token_map(self.norm_seg[self.taps.index(index)](tokens), grid))
         return self.segmentation.last_map(tokens), inner
 
@@ -150,8 +150,8 @@ class CharStrModel(SigaModel):
         """Every branch. `text` [B, T]: teacher forcing; without it all decoders are greedy for T steps."""
         net, segmentation = self.mgp_str, self.mgp_str.segmentation
         last, inner = net.backbone(images)
-        visual, maps = segmentation.columns(last), segmentation.maps(inner)
-        middle, low = segmentation.glyphs(last, inner[3], maps)
+        visual, maps = segmentation.columns(last), segmentation.maps(inner)  # V [B, W', columns]
+        middle, low = segmentation.glyphs(last, inner[3], maps)  # [B, T, hidden] each
         ours = net.Prediction_our(net.SequenceModeling(visual), text, start=self.start_id, steps=self.steps)
         contextual = net.SequenceEncoding(visual)
         logits = decode_all(net.heads(), contextual, (middle, low), text, self.start_id, self.active_dropout)

@@ -20,6 +20,7 @@ from common.models.attention import (
     zero_state,
 )
 
+# The seven readings that training sums. R and S number the glyph scales low = 1, middle = 2; T the other way round.
 HEADS = ("ours", "trba", "glyph1", "glyph2", "iter1", "iter2", "share")
 
 
@@ -68,7 +69,7 @@ class FusionCell(AttentionCell):
         mixed, attention, gates = self.attend(memory, state)
         context, context_gate = mixed.chunk(2, dim=1)
         glyph, glyph_gate = aside.chunk(2, dim=1)
-        fused = GatedBimodal.mix(context, glyph, context_gate + glyph_gate)
+        fused = GatedBimodal.mix(context, glyph, context_gate + glyph_gate)  # I_t of the paper, [B, in]
         return fused, attention, lstm_update(F.linear(fused, self.context_weight) + gates + token, state)
 
 
@@ -147,6 +148,7 @@ def read_share(
     asides = [cell.glyph_parts(glyph).unbind(1) for cell, glyph in zip(cells, glyphs)]
     tables = [fuser.token_gates(None) for fuser in heads.iterable]
     states = [zero_state(contextual, fuser.hidden_size) for fuser in heads.iterable]
+    # every decoder is fed its own last character, not Share's, as published
     tokens = [table[start].expand(contextual.shape[0], -1) for table in tables]
     share_table = heads.generator.token_gates()
     share_token, share_state = (

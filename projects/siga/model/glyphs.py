@@ -39,7 +39,7 @@ def pool_glyphs(maps: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
 
     Each channel but the background's is a softmax over all pixels (section 3.3 of the paper).
     """
-    weights = maps[:, 1:].flatten(2).softmax(dim=2)
+    weights = maps[:, 1:].flatten(2).softmax(dim=2)  # over the h w pixels, not over the channels
     return torch.bmm(weights, features.flatten(2).transpose(1, 2))
 
 
@@ -72,14 +72,15 @@ class GlyphAttention(nn.Module):
 
     def forward(self, fpn: list[torch.Tensor], with_mask: bool = True) -> GlyphMaps:
         """Character maps and, unless `with_mask` is off, the text mask's logits."""
-        deep = torch.relu(self.bn1(self.conv1(fpn[2])))
+        # a U-Net's way up: FPN2 gives the middle maps, with FPN1 the low maps, with FPN0 the text mask
+        deep = torch.relu(self.bn1(self.conv1(fpn[2])))  # R: 8 x 32, S: 6 x 40
         deep = torch.relu(self.bn2(self.conv2(deep)))
-        fine = torch.cat([self.unpool2(deep), fpn[1]], dim=1)
+        fine = torch.cat([self.unpool2(deep), fpn[1]], dim=1)  # R: 16 x 64, S: 12 x 40
         fine = torch.relu(self.bn3(self.conv3(fine)))
         fine = torch.relu(self.bn4(self.conv4(fine)))
         seg_logits = None
         if with_mask:
-            full = torch.cat([self.unpool3(fine), fpn[0]], dim=1)
+            full = torch.cat([self.unpool3(fine), fpn[0]], dim=1)  # R: 32 x 128, S: 24 x 80
             full = torch.relu(self.bn5(self.conv5(full)))
             seg_logits = self.seg_cls(self.unpool4(full))
         return GlyphMaps(self.cls_Head_Low(fine), self.cls_Head_Middle(deep), seg_logits)

@@ -23,11 +23,13 @@ def split_level(histogram: np.ndarray) -> int | None:
     if len(occupied) < 2:
         return None
     counts = histogram[occupied].astype(np.float64)
+    # split k puts the occupied levels 0 … k into the dark cluster; means of both clusters for all k at once
     below, mass = np.cumsum(counts), np.cumsum(counts * occupied)
     dark_count, dark_mass = below[:-1], mass[:-1]
     dark = dark_mass / dark_count
     bright = (mass[-1] - dark_mass) / (below[-1] - dark_count)
     middle = (dark + bright) / 2
+    # at rest, each level is nearer to the mean of its own cluster: the middle lies between the clusters
     resting = np.flatnonzero((occupied[:-1] <= middle) & (middle <= occupied[1:]))
     distance = np.minimum(np.abs(occupied - dark[resting, None]), np.abs(occupied - bright[resting, None])) @ counts
     return int(occupied[resting[np.argmin(distance)]])

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from projects.siga.model.glyphs import GlyphMaps
 from projects.siga.model.variants import LossSettings
 
-OUTLIERS_FROM, CORRECT_DROPS_AT = 20_000, 20_000
-ATTENTION_THRESHOLD, FOREGROUND_SHARE = 0.05, 0.4
+OUTLIERS_FROM, CORRECT_DROPS_AT = 20_000, 20_000  # iterations
+ATTENTION_THRESHOLD = 0.05  # alpha of the paper, in all variants
+FOREGROUND_SHARE = 0.4  # of a cell of a smaller map
 
 
 @dataclass
@@ -63,12 +64,13 @@ def glyph_targets(
     foreground pixel that nobody claims counts as background in `classes`.
     """
     foreground = (F.interpolate(text_mask, size, mode="bilinear", align_corners=False) >= FOREGROUND_SHARE).float()
-    kept = attention.float() * valid_steps(lengths, attention.shape[1])[..., None]
-    columns = F.interpolate(kept, size[1], mode="linear", align_corners=False) > ATTENTION_THRESHOLD
-    layers = columns[:, :, None, :] * foreground
+    # attention knows columns only, so a character owns them over the whole height and the mask cuts its shape out
+    kept = attention.float() * valid_steps(lengths, attention.shape[1])[..., None]  # [B, T, W']
+    columns = F.interpolate(kept, size[1], mode="linear", align_corners=False) > ATTENTION_THRESHOLD  # [B, T, w]
+    layers = columns[:, :, None, :] * foreground  # S_t of the paper, [B, T, h, w]
     # "First" is spelled out: the published arg-max over 0/1 maps leaves ties to the device.
-    order = torch.arange(layers.shape[1], 0, -1, device=layers.device, dtype=layers.dtype)
-    best = (layers * order[:, None, None]).amax(dim=1)
+    order = torch.arange(layers.shape[1], 0, -1, device=layers.device, dtype=layers.dtype)  # T, T - 1, …, 1
+    best = (layers * order[:, None, None]).amax(dim=1)  # [B, h, w], 0 where nobody claims the pixel
     classes = torch.where(best > 0, layers.shape[1] + 1 - best, 0.0).long()
     return GlyphTargets(layers, classes, foreground)
 
@@ -99,7 +101,7 @@ def recognition_losses(
     """`recognition_loss` of N sets of logits [N, B, T, C] at once -> [N]."""
     target = text[:, 1:]
     counted = target != 0 if ignore_padding else valid_steps(lengths, target.shape[1])
-    scores = logits.float()[:, counted]
+    scores = logits.float()[:, counted]  # [N, steps that count, C]
     picked = target[counted].expand(len(logits), -1)
     return F.cross_entropy(scores.flatten(0, 1), picked.flatten(), reduction="none").view(len(logits), -1).mean(dim=1)
 
@@ -127,8 +129,9 @@ def overlap_loss(columns: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """
     # The paper writes a sum of a_t a_u; the published code squares the products, and so do we.
     squares = columns.square()
+    # the Gram matrix [B, T, T] has every pair t, u; those above the diagonal are t < u
     pairs = torch.bmm(squares, squares.transpose(1, 2)).triu(diagonal=1).sum(dim=(1, 2))
-    return (pairs / lengths.clamp(min=1)).sum()
+    return (pairs / lengths.clamp(min=1)).sum()  # summed over the batch, as published: it grows with the batch
 
 
 def coverage_map(
@@ -137,6 +140,7 @@ def coverage_map(
     """C = clamp(sum_t sigmoid(slope (a_t - threshold)) F, 0, 1), [B, H, W]; `valid` bool [B, T] picks the word's
     steps.
     """
+    # the steep sigmoid is a threshold that lets the gradient through to the attention
     soft = torch.sigmoid(settings.slope * (columns - settings.threshold)) * valid[..., None]
     return (soft.sum(dim=1)[:, None, :] * text_mask[:, 0]).clamp(0, 1)
 
@@ -144,7 +148,7 @@ def coverage_map(
 def coverage_loss(coverage: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
     """L_dif: cross entropy with (1 - C, C) in the place of logits against F, mean over all pixels."""
     # (1 - C, C) are used as logits, so the term does not reach 0 where C equals the mask.
-    margin = 2 * coverage - 1
+    margin = 2 * coverage - 1  # the cross entropy of two logits needs their difference only
     return F.softplus(torch.where(text_mask[:, 0] > 0, -margin, margin)).mean()
 
 
@@ -161,9 +165,9 @@ def glyph_loss(
     1 - (2 sum q S + 1)/(sum q + sum S + 1), mean over the word, mean over the batch.
     """
     maps = maps.float()
-    pixel = F.cross_entropy(maps, classes, weight=class_weights)
-    chosen = maps.softmax(dim=1)[:, 1:].flatten(2)
-    layers = layers.flatten(2)
+    pixel = F.cross_entropy(maps, classes, weight=class_weights)  # channel 0 is the background
+    chosen = maps.softmax(dim=1)[:, 1:].flatten(2)  # q, [B, T, h w]
+    layers = layers.flatten(2)  # S, [B, T, h w]
     both = (chosen * layers).sum(dim=2)
     dice = 1 - (2 * both + 1) / (chosen.sum(dim=2) + layers.sum(dim=2) + 1)
     valid = valid_steps(lengths, dice.shape[1])
@@ -187,9 +191,10 @@ def structural_losses(
     "middle"} of [B, K, h, w], `lengths` [B] in characters. `overlap_scale` multiplies `cor`, see `siga_losses`. Only
     `correct` sends a gradient to the attention, only `predmask` to the mask.
     """
+    # the published code takes the predicted mask, never the pseudo-mask, wherever the glyphs need one
     text_mask = predicted_text(seg_logits)
     valid = valid_steps(lengths, attention.shape[1])
-    columns = (
+    columns = (  # [B, T, W]: the attention stretched to the image
         F.interpolate(attention.float(), text_mask.shape[3], mode="linear", align_corners=False) * valid[..., None]
     )
     parts = {"predmask": segmentation_loss(seg_logits, masks, iteration)}
@@ -233,7 +238,7 @@ def siga_losses(
         output.maps.seg_logits,
         output.masks,
         maps,
-        lengths - 1,
+        lengths - 1,  # the end symbol has no glyph
         step,
         settings,
         class_weights,

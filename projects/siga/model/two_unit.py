@@ -50,6 +50,7 @@ class GlyphUnit(nn.Module):
     def __init__(self, v: Variant, num_class: int, steps: int) -> None:
         super().__init__()
         svtr, hidden = v.family == "S", v.hidden
+        # channels of FPN0, FPN1, FPN2: SVTR's half map and first two stages; ResNet's stem, layer2 and layer4
         fpn = (v.widths[0] // 2, v.widths[0], v.widths[1]) if svtr else (v.widths[0], v.widths[2], v.widths[4])
         self.SequenceEncoding = two_lstms(v.columns, hidden)
         self.Prediction = AttentionDecoder(hidden, hidden, num_class, embedding_size=hidden)
@@ -129,11 +130,12 @@ class TwoUnitModel(SigaModel):
         if masks is not None and grid is not None and self.rectify_masks:
             masks = sample(masks, grid)
         columns, fpn = one.FeatureExtraction(rectified)
-        visual = columns.squeeze(2).transpose(1, 2)
+        visual = columns.squeeze(2).transpose(1, 2)  # V of the paper, [B, W', columns]
+        # "ours" is read only for its attention, which says where each character lies (implicit glyph attention)
         ours = one.Prediction(one.SequenceModeling(visual), text, start=self.start_id, steps=self.steps)
         maps = two.Attention_Cls(fpn)
-        low, middle = two.Attention_Cls.glyphs(fpn, maps)
-        contextual = two.SequenceEncoding(visual)
+        low, middle = two.Attention_Cls.glyphs(fpn, maps)  # [B, T, hidden] each
+        contextual = two.SequenceEncoding(visual)  # H, [B, W', hidden]
         logits = decode_all(two.heads(), contextual, (low, middle), text, self.start_id, self.active_dropout)
         features = {
             "rectified_image": rectified,
@@ -152,7 +154,7 @@ class TwoUnitModel(SigaModel):
 
     def read(self, images: torch.Tensor, *, stop_early: bool = True) -> tuple[Reading, GlyphMaps]:
         """The Share branch alone and the character maps it used; ends once every word has ended if `stop_early`."""
-        two = self.model_two
+        two = self.model_two  # reading needs neither the "ours" decoder nor the text mask
         columns, fpn = self.model_one.FeatureExtraction(self.rectify(images)[0])
         maps = two.Attention_Cls(fpn, with_mask=False)
         glyphs = two.Attention_Cls.glyphs(fpn, maps)

@@ -64,7 +64,7 @@ class Backbone(nn.Module):
         self.transformer = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = self.resnet(images)
+        maps = self.resnet(images)  # [B, 512, 8, 32]
         tokens = self.transformer(self.pos_encoder(maps.flatten(2).transpose(1, 2)))
         return tokens.transpose(1, 2).view(maps.shape[0], -1, *maps.shape[2:])  # not unflatten: see common.models.tps
 
@@ -78,7 +78,7 @@ class PositionAttention(nn.Module):
 
     def __init__(self, length: int, dim: int, size: tuple[int, int] = (8, 32), width: int = 64) -> None:
         super().__init__()
-        strides = ((1, 2), (2, 2), (2, 2), (2, 2))
+        strides = ((1, 2), (2, 2), (2, 2), (2, 2))  # 8 x 32 -> 8 x 16, 4 x 8, 2 x 4, 1 x 2
         widths = (dim, width, width, width)
         self.k_encoder = nn.Sequential(*(nn.Sequential(*conv_unit(w, width, s)) for w, s in zip(widths, strides)))
         up = [nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), *conv_unit(width, width)) for _ in range(3)]
@@ -97,8 +97,9 @@ class PositionAttention(nn.Module):
         for unit, skip in zip(self.k_decoder[:-1], reversed(down[:-1])):
             keys = unit(keys) + skip
         keys = self.k_decoder[-1](keys).flatten(2)
+        # a query is the sinusoid of its position and nothing else
         queries = self.project(self.pos_encoder(maps.new_zeros(maps.shape[0], self.length, maps.shape[1])))
-        weights = (queries @ keys / maps.shape[1] ** 0.5).softmax(-1)
+        weights = (queries @ keys / maps.shape[1] ** 0.5).softmax(-1)  # [B, T, 8 * 32]
         return weights @ maps.flatten(2).transpose(1, 2)
 
 
@@ -115,8 +116,9 @@ class ParallelAttention(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """`[B, d, 8, 32]` -> `[B, T, d]`."""
         tokens = maps.flatten(2).transpose(1, 2)
-        positions = self.w0(self.f0_embedding.weight.T).T
-        weights = self.we(torch.tanh(positions + self.wv(tokens))).softmax(1)
+        # published: w0 mixes the T positions into 256, one for each cell of the 8 x 32 map
+        positions = self.w0(self.f0_embedding.weight.T).T  # [256, d]
+        weights = self.we(torch.tanh(positions + self.wv(tokens))).softmax(1)  # [B, 256, T], over the cells
         return weights.transpose(1, 2) @ tokens
 
 
@@ -168,10 +170,10 @@ class Language(nn.Module):
     def forward(self, tokens: Tensor, lengths: Tensor) -> Head:
         """`tokens` `[B, T, C + 1]` are probabilities; positions at or after `lengths` `[B]` are hidden."""
         memory = self.token_encoder(self.proj(tokens))
-        queries = self.pos_encoder(torch.zeros_like(memory))
+        queries = self.pos_encoder(torch.zeros_like(memory))  # positions only: no token may reach its own query
         steps = torch.arange(tokens.shape[1], device=tokens.device)
         known = steps < lengths[:, None]
-        mask = (steps[:, None] != steps) & known[:, None, None]
+        mask = (steps[:, None] != steps) & known[:, None, None]  # [B, 1, T, T]: all others inside the word
         for layer in self.model["layers"]:
             queries = layer(queries, memory, mask)
         return Head(self.cls(queries), queries)

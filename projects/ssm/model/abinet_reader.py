@@ -90,6 +90,7 @@ class ABINet(nn.Module):
         vision = reading = self.model.vision(images)
         language, alignment = [], []
         for _ in range(self.iter_size):
+            # the language model is given probabilities, not characters, so that doubt is not lost
             language.append(self.language(reading.logits.softmax(-1), reading.lengths))
             reading = self.model.alignment(language[-1].features, vision.features)
             alignment.append(reading)

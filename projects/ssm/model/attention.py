@@ -18,7 +18,7 @@ class MultiheadAttention(nn.MultiheadAttention):
         return tokens.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
 
     def _project(self, tokens: Tensor, start: int, stop: int) -> Tensor:
-        rows = slice(start * self.embed_dim, stop * self.embed_dim)
+        rows = slice(start * self.embed_dim, stop * self.embed_dim)  # torch's in_proj holds q, k and v in this order
         return F.linear(tokens, self.in_proj_weight[rows], self.in_proj_bias[rows])
 
     def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,7 +37,7 @@ class MultiheadAttention(nn.MultiheadAttention):
         """Attention of `queries` over `memory`: tokens `[B, K, dim]`, or keys and values that were kept of them."""
         if isinstance(memory, tuple):
             return self.attend(queries, *memory, mask)
-        few = self.num_heads * queries.shape[1] <= self.embed_dim // 2
+        few = self.num_heads * queries.shape[1] <= self.embed_dim // 2  # else folding costs more than it saves
         if few and self.training and mask is None and memory.device.type == "cpu" and cpu.enabled():
             return cpu.attend_folded(self, queries, memory)
         return self.attend(queries, *self.keys_values(memory), mask)

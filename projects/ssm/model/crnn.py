@@ -60,7 +60,8 @@ class CRNNBackbone(nn.Module):
     """`cnn.*` (VGG-like, height 32 -> 1) and `rnn.{0,1}`."""
 
     channels = (64, 128, 256, 256, 512, 512, 512)
-    normalised = (2, 4, 6)
+    normalised = (2, 4, 6)  # convolutions followed by a batch norm
+    # convolution -> (kernel, stride, padding): the last two halve the height only, so that narrow letters keep columns
     pools = {0: (2, 2, 0), 1: (2, 2, 0), 3: (2, (2, 1), (0, 1)), 5: (2, (2, 1), (0, 1))}
 
     def __init__(self, classes: int, hidden_size: int, leaky_relu: bool) -> None:
@@ -86,5 +87,5 @@ class CRNNBackbone(nn.Module):
         self.apply(init_weights)
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = self.cnn(images)
-        return self.rnn(maps.mean(2).transpose(1, 2))
+        maps = self.cnn(images)  # [B, 512, 1, W / 4 + 1]
+        return self.rnn(maps.mean(2).transpose(1, 2))  # columns are the steps in time

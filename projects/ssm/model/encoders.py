@@ -58,7 +58,7 @@ class SplitBlock(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        tokens = self.norm1(tokens)
+        tokens = self.norm1(tokens)  # the residual keeps this, not what came in
         tokens = tokens + self.attn(tokens)
         return tokens + self.mlp(self.norm2(tokens))
 

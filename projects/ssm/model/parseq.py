@@ -66,6 +66,7 @@ class TwoStreamDecoder(nn.Module):
     ) -> Tensor:
         """Features of `queries`; with `caches` the content is only the newest token and the earlier ones are kept."""
         last = len(self.layers) - 1
+        # both streams attend to the same keys and values, those of the content: queries never see one another
         for index, (layer, seen) in enumerate(zip(self.layers, memory)):
             normed = layer.norm_c(content)
             known = layer.self_attn.keys_values(normed)
@@ -127,8 +128,8 @@ class PARSeq(TokenReader):
         `orders` `[K, L]` are permutations of the positions; drawn where absent. Only the first two orders learn EOS.
         """
         memory = self.decoder.memory_keys(self.encoder(images))
-        given, wanted = targets[:, :-1], targets[:, 1:]
-        padding = (given == self.pad_id) | (given == EOS)
+        given, wanted = targets[:, :-1], targets[:, 1:]  # what is read, and the token that follows it
+        padding = (given == self.pad_id) | (given == EOS)  # [B, L - 1], never keys
         if orders is None:
             orders = self.permutations.draw(targets.shape[1] - 2, targets.device)
         total, count = 0.0, 0
@@ -144,8 +145,8 @@ class PARSeq(TokenReader):
             )
             loss = F.cross_entropy(self.head(features).flatten(0, 1), wanted.flatten(), ignore_index=self.pad_id)
             tokens = int((wanted != self.pad_id).sum())
-            total, count = total + loss * tokens, count + tokens
-            if index == 1:
+            total, count = total + loss * tokens, count + tokens  # a mean over all tokens of all orders
+            if index == 1:  # forward and backward have learnt the end; the others have nothing to add
                 wanted = wanted.masked_fill(wanted == EOS, self.pad_id)
         return total / count
 
@@ -160,6 +161,7 @@ class PARSeq(TokenReader):
         if self.decode_ar:
             logits = self._read_greedily(memory, first, steps, early_stop=max_length is None)
         else:
+            # NAR: every position sees BOS alone
             queries = self.queries(images.shape[0], 0, steps)
             logits = self.head(self.decoder(queries, self.embed(first[:, None]), memory, None, None))
         for _ in range(self.refine_iters):
@@ -197,10 +199,10 @@ def attention_masks(order: Tensor) -> tuple[Tensor, Tensor]:
     length = len(order)
     seen = torch.ones(length, length, dtype=torch.bool)
     for rank, position in enumerate(order.tolist()):
-        seen[position, order[rank + 1 :]] = False
-    content = seen[:-1, :-1].clone()
-    seen[torch.eye(length, dtype=torch.bool)] = False
-    return content, seen[1:, :-1]
+        seen[position, order[rank + 1 :]] = False  # what comes later in this order
+    content = seen[:-1, :-1].clone()  # EOS is never read, so it has no row and no column
+    seen[torch.eye(length, dtype=torch.bool)] = False  # a query must not see its own answer
+    return content, seen[1:, :-1]  # BOS is never predicted
 
 
 class Permutations:
@@ -217,14 +219,14 @@ class Permutations:
 
     def draw(self, characters: int, device: torch.device | str = "cpu") -> Tensor:
         """`[K, characters + 2]` orders of BOS (0), the characters and EOS (the last position)."""
-        if characters == 1:
+        if characters == 1:  # BOS, one character, EOS: there is one order only
             return torch.arange(3, device=device)[None]
         orders = [torch.arange(characters)] if self.forward else []
         available = factorial(characters) // (2 if self.mirrored else 1)
         wanted = min(self.count, available)
         if characters < 5:
             pool = short_pool(characters, self.mirrored)
-            pool = pool[1:] if self.forward else pool
+            pool = pool[1:] if self.forward else pool  # the first is the identity, which is there already
             chosen = self.random.choice(len(pool), size=wanted - len(orders), replace=False)
             orders += list(pool[chosen])
         else:
@@ -251,7 +253,7 @@ def short_pool(characters: int, mirrored: bool) -> Tensor:
     """Orders of fewer than five characters, lexicographic; with mirroring, one of each pair of reversals."""
     pool = list(permutations(range(characters)))
     if mirrored:
-        if characters == 4:
+        if characters == 4:  # the published choice; for four the first half holds some reversals
             pool = [pool[index] for index in (0, 3, 4, 6, 9, 10, 12, 16, 17, 18, 19, 21)]
         else:
             pool = pool[: len(pool) // 2]

@@ -93,6 +93,7 @@ def ssim(images: Tensor, truth: Tensor, size: int = 11, sigma: float = 1.5) -> T
     def blurred(picture: Tensor) -> Tensor:
         return F.conv2d(picture, window, padding=size // 2, groups=channels)
 
+    # Wang et al. 2004: (2 mu_x mu_y + c1)(2 s_xy + c2) / ((mu_x^2 + mu_y^2 + c1)(s_x^2 + s_y^2 + c2))
     mean_x, mean_y = blurred(images), blurred(truth)
     variance_x = blurred(images.square()) - mean_x.square()
     variance_y = blurred(truth.square()) - mean_y.square()

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from common.losses.contrastive import info_nce
 from projects.ssm.model.pretrainer import SSMOutput, pixel_target
 
-TEMPERATURE = 0.2
+TEMPERATURE = 0.2  # tau of L_dis
 
 
 @dataclass
@@ -52,7 +52,7 @@ def objective(
         normalise: standardise the pixel targets per patch.
         dense_norm: the normalisation of the online rows, which turns L_den on.
     """
-    pixel = torch.zeros((), device=originals.device)
+    pixel = torch.zeros((), device=originals.device)  # L_pix, L_dis and L_den are sums over the two images
     contrast, dense = pixel, pixel
     for part, images in ((output.positive, originals), (output.negative, inverted)):
         pixel = pixel + F.mse_loss(part.pixels.float(), pixel_target(images, patch, normalise))

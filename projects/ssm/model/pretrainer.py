@@ -84,10 +84,11 @@ class SSMPretrainer(nn.Module):
         self.decoder_blocks = vit_blocks(decoder_depth, decoder_dim, decoder_heads, mlp_ratio)
         self.decoder_norm = vit_norm(decoder_dim)
         self.decoder_pred = nn.Linear(decoder_dim, patch_size[0] * patch_size[1] * 3)
-        self.student_norm = nn.LayerNorm(decoder_dim).requires_grad_(False)
+        self.student_norm = nn.LayerNorm(decoder_dim).requires_grad_(False)  # of L_den, which is off as published
         self.projection_layer = projection_mlp(decoder_dim, mlp_dim, mlp_dim, decoder_dim)
         self.predictor = projection_mlp(decoder_dim, mlp_dim, decoder_dim)
         self.initialise()
+        # the momentum copies (mm_) begin equal to the online network; the predictor has none, as in MoCo v3
         self.mm_patch_embed = frozen_copy(self.patch_embed)
         self.mm_norm = frozen_copy(self.norm)
         self.mm_blocks = frozen_copy(self.blocks)
@@ -124,8 +125,8 @@ class SSMPretrainer(nn.Module):
             if momentum
             else (self.decoder_embed, self.prompt_embd, self.decoder_blocks, self.decoder_norm)
         )
-        tokens = (embed(latent) + self.decoder_pos_embed).repeat(len(directions), 1, 1)
-        prompt = prompts(directions.flatten())[:, None]
+        tokens = (embed(latent) + self.decoder_pos_embed).repeat(len(directions), 1, 1)  # [P * B, N, d]
+        prompt = prompts(directions.flatten())[:, None]  # [P * B, 1, d], the first token, dropped behind the blocks
         return norm(run(blocks, torch.cat([prompt, tokens], dim=1)))[:, 1:]
 
     def windows(self, features: Tensor) -> Tensor:
@@ -140,8 +141,8 @@ class SSMPretrainer(nn.Module):
             directions: `[2, B]` ids; row 0 the original's (0), row 1 the inverted view's (1, 2 or 3).
             momentum: EMA momentum, applied before the targets are computed; None leaves the copy as it is.
         """
-        latent = self.encode(mix)
-        features = self.decode(latent, directions).chunk(2)
+        latent = self.encode(mix)  # once: only the prompt says which of the two images is asked for
+        features = self.decode(latent, directions).chunk(2)  # (original, inverted), [B, N, d] each
         # two calls, not one batch: the published batch norms see one prompt's windows at a time
         queries = [self.predictor(self.projection_layer(self.windows(part))) for part in features]
         with torch.no_grad():
@@ -161,6 +162,7 @@ class SSMPretrainer(nn.Module):
         """k <- m k + (1 - m) q in float32; batch-norm statistics are not averaged."""
         names = [name.removeprefix("mm_") for name, _ in self.named_children() if name.startswith("mm_")]
         for name in names:
+            # two moves with the same online weights are one with m^2
             times = 2 if name == "decoder_blocks" and self.ema_decoder_twice else 1
             ema_update(getattr(self, f"mm_{name}").parameters(), getattr(self, name).parameters(), momentum**times)
 

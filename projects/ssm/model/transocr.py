@@ -133,7 +133,7 @@ class TransOCR(TokenReader):
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of `targets` `[B, L]` (BOS, characters, EOS, PAD...), padding ignored."""
         given, wanted = targets[:, :-1], targets[:, 1:]
-        padding = (given == self.pad_id) | (given == EOS)
+        padding = (given == self.pad_id) | (given == EOS)  # [B, L - 1], never keys
         logits = self.head(self.decode(given, self.encode(images), padding))
         return F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=self.pad_id)
 
@@ -150,7 +150,7 @@ class TransOCR(TokenReader):
         caches = [KeyValueCache(steps) for _ in layers]
 
         def step(tokens: Tensor, position: int) -> Tensor:
-            x = self.embed(tokens[:, None], start=position)
+            x = self.embed(tokens[:, None], start=position)  # [B, 1, d]
             for layer, cache, seen in zip(layers, caches, context):
                 x = layer(x, cache.append(*layer.self_attn.keys_values(x)), seen, None)
             return self.head(self.decoder.norm(x))[:, 0]
@@ -171,7 +171,7 @@ class ClusterSeq(TransOCR):
 def place(embedded: Tensor, positions: Tensor, start: int) -> Tensor:
     """Add `positions[j - 1]` to token j >= 1; `embedded` `[B, L, d]` begins at token `start`."""
     length = embedded.shape[1]
-    if start:
+    if start:  # a decoding in progress: BOS is in the cache
         return embedded + positions[:, start - 1 : start - 1 + length]
     return torch.cat([embedded[:, :1], embedded[:, 1:] + positions[:, : length - 1]], dim=1)
 

@@ -22,7 +22,7 @@ class ConvNet(nn.Module):
         self.conv0_1, self.bn0_1 = conv_norm(in_channels, channels // 16, 3, padding=1)
         self.conv0_2, self.bn0_2 = conv_norm(channels // 16, channels // 8, 3, padding=1)
         self.maxpool1, self.maxpool2 = nn.MaxPool2d(2, 2), nn.MaxPool2d(2, 2)
-        self.maxpool3 = nn.MaxPool2d(2, (2, 1), (0, 1))
+        self.maxpool3 = nn.MaxPool2d(2, (2, 1), (0, 1))  # from here on the width stays: 8 x 32 -> 4 x 33
         width = channels // 8
         for index, (wider, depth) in enumerate(zip(widths[:3], depths[:3]), start=1):
             setattr(self, f"layer{index}", residual_stage(width, wider, depth, first_kernel=3))

@@ -34,7 +34,7 @@ class ViTSTR(nn.Module):
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of `targets` `[B, L]` (BOS, characters, EOS, PAD...), padding ignored."""
         wanted = targets[:, 1:]
-        logits = self(images, wanted.shape[1] - 1)
+        logits = self(images, wanted.shape[1] - 1)  # as many positions as the batch's longest word needs
         return F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=self.pad_id)
 
     def forward(self, images: Tensor, max_length: int | None = None) -> Tensor:

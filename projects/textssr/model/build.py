@@ -43,7 +43,7 @@ VAES = {
 """Channels of each level, norm groups, picture side, blocks a level. Pictures are halved once between levels."""
 SIZES = ("tiny", "narrow", "mid")
 """Those that are trained from scratch; sd21 is loaded."""
-LATENT_LOGVAR = -7.0
+LATENT_LOGVAR = -7.0  # a deviation of 0.03
 
 
 def build_vae(size: str = "sd21") -> AutoencoderKL:

@@ -54,7 +54,7 @@ class Posterior:
 
     def sample(self, draw: Draw, name: str, scale: float) -> Tensor:
         deviation = torch.exp(0.5 * self.logvar.clamp(-30, 20))
-        return (self.mean + deviation * draw(name, self.mean)) * scale
+        return (self.mean + deviation * draw(name, self.mean)) * scale  # scale brings latents to unit variance
 
     def split(self, size: int) -> list[Posterior]:
         """Parts of `size` pictures each, of a batch that was encoded in one call."""
@@ -124,11 +124,11 @@ class Weighting:
         if self == PLAIN:
             return F.mse_loss(prediction, target)
         error = (prediction - target).square()
-        weight = self.region + (1 - self.region) * mask.to(error.dtype)
+        weight = self.region + (1 - self.region) * mask.to(error.dtype)  # `region` inside, 1 outside, [B, 1, h, w]
         each = (error * weight).mean((1, 2, 3)) / weight.mean((1, 2, 3))
         if self.min_snr_gamma is not None:
             abar = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
-            snr = abar / (1 - abar)
+            snr = abar / (1 - abar)  # signal to noise of x_t = sqrt(abar) x_0 + sqrt(1 - abar) noise
             over = {"epsilon": snr, "v_prediction": snr + 1, "sample": 1.0}[scheduler.config.prediction_type]
             each = each * snr.clamp_max(self.min_snr_gamma) / over
         return each.mean()
@@ -153,17 +153,17 @@ def diffusion_loss(
 
     Draws, in order: eps_pixel, noise, eps_masked, eps_glyph, then the timesteps.
     """
-    latents = image.sample(draw, "eps_pixel", scale)
+    latents = image.sample(draw, "eps_pixel", scale)  # z_0, [B, 4, h, w]
     noise = draw("noise", latents)
     masked_latents = masked.sample(draw, "eps_masked", scale)
     glyph_latents = glyph.sample(draw, "eps_glyph", scale)
     if timesteps is None:
         steps = scheduler.config.num_train_timesteps
         timesteps = torch.randint(0, steps, (len(latents),), device=latents.device)
-    noisy = scheduler.add_noise(latents, noise, timesteps)
+    noisy = scheduler.add_noise(latents, noise, timesteps)  # z_t
     mask = condition.small_mask(latents)
     sample = predictor_input(noisy, masked_latents, glyph_latents, mask)
-    prediction = unet(sample, timesteps, condition.planes).sample
+    prediction = unet(sample, timesteps, condition.planes).sample  # diffusers' field: its output, not a draw
     target = target_of(scheduler, latents, noise, timesteps)
     loss = weighting.mean(scheduler, prediction.float(), target.float(), timesteps, mask)
     return StepOutput(loss, sample, prediction, target)
@@ -198,7 +198,7 @@ def paint(
     for timestep in scheduler.timesteps:
         sample = predictor_input(scheduler.scale_model_input(latents, timestep), masked, glyph, mask)
         prediction = unet(sample.to(unet.dtype), timestep, context).sample.to(latents.dtype)
-        if guidance != 1:
+        if guidance != 1:  # a second pass, whose planes are white: no characters
             without = unet(sample.to(unet.dtype), timestep, blank).sample.to(latents.dtype)
             prediction = without + guidance * (prediction - without)
         if isinstance(scheduler, DDPMScheduler):
@@ -219,6 +219,7 @@ def ancestral_step(
     abar = scheduler.alphas_cumprod[timestep]
     abar_before = scheduler.alphas_cumprod[previous] if previous >= 0 else scheduler.one
     alpha = abar / abar_before
+    # x_0 as the prediction implies it
     if scheduler.config.prediction_type == "v_prediction":
         original = abar.sqrt() * latents - (1 - abar).sqrt() * prediction
     elif scheduler.config.prediction_type == "sample":
@@ -227,6 +228,7 @@ def ancestral_step(
         original = (latents - (1 - abar).sqrt() * prediction) / abar.sqrt()
     if scheduler.config.clip_sample:
         original = original.clamp(-scheduler.config.clip_sample_range, scheduler.config.clip_sample_range)
+    # mean of q(x_{t-1} | x_t, x_0)
     mean = (abar_before.sqrt() * (1 - alpha) * original + alpha.sqrt() * (1 - abar_before) * latents) / (1 - abar)
     variance = scheduler._get_variance(int(timestep))
     return mean + variance.sqrt() * draw("step", latents)

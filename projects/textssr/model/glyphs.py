@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from common.errors import UserError
 from projects.textssr.regions import Rectangle
 
-INK = 127
+INK = 127  # grey of the word's picture; white is paper
 
 
 class GlyphRenderer:
@@ -41,7 +41,7 @@ class GlyphRenderer:
         """
         planes = np.full((self.max_len, self.plane_size, self.plane_size), 255, dtype=np.uint8)
         for index, character in enumerate(text[: self.max_len]):
-            planes[index] = self._plane(character, index * (128 // self.max_len))
+            planes[index] = self._plane(character, index * (128 // self.max_len))  # black first, lighter to the end
         return planes
 
     def _draw_plane(self, character: str, grey: int) -> np.ndarray:
@@ -74,7 +74,7 @@ class GlyphRenderer:
         source = np.float32([[0, 0], [width, 0], [width, height], [0, height]])
         target = rectangle.reading_corners().astype(np.float32)
         warp = cv2.getPerspectiveTransform(source, target)
-        border = (255, 255, 255) if clean else (0, 0, 0)
+        border = (255, 255, 255) if clean else (0, 0, 0)  # published black: it is not the ink's grey either
         warped = cv2.warpPerspective(picture, warp, (resolution, resolution), borderValue=border)
         if clean:
             return warped[..., 0] < (INK + 255) // 2

@@ -37,7 +37,7 @@ class PlaneEmbed(PatchEmbed):
     def forward(self, planes: Tensor) -> Tensor:
         if not self.used_only:
             return super().forward(planes)
-        inked = (planes.amin((0, 2, 3)) < 1).nonzero()
+        inked = (planes.amin((0, 2, 3)) < 1).nonzero()  # planes with ink in any picture of the batch
         used = int(inked[-1]) + 1 if len(inked) else 1
         weight = self.proj.weight
         bias = self.proj.bias + weight[:, used:].sum((1, 2, 3))
@@ -73,6 +73,7 @@ class TextUNet(UNet2DConditionModel):
     @functools.wraps(UNet2DConditionModel.__init__)
     def __init__(self, *args, **options) -> None:
         super().__init__(*args, **options)
+        # the stock first convolution takes 4 channels; the published files hold this one under its name
         first = self.conv_in
         self.conv_in = nn.Conv2d(INPUT_CHANNELS, first.out_channels, first.kernel_size, padding=first.padding)
         width = self.config.cross_attention_dim
