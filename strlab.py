@@ -33,13 +33,13 @@ _HOW = ("batch_size", "amp", "workers", "upright", "published", "engine")
 
 
 def __getattr__(name: str) -> Any:
-    """`Prediction`, `Recognizer` and `Word`, imported when they are first used."""
+    """`Prediction`, `Recognizer` and `Word`, imported when they are first used, so that `import strlab` is quick."""
     if name == "Word":
-        from common.infer.pages import Word
+        from common.infer.pages import Word  # loads OpenCV
 
         return Word
     if name in ("Prediction", "Recognizer"):
-        from common.infer import recognizer
+        from common.infer import recognizer  # loads torch; so below
 
         return getattr(recognizer, name)
     raise AttributeError(f"module 'strlab' has no attribute {name!r}")
@@ -68,6 +68,7 @@ def load(name_or_file: str | Path | None = None, device: str = "auto", **options
     ...
     common.errors.UserError: --checkpoint: no-such-reader.pth does not exist
     """
+    # torch, as in `__getattr__`
     from common.infer import shipped
     from common.infer.recognizer import open_recognizer
 
@@ -102,6 +103,7 @@ def evaluate(recognizer: Recognizer, data: str | Path | Iterable[str | Path], ma
     Raises:
         UserError: no LMDB there, or a set without one readable sample.
     """
+    # torch, as in `__getattr__`
     from common.infer.evaluate import evaluate as run
     from common.infer.evaluate import find_sets
 
@@ -118,6 +120,7 @@ def models(pattern: str = "") -> list[Mapping[str, Any]]:
     >>> any(one["name"] == "siga/TRBA" for one in models("trba"))
     True
     """
+    # the modules of every project, as in `__getattr__`
     from common import registry
     from common.infer import shipped
     from common.infer.models_command import describe

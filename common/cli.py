@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NamedTuple
 
-from common import __version__
+from common import __version__, registry
 from common.errors import UserError, command
 from common.flags import Parser
 from common.help_format import use_everywhere
@@ -134,8 +134,6 @@ def _add_full(place, leaf: str, entry: Command) -> None:
 
 def _offered(entry: Command) -> ModuleType:
     """The module of the project that offers a command. Raises `UserError` where no installed project does."""
-    from common import registry
-
     module = registry.offered(entry.single_module)
     if module is None:
         raise UserError(f"strlab {entry.single_module}: no installed project offers it; run `make setup`")
@@ -144,8 +142,6 @@ def _offered(entry: Command) -> ModuleType:
 
 def _kinds(entry: Command) -> list:
     """The modules that add kinds to a command: the library's own, then each project's."""
-    from common import registry
-
     modules = [importlib.import_module(entry.module)] if entry.module else []
     found = (registry.project_module(project, entry.project_module) for project in sorted(registry.project_modules()))
     return modules + [module for module in found if module is not None]

@@ -271,3 +271,14 @@ LAUNCH = (
     ),
 )
 """Flags of every script that can be started as several processes."""
+
+
+def share(values: Mapping[str, Any], name: str) -> float:
+    """The value of a flag that the originals take as text, as a number in (0, 1]. Raises `UserError`."""
+    try:
+        number = float(values[name])
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 1:
+        raise UserError(f"--{name}: {values[name]!r}: give a number above 0, at most 1")
+    return number

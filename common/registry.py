@@ -145,7 +145,7 @@ def recognise(checkpoint: Path) -> str | None:
     A project that knows its published files by their names has `RECOGNISE = "module:function"` next to its ROWS; the
     function takes the content of a checkpoint and returns an entry's name or None.
     """
-    from common.train.checkpoint import load
+    from common.train.checkpoint import load  # loads torch, which listing the models does without
 
     modules = [importlib.import_module(module) for module in project_modules().values() if _exists(module)]
     known = [resolve(module.RECOGNISE) for module in modules if hasattr(module, "RECOGNISE")]

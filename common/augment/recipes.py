@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from common.augment.abinet import AbinetAugment
     from common.augment.randaugment import RandAugment, Selective
 
-# The modules with the operations are loaded by the recipes that use them.
+# Modules with operations are imported by the recipe that uses them: a training then reads and loads its own only.
 Group = str | Sequence[str]
 ALL_GROUPS: tuple[str, ...] = ("process", "camera", "noise", "blur", "weather", "pattern", "warp", "geometry")
 STILL_GROUPS: tuple[Group, ...] = (
@@ -39,7 +39,7 @@ def abinet(seed: int = 0, resample: bool = False) -> AbinetAugment:
     """SIGA R and S (`--Aug`) and DiG (`--use_abi_aug`). `seed` gives what the published code draws once, for its first
     data set; `resample` draws it for each image.
     """
-    from common.augment.abinet import AbinetAugment, published_strengths
+    from common.augment.abinet import AbinetAugment, published_strengths  # see the head of the file
 
     return AbinetAugment(None if resample else published_strengths(seed)[0])
 
@@ -53,7 +53,7 @@ def rand_augment(
 
     Raises UserError for an unknown group or preset, or more groups to draw than there are.
     """
-    from common.augment.randaugment import RandAugment
+    from common.augment.randaugment import RandAugment  # see the head of the file
 
     return RandAugment(groups, preset=preset, intact_prob=intact_prob, augs_num=augs_num, augs_mag=augs_mag, fast=fast)
 
@@ -63,7 +63,7 @@ def selective(
     instead: Mapping[str, Group] | None = None,
 ) -> Selective:  # fmt: skip
     """`--issel_aug`: one operation of every named group, for a group in `instead` one of its operations."""
-    from common.augment.randaugment import Selective
+    from common.augment.randaugment import Selective  # see the head of the file
 
     return Selective(groups, preset=preset, intact_prob=intact_prob, fast=fast, instead=instead)
 
@@ -91,7 +91,7 @@ def from_flags(
             groups=chosen, augs_num=3 if number is None else number, augs_mag=flags.get("augs_mag"), **common
         )
     if flags.get("issel_aug"):
-        from common.augment.randaugment import Selective
+        from common.augment.randaugment import Selective  # see the head of the file
 
         named = [name for name in Selective.ORDER if flags.get(name)]
         return selective(named, **common, instead={"weather": weather})

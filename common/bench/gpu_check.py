@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import statistics
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -23,14 +24,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
 
 from common import registry
+from common.data.synth.options import SynthOptions
 from common.errors import UserError
 from common.files import write_text
-from common.infer import environment
+from common.infer import environment, shipped
 from common.models.compact import CompactReader
+from common.reader import train as reader
+from common.reader.data import RenderedWords, collate, validation_words
 
 # Dense bf16 operations a second: as the makers state them; for the H200 what matrix products reach in practice.
 PEAKS = {"H200": 790e12, "H100": 990e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
@@ -173,10 +181,6 @@ def exact_resume(device: torch.device) -> dict[str, Any]:
 
 def one_process(device: torch.device) -> dict[str, Any]:
     """A step under DistributedDataParallel with one process gives the gradient of a step without it."""
-    import tempfile
-
-    import torch.distributed as dist
-
     if dist.is_initialized():
         raise RuntimeError("a process group is already there")
     backend = "nccl" if device.type == "cuda" else "gloo"
@@ -201,11 +205,6 @@ def one_process(device: torch.device) -> dict[str, Any]:
 
 def loader_rate(device: torch.device, small: bool) -> dict[str, Any]:
     """Rendered words a second that worker processes bring to the device."""
-    from torch.utils.data import DataLoader
-
-    from common.data.synth.options import SynthOptions
-    from common.reader.data import RenderedWords, collate
-
     count, workers = (48, 0) if small else (8192, max(1, (os.cpu_count() or 2) - 1))
     options = SynthOptions(fonts=("roboto", "arvo")) if small else SynthOptions(min_length=1, max_length=25)
     words = RenderedWords(options, seed=1, length=count, repeat=1)
@@ -229,9 +228,6 @@ def throughputs(device: torch.device, small: bool) -> dict[str, Callable[[], dic
 
 def vit(name: str, device: torch.device, small: bool, training: bool) -> dict[str, Any]:
     """Images a second and MFU of a ViT with 4x4 patches on 32x128 crops in bf16."""
-    import timm
-    from torch.utils.flop_counter import FlopCounterMode
-
     batch = 2 if small else 512
     depth = {"depth": 1} if small else {}
     model = timm.create_model(name, img_size=(32, 128), patch_size=4, num_classes=97, **depth).to(device)
@@ -279,10 +275,6 @@ def train_further(
     Returns images seen and a second, and the accuracy in % before and after on rendered words of another seed (and on
     the validation tenth of `validation`). Raises `RuntimeError` where the time is too short.
     """
-    from common.infer import shipped
-    from common.reader import train as reader
-    from common.reader.data import RenderedWords, validation_words
-
     if seconds < 30:
         raise RuntimeError(f"only {seconds:.0f} s are left: give more --minutes")
     cores, batch = os.cpu_count() or 1, 4 if small else 256

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 from common.bench.rows import Row
 
@@ -71,14 +72,9 @@ def loaded() -> Callable[[], None]:
     return Trainer(busy=True)
 
 
-def one_free_core() -> Callable[[], None]:
-    """One thread, on the core that is free."""
-    return Trainer(busy=False, OMP_NUM_THREADS="1")
-
-
 def rows() -> list[Row]:
     """Rates of training under load, as a share of what one free core gives."""
     name = "threads: training with one core taken, by one free core"
     note = "needs a machine that does nothing else"
-    images = STEPS * BATCH
-    return [Row(name, loaded, "x", images, target=0.6, versus=one_free_core, note=note)]
+    images, free = STEPS * BATCH, partial(Trainer, busy=False, OMP_NUM_THREADS="1")
+    return [Row(name, loaded, "x", images, target=0.6, versus=free, note=note)]

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -100,14 +101,10 @@ class threads:
         self.count = count
 
     def __enter__(self) -> None:
-        import cv2
-
         self.before = torch.get_num_threads(), cv2.getNumThreads()
         torch.set_num_threads(self.count)
         cv2.setNumThreads(self.count)
 
     def __exit__(self, *_: object) -> None:
-        import cv2
-
         torch.set_num_threads(self.before[0])
         cv2.setNumThreads(self.before[1])

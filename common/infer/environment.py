@@ -62,7 +62,7 @@ def processor() -> str:
 
 def describe() -> dict[str, str]:
     """Commit, versions and machine in one flat table."""
-    from common.train.checkpoint import git_commit
+    from common.train.checkpoint import git_commit  # loads torch
 
     return {
         "commit": git_commit(),

@@ -25,6 +25,9 @@ from pathlib import Path
 from string import punctuation
 from typing import Any
 
+import cv2
+from tqdm import tqdm
+
 from common.console import NOTES, TOTALS, is_terminal, live, show, styled
 from common.data.bad import FILE_NAME, BadSample
 from common.data.decode import decode_rgb
@@ -243,8 +246,6 @@ def _evaluate_set(
     shown: dict[str, str],
 ) -> None:
     """Read one LMDB and add it to the evaluation."""
-    from tqdm import tqdm
-
     words = open_words(path)
     if not len(words):
         raise UserError(f"{path}: the set is empty; exclude it with --select, or look with `strlab doctor {path}`")
@@ -288,8 +289,6 @@ def _evaluate_set(
 
 def _traits(words: Any, index: int, label: str) -> Traits:
     """The traits of one stored word."""
-    import cv2
-
     image = decode_rgb(words.image_bytes(index))
     sharpness = float(cv2.Laplacian(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.CV_64F).var())
     font = ""

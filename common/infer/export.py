@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 
 from common.errors import UserError
 from common.files import write_bytes, write_text
@@ -236,8 +237,6 @@ def check(recognizer: Recognizer, data: bytes, images: Sequence[np.ndarray], tol
 
 def drawn_words(recognizer: Recognizer) -> list[np.ndarray]:
     """Some plain words drawn with Pillow's font and fitted into the model's input."""
-    from PIL import Image, ImageDraw, ImageFont
-
     crops = []
     for i in range(CHECKED):
         image = Image.new("RGB", (120, 36), (200 - 3 * i, 210, 180 + 2 * i))

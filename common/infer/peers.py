@@ -12,6 +12,7 @@ from importlib import metadata
 
 import numpy as np
 import torch
+from PIL import Image
 
 from common.data.decode import BadImage
 from common.errors import UserError
@@ -95,7 +96,6 @@ def _nano_ocr() -> Read:
     if importlib.util.find_spec("nano_ocr") is None:
         raise UserError("--reader nano-ocr: not installed; run `pip install 'strlab[peers]'`")
     from nano_ocr import NanoOCR
-    from PIL import Image
 
     engine = NanoOCR(device="cpu")
 
@@ -111,7 +111,6 @@ def _tesseract() -> Read:
     program = shutil.which("tesseract")
     if program is None:
         raise UserError("--reader tesseract: the program is not installed; `apt install tesseract-ocr` has it")
-    from PIL import Image
 
     def read(image: np.ndarray) -> tuple[str, float]:
         stream = io.BytesIO()

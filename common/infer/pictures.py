@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 # Twelve well-separated colours (RGB) for characters and glyph channels; they repeat after twelve.
 PALETTE = np.array(
@@ -50,8 +51,6 @@ def attention_strip(image: np.ndarray, attention: np.ndarray, most: int = 26, co
 
 def attention_sheet(image: np.ndarray, attention: np.ndarray, text: Sequence[str], scale: int = 3) -> np.ndarray:
     """A sheet for one image: the crop above, then one line for each token of `text` with the token next to it."""
-    from PIL import Image, ImageDraw, ImageFont
-
     maps = np.asarray(attention, np.float32)
     maps = maps[:, None, :] if maps.ndim == 2 else maps
     height, width = image.shape[0] * scale, image.shape[1] * scale
@@ -108,8 +107,6 @@ def tile(images: Sequence[np.ndarray], columns: int, gap: int = 3) -> np.ndarray
 
 def png(image: np.ndarray) -> bytes:
     """PNG bytes of a uint8 array [h, w] or [h, w, 3]."""
-    from PIL import Image
-
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
@@ -117,8 +114,6 @@ def png(image: np.ndarray) -> bytes:
 
 def annotated(image: np.ndarray, words: Sequence[tuple[np.ndarray, str]]) -> np.ndarray:
     """A picture uint8 [h, w, 3] with the box, corners [4, 2] in pixels, and the text of each word drawn over it."""
-    from PIL import Image, ImageDraw, ImageFont
-
     sheet = Image.fromarray(np.ascontiguousarray(image))
     draw = ImageDraw.Draw(sheet)
     thick = max(1, round(max(image.shape[:2]) / 600))
@@ -141,8 +136,6 @@ def captioned(
 ) -> np.ndarray:
     """Crops uint8 [h, w, 3] of any size in rows of `columns`, each fitted into `cell` = (height, width) with its text
     below: uint8 [H, W, 3] on white."""
-    from PIL import Image, ImageDraw, ImageFont
-
     font, gap, caption = ImageFont.load_default(size=20), 12, 30
     height, width = cell
     columns = max(1, min(columns, len(words)))

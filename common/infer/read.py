@@ -19,10 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from common.data.decode import BadImage, open_picture, orientation
 from common.errors import UserError, printable
-from common.files import write_bytes
-from common.infer import shipped
+from common.files import read_regular, write_bytes
+from common.infer import pages, shipped
 from common.infer.images import as_array, find_images, unlike_a_word
+from common.infer.pictures import annotated, attention_sheet, captioned, png
 from common.infer.recognizer import ENGINES, Prediction, Recognizer, open_recognizer
 
 
@@ -121,8 +123,6 @@ def _run(args: argparse.Namespace) -> int:
             mapped = False
             print(f"warning: --attention: no maps from {type(recognizer.reader).__name__} here", file=sys.stderr)
     if args.sheet is not None and read:
-        from common.infer.pictures import captioned, png
-
         write_bytes(args.sheet, png(captioned([(as_array(path, args.exif), text) for path, text in read])))
     if failed:
         print(f"{failed} of {len(paths)} images could not be read", file=sys.stderr)
@@ -131,10 +131,6 @@ def _run(args: argparse.Namespace) -> int:
 
 def _read_pages(args: argparse.Namespace, paths: list[Path]) -> int:
     """Find and read the words of whole pictures, and print or draw them as the arguments ask."""
-    from common.data.decode import BadImage
-    from common.infer import pages
-    from common.infer.pictures import annotated, png
-
     if args.attention is not None or args.sheet is not None:
         raise UserError("--detect: --attention and --sheet are for pictures of one word; use --draw PATH")
     if args.draw is not None and len(paths) > 1 and args.draw.suffix:
@@ -202,9 +198,6 @@ def sheet_names(paths: Sequence[Path], ending: str = "_attention.png") -> list[P
 
 def _checked(paths: list[Path], upright: bool) -> Iterator[Path]:
     """The paths, with a warning for images whose shape no word has."""
-    from common.data.decode import BadImage, open_picture, orientation
-    from common.files import read_regular
-
     for path in paths:
         try:
             data = read_regular(path)
@@ -220,7 +213,5 @@ def _checked(paths: list[Path], upright: bool) -> Iterator[Path]:
 
 def _draw(recognizer: Recognizer, path: Path, prediction: Prediction, out: Path) -> None:
     """Write the attention sheet of one image."""
-    from common.infer.pictures import attention_sheet, png
-
     sheet = attention_sheet(recognizer.prepare(path), np.asarray(prediction.attention), prediction.text)
     write_bytes(out, png(sheet))

@@ -24,12 +24,13 @@ import numpy as np
 import torch
 
 from common import registry
-from common.data.decode import BadImage
+from common.data.decode import BadImage, decode_resized, resize_bicubic
 from common.errors import UserError
 from common.files import read_regular
 from common.infer.images import KINDS, LONGEST_ASPECT, ImageLike, as_array, check_kind, find_images, is_image
 from common.infer.options import open_with_options
 from common.train.checkpoint import card_path, read_card
+from common.train.distributed import choose_device
 
 if TYPE_CHECKING:
     from common.infer.pages import Detector, Word
@@ -85,8 +86,6 @@ class Reader(Protocol):
 
 def pick_device(name: str = "auto") -> torch.device:
     """`auto` is CUDA where there is one, else the CPU. Raises `UserError` for a GPU that is not there."""
-    from common.train.distributed import choose_device
-
     return choose_device(name, 0)
 
 
@@ -241,7 +240,7 @@ class Recognizer:
             UserError: no detector is installed (`pip install 'strlab[detect]'`).
             BadImage: the picture cannot be decoded.
         """
-        from common.infer import pages
+        from common.infer import pages  # only where whole pictures are read
 
         boxes, crops = (detector or pages.detector()).words(as_array(image, self.upright, self.published))
         return [pages.Word(box, prediction) for box, prediction in zip(boxes, self(crops))]
@@ -284,8 +283,6 @@ class Recognizer:
         """Decode and fit one image: uint8 [H, W, 3]. Raises `BadImage`, and `TypeError` for what is no picture."""
         plain = getattr(self.reader, "prepare", None) is None and not self.upright and self.published
         if isinstance(image, bytes) and plain:
-            from common.data.decode import decode_resized
-
             return decode_resized(image, self.image_size)  # the same pixels, without a copy between
         return self.fit(as_array(image, self.upright, self.published))
 
@@ -294,8 +291,6 @@ class Recognizer:
         own = getattr(self.reader, "prepare", None)
         if own is not None:
             return own(image)
-        from common.data.decode import resize_bicubic
-
         return resize_bicubic(image, self.image_size)
 
     def _submit(self, pool: ThreadPoolExecutor, images: Iterator[ImageLike]) -> list[tuple[ImageLike, Future]]:
@@ -383,7 +378,7 @@ def open_recognizer(
             raise
         raise UserError(f"{error} ({card_path(checkpoint).name} says that it holds {stated}, not {row.name})") from None
     if engine != "torch" and not options and how.get("amp", "no") == "no":
-        from common.infer.onnx_reader import faster_reader
+        from common.infer.onnx_reader import faster_reader  # only where ONNX Runtime may read
 
         suffix = ".int8.onnx" if engine == "int8" else ".onnx"
         reader = faster_reader(reader, checkpoint.with_suffix(suffix))

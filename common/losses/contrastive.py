@@ -56,12 +56,6 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Contrast:
     with torch.autocast(queries.device.type, enabled=False):
         logits = queries @ candidates.T / temperature  # [N, world * N]
     loss = 2 * temperature * F.cross_entropy(logits, labels)
-    top1, top5 = top_shares(logits.detach(), labels)
-    return Contrast(loss, top1, top5)
-
-
-def top_shares(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Percent of rows `[N, M]` whose label is the best candidate, and among the best five (all, where M < 5)."""
-    best = logits.topk(min(5, logits.shape[1]), dim=1).indices
-    hit = (best == labels[:, None]).float() * 100
-    return hit[:, 0].mean(), hit.sum(1).mean()
+    best = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices
+    hit = (best == labels[:, None]).float() * 100  # [N, 5], in percent
+    return Contrast(loss, hit[:, 0].mean(), hit.sum(1).mean())

@@ -21,12 +21,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         count, loss = len(target), x.new_zeros((), dtype=torch.float32)
         wanted = any(ctx.needs_input_grad)
-        grads: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        grads: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []  # of x, W and b, for each part of the rows
         for rows, wanted_class in zip(x.split(ROWS), target.split(ROWS)):
             log_probs = F.log_softmax(F.linear(rows, weight, bias).float(), dim=1)  # [ROWS, C], the one wide buffer
             loss -= log_probs.gather(1, wanted_class[:, None]).sum()
             if wanted:
-                grads.append(_gradients(log_probs, rows / count, weight, wanted_class, count))
+                scaled = rows / count
+                error = log_probs.exp_()  # in place: softmax - onehot, the gradient of the logits
+                error[torch.arange(len(rows), device=error.device), wanted_class] -= 1
+                error = error.to(scaled.dtype)
+                input_grad = (error @ weight.to(scaled.dtype)) / count
+                grads.append((input_grad, (error.mT @ scaled).to(weight.dtype), error.sum(0).float() / count))
         if wanted:
             weight_grad, bias_grad = grads[0][1], grads[0][2]
             for _, more_weight, more_bias in grads[1:]:
@@ -43,16 +48,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if outer.device.type != "cpu" or outer.item() != 1:
             gradients = [gradient.mul_(outer.to(gradient.dtype)) for gradient in gradients]
         return *gradients, None
-
-
-def _gradients(
-    log_probs: torch.Tensor, scaled: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, count: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of x, W and b; `log_probs` is overwritten with softmax - onehot, `scaled` is x / count."""
-    error = log_probs.exp_()
-    error[torch.arange(len(target), device=target.device), target] -= 1
-    error = error.to(scaled.dtype)
-    return (error @ weight.to(scaled.dtype)) / count, (error.mT @ scaled).to(weight.dtype), error.sum(0).float() / count
 
 
 def linear_cross_entropy(x: torch.Tensor, head: nn.Linear, target: torch.Tensor) -> torch.Tensor:

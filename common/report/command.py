@@ -10,6 +10,7 @@ from pathlib import Path
 from common import registry
 from common.errors import UserError
 from common.report.finished import Finished
+from common.report.standard import standard_report
 
 
 def write_report(finished: Finished) -> tuple[Path, Path]:
@@ -18,8 +19,6 @@ def write_report(finished: Finished) -> tuple[Path, Path]:
     A project may offer `projects/<name>/report.py: build(run_dir: Path, finished: Finished) -> Report`; without it the
     report is the standard one.
     """
-    from common.report.standard import standard_report
-
     module = registry.project_module(finished.project, "report")
     report = module.build(finished.run_dir, finished) if module else standard_report(finished)
     return report.write(finished.out)

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from common.console import FIRST, show
 from common.errors import UserError
@@ -31,7 +33,7 @@ from common.infer.peers import PEERS, open_peer, peer_version
 from common.infer.recognizer import Recognizer, open_recognizer, read_card
 from common.report.compare_page import write_files
 from common.report.compared import UNKNOWN, Entry, Word
-from common.report.finished import ABOUT
+from common.report.finished import ABOUT, Finished
 
 PEER_DATA = "its makers' data"  # shown for comparison; never a reason to refuse
 
@@ -90,8 +92,6 @@ def named(text: str) -> tuple[str, str]:
     finished = path / "finished.json"
     if not finished.is_file():
         return label or path.stem, str(path)
-    from common.report.finished import Finished
-
     run = Finished.load(path)
     if run.checkpoint is None:
         raise UserError(f"{finished}: this run evaluated no checkpoint; give one of its checkpoints instead")
@@ -141,9 +141,6 @@ def _refuse_different_data(entries: Sequence[Entry], allowed: bool) -> None:
 
 def _measure_size(entry: Entry, recognizer: Recognizer) -> None:
     """Parameters, and operations of one image by PyTorch's counter."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
     model = recognizer.reader.model.requires_grad_(False)  # the counter looks for gradients even where none are kept
     entry.parameters = sum(parameter.numel() for parameter in model.parameters())
     with FlopCounterMode(display=False) as counter:
@@ -153,8 +150,6 @@ def _measure_size(entry: Entry, recognizer: Recognizer) -> None:
 
 def measure_speed(recognizer: Recognizer, seconds: float = 1.5) -> dict[int, float]:
     """Images a second on one core at batch 1 and 32, the median of the runs within `seconds` (decoding not counted)."""
-    import torch
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     found = {}

@@ -9,6 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
+
 from common.data.decode import BadImage, decode_rgb
 from common.data.lmdb import WordLmdb
 from common.data.sources import open_words
@@ -173,8 +175,6 @@ def error_browser(entries: Sequence[Entry], sets: dict[str, Path]) -> str:
 
 
 def _thumbnail(words: WordLmdb, index: int) -> str:
-    import cv2
-
     try:
         image = decode_rgb(words.image_bytes(index))
     except (BadImage, KeyError):

@@ -19,9 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.data.sources import open_words
+from common.data.words import discover
 from common.errors import UserError
 from common.infer import environment
+from common.infer.pictures import as_picture, attention_strip, enlarge
 from common.infer.shipped import sha256
+from common.metrics.confusions import confusions
 from common.report.finished import Finished, PublishedRow
 from common.report.metrics import charts_of, curves_of, find_metrics
 from common.report.page import Cell, Report
@@ -90,7 +93,7 @@ def add_summary(report: Report, finished: Finished) -> None:
 
 def warnings_of(finished: Finished) -> list[str]:
     """What the training warned of, from the metadata file of the evaluated checkpoint."""
-    from common.infer.recognizer import read_card
+    from common.infer.recognizer import read_card  # loads torch; so below
 
     if finished.checkpoint is None or not finished.checkpoint.exists():
         return []
@@ -186,7 +189,7 @@ def add_examples(report: Report, finished: Finished, rows: list[dict[str, str]],
 
 def open_for(finished: Finished) -> Recognizer:
     """The recognizer of the checkpoint that the recipe has evaluated."""
-    from common.infer.recognizer import open_recognizer
+    from common.infer.recognizer import open_recognizer  # loads torch
 
     return open_recognizer(finished.checkpoint, finished.model or None)
 
@@ -201,8 +204,6 @@ def cells_of(
 ) -> list[Cell]:
     """Grid cells of some rows of `predictions.csv`; the crops are read again for their attention and pictures."""
     import torch
-
-    from common.infer.pictures import as_picture, attention_strip, enlarge
 
     opened = {name: open_words(folders[name]) for name in {row["set"] for row in rows}}
     crops = [recognizer.prepare(opened[row["set"]].image_bytes(int(row["index"]))) for row in rows]
@@ -228,8 +229,6 @@ def cells_of(
 
 def add_errors(report: Report, finished: Finished, rows: list[dict[str, str]]) -> None:
     """The worst errors (sure and far from the truth) and the confused characters."""
-    from common.metrics.confusions import confusions
-
     wrong = [row for row in rows if row["correct_36"] == "0"]
     if not wrong:
         return
@@ -260,7 +259,7 @@ def add_errors(report: Report, finished: Finished, rows: list[dict[str, str]]) -
 
 def add_provenance(report: Report, finished: Finished) -> None:
     """Options, commit, versions, machine and the data's LMDBs."""
-    from common.infer.recognizer import read_card
+    from common.infer.recognizer import read_card  # loads torch
 
     report.heading("How it was made")
     card = read_card(finished.checkpoint) if finished.checkpoint is not None and finished.checkpoint.exists() else {}
@@ -308,8 +307,6 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 def data_sets(root: Path) -> list[list[Any]]:
     """Folder and number of words of every LMDB below a root."""
-    from common.data.words import discover
-
     try:
         return [
             [path.relative_to(root).as_posix(), len(open_words(path)), labels_hash(path)]

@@ -122,7 +122,7 @@ def labelled_words(folders: Sequence[Path], further: Sequence[Path]) -> tuple[Wo
 
     Raises `UserError` where there is none.
     """
-    from common.reader.data import is_validation
+    from common.reader.data import is_validation  # loads torch
 
     paths = [path for folder in folders for path in discover(folder)]
     pool = WordDataset(paths, keep=lambda label: "" if is_validation(label) else label)

@@ -66,6 +66,7 @@ def _run(args: argparse.Namespace) -> int:
         import python_multipart  # noqa: F401
         import uvicorn
 
+        # these need the packages of the extra `serve`
         from common.serve.app import create_app
         from common.serve.guard import Limits, StrictProtocol
         from common.serve.painting import find_painter

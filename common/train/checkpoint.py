@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save
 
 from common.errors import UserError
 from common.files import TEMPORARY, atomic_file, read_regular
@@ -84,8 +85,6 @@ def save_atomic(path: str | Path, thing: Any) -> Path:
     needed = tensor_bytes(thing)
     with atomic_file(path, needed) as file:
         if path.suffix == ".safetensors":
-            from safetensors.torch import save
-
             file.write(save({name: value.contiguous() for name, value in thing.items()}))
             return path
         sink = _FullDiskFile(file)
@@ -176,8 +175,6 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
         raise UserError(f"{path}: refused: it is {stranger}")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return load_file(path, device=str(map_location))
         with torch.serialization.safe_globals(SAFE_TYPES), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd pickles, which are refused in words below

@@ -174,8 +174,8 @@ def memory_note() -> list[str]:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return [f"mem {torch.cuda.max_memory_allocated() / 2**20:.0f} MB"]
     try:
-        import resource
-    except ImportError:  # not on Windows
+        import resource  # not on Windows
+    except ImportError:
         return []
     return [f"mem {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB"]
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from common.errors import UserError
 from common.models import cpu
+from common.train.checkpoint import write_json
 
 Named = Iterable[tuple[str, nn.Parameter]]
 
@@ -228,8 +229,6 @@ def check_finite(
         return
     note = ""
     if folder is not None:
-        from common.train.checkpoint import write_json
-
         ids = batch_ids.tolist() if hasattr(batch_ids, "tolist") else list(batch_ids if batch_ids is not None else [])
         path = Path(folder) / f"non_finite_{step}.json"
         write_json(path, {"step": step, "what": what, "value": repr(value), "batch": ids})

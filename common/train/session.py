@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import shlex
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -230,6 +231,4 @@ def settle_amp(amp: str, device: torch.device) -> str:
 
 def command_line() -> str:
     """This process's command, as one would type it."""
-    import shlex
-
     return shlex.join([Path(sys.executable).name, *sys.argv])

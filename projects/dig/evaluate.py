@@ -178,12 +178,15 @@ class Evaluator:
         return (nll * valid(targets, lengths)).sum(1).tolist()
 
     def _summary(self, name: str, path: Path, words: Words) -> SetResult:
+        """The figures of a set, with its lines on the console in the published form."""
+        # the published metric: letters and digits alone, case ignored, on both sides
         pairs = [(dig_normalise(p), dig_normalise(g)) for p, g in zip(words.predictions, words.labels)]
+        # a label of which nothing is left is read right by reading nothing; published, that counts
         counted = [self.legacy_empty or bool(truth) for _, truth in pairs]
         labels = [label for label, use in zip(words.labels, counted) if use]
         empty, pairs = len(pairs) - len(labels), [pair for pair, use in zip(pairs, counted) if use]
         count, right = max(len(pairs), 1), [p == g for p, g in pairs]
-        longest = data.longest_word(self.codec.max_length)
+        longest = data.longest_word(self.codec.max_length)  # longer words can never be read right
         fitting = [hit for hit, label in zip(right, labels) if len(label) <= longest]
         result = SetResult(
             name,

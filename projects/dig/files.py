@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
 from common.models import weights
 from common.models.weights import LoadReport, load_partial, unwrapped
-from common.train.checkpoint import load, read_card
+from common.train.checkpoint import read_card
 from projects.dig import text
 
 OWN = ("encoder.mask_token", "encoder.patch_embed.proj.weight", "encoder.blocks.0.norm1.weight")
@@ -94,7 +93,7 @@ def shape_of(state: Mapping[str, Tensor], what: str = "checkpoint") -> Shape:
 
     `--use_1d_attdec` leaves no trace in the weights and must be known.
     """
-    from projects.dig.model import decoder, encoder
+    from projects.dig.model import decoder, encoder  # pre-training has no decoder and does not load it
 
     try:
         dim, _, patch, _ = state["encoder.patch_embed.proj.weight"].shape
@@ -115,11 +114,6 @@ def shape_of(state: Mapping[str, Tensor], what: str = "checkpoint") -> Shape:
         raise UserError(f"{what}: decoder: {layers} layers of width {width} and {hidden} are no DiG decoder")
     conditioned = any(".gamma_decode." in name for name in state)
     return Shape(model, "tf_decoder", names[0], len(state["decoder.classifier.weight"]), conditioned)
-
-
-def load_state(path: str | Path, keys: str = "model|module") -> dict[str, torch.Tensor]:
-    """The state dict of a checkpoint file."""
-    return state_of(load(path), keys, str(path))
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -91,10 +91,10 @@ def augmentation(
     `seed` + `rank` alone.
     """
     if not abinet:
-        from common.augment.views import ContrastiveView
+        from common.augment.views import ContrastiveView  # operations that only this flag needs; so below
 
         return ContrastiveView(size=image_size)
-    from common.augment.abinet import AbinetAugment, published_strengths
+    from common.augment.abinet import AbinetAugment, published_strengths  # see above
 
     if frozen:
         return [AbinetAugment(one) for one in published_strengths(seed + rank, lmdbs)]

@@ -15,8 +15,9 @@ from common.infer.recognizer import Prediction
 from common.models.decoders import greedy_decode
 from common.models.weights import load_strict
 from common.text.codecs import EosPadUnkCodec
+from common.train.checkpoint import load
 from projects.dig.data import normalise
-from projects.dig.files import load_state, shape_of
+from projects.dig.files import shape_of, state_of
 from projects.dig.model.recogniser import RecModel, Recogniser, build_recogniser
 from projects.dig.text import codec_of_classes
 
@@ -30,7 +31,7 @@ def open_reader(checkpoint: Path, options: Mapping[str, Any], device: torch.devi
     the number of classes). Raises `UserError` for a checkpoint
     that is no DiG recogniser.
     """
-    state = load_state(checkpoint)
+    state = state_of(load(checkpoint), what=str(checkpoint))
     chosen = shape_of(state, str(checkpoint)).options()
     chosen |= {name: options[name] for name in ("max_len", "one_row", "image_size") if name in options}
     chosen.setdefault("max_len", DEFAULT_STEPS)

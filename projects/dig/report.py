@@ -17,7 +17,7 @@ from common.report.charts import Curve
 from common.report.metrics import curves_of, read_metrics
 from common.report.page import Cell, Report
 from common.report.standard import standard_report
-from common.train.checkpoint import load
+from common.train.checkpoint import load, numbered_checkpoints
 from projects.dig.data import normalise
 from projects.dig.model.masking import RandomMasking
 from projects.dig.model.pretraining import MoCoViT, build_pretrainer
@@ -113,8 +113,6 @@ def reconstructions(report: Report, finished: Finished, count: int = 12) -> None
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of the latest epoch in a folder."""
-    from common.train.checkpoint import numbered_checkpoints
-
     return next(iter(numbered_checkpoints(folder)), None)
 
 

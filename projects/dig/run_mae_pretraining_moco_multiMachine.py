@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     words = launcher_words(argv)
     print("torchrun", *words, flush=True)
-    from torch.distributed.run import main as torchrun
+    from torch.distributed.run import main as torchrun  # not before --help and the refusals are done
 
     torchrun(words)
 

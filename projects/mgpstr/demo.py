@@ -21,7 +21,7 @@ from common.data.decode import BadImage
 from common.errors import UserError, command
 from common.infer.recognizer import Prediction, Recognizer, find_images, pick_device
 from common.train.session import check_writable
-from projects.mgpstr.flags import read_options
+from projects.mgpstr.flags import parse_reading
 from projects.mgpstr.reader import adopt_card, open_reader
 from projects.mgpstr.sheets import demo_sheet, published_sheet
 
@@ -57,7 +57,7 @@ def draw(folder: Path, path: Path, image: np.ndarray, prediction: Prediction, ex
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    o = read_options(argv, "demo.py")
+    o = parse_reading(argv, "demo.py")
     if not o.demo_imgs:
         raise UserError("--demo_imgs: not given; name an image or a folder of images")
     checkpoint = Path(o.model_dir)

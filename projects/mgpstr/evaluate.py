@@ -52,7 +52,7 @@ class Evaluation:
         return {column: self.accuracy(column) for column in COLUMNS}
 
     @property
-    def best(self) -> float:
+    def best_accuracy(self) -> float:
         """The best of the four, by which a checkpoint is kept."""
         return max(self.accuracies.values())
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from common.data.words import source_names
 from common.errors import UserError
-from common.flags import LAUNCH, Flag, Parser, Table, device_of, fill, per
+from common.flags import LAUNCH, Flag, Parser, Table, device_of, fill, per, share
 from common.text.charset import CHARSET_36, CHARSET_94
 from projects.mgpstr.model.names import ACDS, MICRO, MODELS, TRANSFORMERS
 
@@ -301,21 +302,20 @@ class ReadOptions:
     tf32: bool
 
 
-def train_options(argv: Sequence[str] | None = None) -> tuple[TrainOptions, dict[str, Any]]:
+def parse_training(argv: Sequence[str] | None = None) -> tuple[TrainOptions, dict[str, Any]]:
     """The options of train_final_dist.py, and the value of every flag for opt.txt and the training state.
 
     Raises `UserError` for values that cannot be.
     """
-    from common.data.words import source_names
-
     values, given = parse(argv, training=True, prog="train_final_dist.py")
     sources = tuple(source_names(values["train_data"], values["select_data"]))
     ratios = batch_ratios(values, sources, "batch_ratio" in given)
-    more = {"sources": sources, "ratios": ratios, "usage": usage(values), "augment": augmentation(values)}
+    usage = share(values, "total_data_usage_ratio")
+    more = {"sources": sources, "ratios": ratios, "usage": usage, "augment": augmentation(values)}
     return fill(TrainOptions, values, network=network_of(values), **more), values
 
 
-def read_options(argv: Sequence[str] | None, prog: str) -> ReadOptions:
+def parse_reading(argv: Sequence[str] | None, prog: str) -> ReadOptions:
     """The options of test_final.py or demo.py. Raises `UserError` for values that cannot be."""
     values, given = parse(argv, training=False, prog=prog)
     return fill(ReadOptions, values, network=network_of(values), given=frozenset(given))
@@ -396,7 +396,7 @@ def check(values: dict[str, Any]) -> None:
 
 def augmentation(values: dict[str, Any]) -> RandAugment | None:
     """The augmenter of the flags, None for none; with box masks only what moves no pixel is drawn."""
-    from common.augment import recipes
+    from common.augment import recipes  # operations that only the flags of augmentation need
 
     if values["close_aug"]:
         return None
@@ -424,15 +424,3 @@ def batch_ratios(values: dict[str, Any], sources: Sequence[str], given: bool) ->
             f"{len(sources)} sources; give each source a positive share"
         )
     return ratios
-
-
-def usage(values: dict[str, Any]) -> float:
-    """`--total_data_usage_ratio` as a number in (0, 1]."""
-    text = values["total_data_usage_ratio"]
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value <= 1:
-        raise UserError(f"--total_data_usage_ratio: {text!r} must be a number above 0, at most 1")
-    return value

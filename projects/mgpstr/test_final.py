@@ -31,7 +31,7 @@ from projects.mgpstr.data import (
     make_dataset,
 )  # fmt: skip
 from projects.mgpstr.evaluate import Evaluation, evaluate, total
-from projects.mgpstr.flags import Network, ReadOptions, read_options
+from projects.mgpstr.flags import Network, ReadOptions, parse_reading
 from projects.mgpstr.label_codes import LabelCodes
 from projects.mgpstr.model.build import build_row, load_weights
 from projects.mgpstr.reader import adopt_card
@@ -71,7 +71,7 @@ def flops(model: torch.nn.Module, device: torch.device) -> str:
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    o = read_options(argv, "test_final.py")
+    o = parse_reading(argv, "test_final.py")
     device = pick_device(o.device)
     chosen = files.checkpoints(o.model_dir, o.range)
     network = adopt_card(o.network, o.given, chosen[0])

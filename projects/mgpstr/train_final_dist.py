@@ -29,7 +29,7 @@ from common.train.state import TrainingState, is_state, newest_state, refuse_cha
 from projects.mgpstr import files
 from projects.mgpstr.data import batch_shares, describe, make_dataset, training_data, training_loader
 from projects.mgpstr.evaluate import Evaluation, evaluate
-from projects.mgpstr.flags import TrainOptions, table, train_options
+from projects.mgpstr.flags import TrainOptions, parse_training, table
 from projects.mgpstr.label_codes import LabelCodes
 from projects.mgpstr.method import LossModule, MgpMethod, make_optimizer, make_schedule
 from projects.mgpstr.model.build import build_row, compile_parts, initialise, load_weights, start_model
@@ -213,7 +213,9 @@ def build(o: TrainOptions, values: dict[str, Any], dist: Dist, folder: Path) -> 
     method = MgpMethod(module.train(), codes, schedule, precision, dist.device, o.subword_weight)
     metrics = MetricsLog(folder / "metrics.jsonl" if dist.is_main else None, state.step or None)
     run = Run(o, dist, folder, model, method, state, validation, metrics)
-    best = Evaluate(run.measure, lambda result: result.best, state, dist, run.keep_best, run.record, loader.bad)
+    best = Evaluate(
+        run.measure, lambda result: result.best_accuracy, state, dist, run.keep_best, run.record, loader.bad
+    )
     states = States(state, folder, dist, loader.bad, keep=o.keep_states, on_full=o.disk_full)
     jobs = [
         Job(every(o.valInterval, first=True), best),
@@ -227,7 +229,7 @@ def build(o: TrainOptions, values: dict[str, Any], dist: Dist, folder: Path) -> 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    o, values = train_options(argv)
+    o, values = parse_training(argv)
     folder = files.run_folder(o.saved_path, o.exp_name or o.network.name, o.manualSeed)
     with process_group(o.device, o.dist_url, o.local_rank, o.dist_timeout) as dist:
         with dist.failing_together():

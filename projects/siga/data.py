@@ -83,7 +83,7 @@ def augmentation(
     if family != "T":
         if not wanted:
             return None, NATIVE
-        from common.augment.abinet import AbinetAugment, published_strengths
+        from common.augment.abinet import AbinetAugment, published_strengths  # operations that only --Aug needs
 
         return AbinetAugment(None if resample else published_strengths(seed)[0]), NATIVE
     if flags["issel_aug"] and not any(flags[group] for group in GROUPS):

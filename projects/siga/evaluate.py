@@ -134,7 +134,10 @@ def read_batch(
         logits = model(images).logits
         lists = {name: decode(codec, logits[T_LOGITS.get(name, glyph)]) for name in T_HEADS}
         share = lists["final"]
-        _count_heads(result, lists, batch.labels)
+        for row, label in enumerate(batch.labels):
+            readings = [lists[name][row] for name in T_HEADS]
+            for name, reading in zip((*T_HEADS, "out"), (*readings, most_confident(readings))):
+                result.heads[name] = result.heads.get(name, 0) + (reading.text == label)
         result.loss += share_loss(codec, logits["share"], batch.labels)
         result.batches += 1
     result.seconds += time.perf_counter() - started
@@ -145,14 +148,6 @@ def read_batch(
         result.ned += ned
         result.confidence += reading.confidence
     return share
-
-
-def _count_heads(result: SetResult, lists: Mapping[str, list[Decoded]], labels: list[str]) -> None:
-    """Exact matches of T's four heads, and of the surest of them."""
-    for row, label in enumerate(labels):
-        readings = [lists[name][row] for name in T_HEADS]
-        for name, reading in zip((*T_HEADS, "out"), (*readings, most_confident(readings))):
-            result.heads[name] = result.heads.get(name, 0) + (reading.text == label)
 
 
 def share_loss(codec: Codec, logits: torch.Tensor, labels: list[str]) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 from common.data.words import source_names
 from common.errors import UserError
 from common.flags import LAUNCH as common_launch
-from common.flags import Flag, Parser, Table, device_of, fill, per
+from common.flags import Flag, Parser, Table, device_of, fill, per, share
 from common.text.charset import CHARSET_36, SIGA_36, SIGA_94
 from common.text.coverage import DEFAULT_SHARE
 from projects.siga.model.variants import Variant, variant
@@ -241,9 +241,12 @@ class ModelOptions:
         return self.imgH, self.imgW
 
     @property
-    def build(self) -> dict[str, Any]:
-        """What beyond the variant's name fixes the model, as a metadata file keeps it."""
-        return build_options(vars(self), self.family)
+    def build_options(self) -> dict[str, Any]:
+        """What beyond the variant's name fixes the model, as a metadata file keeps it: options of `build_row`."""
+        names = ["character", "batch_max_length"]
+        if self.family != "T":
+            names += ["num_fiducial", "output_channel", "hidden_size"]
+        return {**{name: getattr(self, name) for name in names}, "image_size": [self.imgH, self.imgW]}
 
 
 @dataclass(frozen=True)
@@ -324,12 +327,6 @@ class Options(ModelOptions):
     allow_changes: bool = False
 
 
-def build_options(values: Mapping[str, Any], family: str) -> dict[str, Any]:
-    """`reader.build_row`'s options: character set, word length, input size; for R and S their layers' widths."""
-    names = ("character", "batch_max_length", *(("num_fiducial", "output_channel", "hidden_size") * (family != "T")))
-    return {**{name: values[name] for name in names}, "image_size": [values["imgH"], values["imgW"]]}
-
-
 def parse_training(argv: Sequence[str] | None) -> tuple[Options, dict[str, Any]]:
     """The options of train.py, and the value of every flag, for logs and states.
 
@@ -362,7 +359,7 @@ def parse_training(argv: Sequence[str] | None) -> tuple[Options, dict[str, Any]]
         optimizer=optimizer,
         selected=selected,
         shares=shares.split("-") if shares else None,
-        usage=data_usage(values, chosen.family),
+        usage=share(values, "total_data_usage_ratio") if chosen.family == "T" else 1.0,  # R and S use all
         steps=None if ten_epochs else values["num_iter"] * values.get("data_ratio", 1),
         drops=fractions(values["schedule"]) if chosen.family != "T" else None,
         recipe={name: values[name] for name in RECIPE if name in values},
@@ -419,20 +416,6 @@ def check(values: Mapping[str, Any], chosen: Variant) -> None:
         raise UserError("--init, --saved_model: both give the weights that the run starts from; leave one out")
     if values.get("PAD"):
         raise UserError("--PAD: glyph masks fill the whole input, so padded training never worked; leave it out")
-
-
-def data_usage(values: Mapping[str, Any], family: str) -> float:
-    """`--total_data_usage_ratio` of T in (0, 1]: the first part of every source that is used. R and S use all."""
-    if family != "T":
-        return 1.0
-    text = values["total_data_usage_ratio"]
-    try:
-        usage = float(text)
-    except ValueError:
-        usage = 0.0
-    if not 0 < usage <= 1:
-        raise UserError(f"--total_data_usage_ratio: {text!r}: give a number in (0, 1]")
-    return usage
 
 
 def fractions(schedule: str | list[str]) -> list[float] | None:

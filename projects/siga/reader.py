@@ -44,7 +44,10 @@ class SigaReader:
             return found
         weights = maps.low[:, 1:].float().flatten(2).softmax(dim=2).unflatten(2, maps.low.shape[2:])
         weights = (weights / weights.amax(dim=(2, 3), keepdim=True)).cpu().numpy()
-        return [replace_attention(one, weights[row, : len(one.text)]) for row, one in enumerate(found)]
+        return [
+            Prediction(one.text, one.confidence, one.char_confidences, weights[row, : len(one.text)])
+            for row, one in enumerate(found)
+        ]
 
     def extras(self, images: torch.Tensor) -> dict[str, np.ndarray]:
         """Pictures for the report [B, h, w]: the predicted text mask (0/1) and the glyph pseudo-labels made of it
@@ -60,11 +63,6 @@ class SigaReader:
     def export_module(self) -> tuple[nn.Module, Callable[[Sequence[np.ndarray]], list[Prediction]]]:
         """The Share branch with its full number of greedy steps, and the decoding of its two outputs."""
         return ShareModule(self.model, self.family), lambda arrays: decode(self.codec, arrays[0], arrays[1])
-
-
-def replace_attention(prediction: Prediction, attention: np.ndarray) -> Prediction:
-    """The same prediction with its maps."""
-    return Prediction(prediction.text, prediction.confidence, prediction.char_confidences, attention)
 
 
 def decode(codec: Codec, ids: np.ndarray, probabilities: np.ndarray) -> list[Prediction]:

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             paths = numbered(Path(o.checkpoint), o.range)
             sets = chosen_sets(o)
             codec = make_codec(o.family, o.character, o.batch_max_length)
-            model = build_row(o.model_name, **o.build)
+            model = build_row(o.model_name, **o.build_options)
         print(precision_note(o.amp, False, o.tf32, dist.device))
         for path in paths:
             evaluate_one(path, model, codec, sets, o, dist)

@@ -53,7 +53,7 @@ def train(o: Options, values: dict[str, Any], folder: Path, dist: Dist) -> int:
         loader, per_epoch, about = training_loader(o, folder, dist)
         sets = evaluation_sets(o)
         rectify = {"yes": True, "no": False, None: None}[o.rectify_masks]
-        model = build_row(o.model_name, **o.build, freeze_tps=False, rectify_masks=rectify)
+        model = build_row(o.model_name, **o.build_options, freeze_tps=False, rectify_masks=rectify)
         init_published(model)
         start = files.starting_point(folder, o.resume, o.saved_model, dist)
         notes, warnings = start_model(model, o.tps, o.pretrained, o.download, start, o.init, o.character)
@@ -215,7 +215,7 @@ def jobs(
     log: files.RunLog,
 ) -> list[Job]:
     """What is done after a step: evaluation, the numbered checkpoint, the training state."""
-    dist, period, card = method.dist, o.val_interval * o.data_ratio, (f"siga/{o.model_name}", o.build)
+    dist, period, card = method.dist, o.val_interval * o.data_ratio, (f"siga/{o.model_name}", o.build_options)
     size = o.test_batch_size or o.batch_size
 
     def keep_best(clock: Clock, result: Evaluation) -> None:

@@ -14,6 +14,7 @@ from common.data.decode import decode_resized
 from common.models.cpu import attend_folded
 from common.train.optim import build_optimizer, parameter_groups
 from projects.ssm.model.attention import MultiheadAttention
+from projects.ssm.model.build import build_recogniser
 from projects.ssm.model.pretrain_losses import objective
 from projects.ssm.model.pretrainer import build_pretrainer
 from projects.ssm.model.transocr import TransOCR
@@ -66,8 +67,6 @@ def pretraining(batch: int = 8) -> Callable[[], object]:
 
 def recogniser(name: str) -> torch.nn.Module:
     """The headline TransOCR (patch 4x4, decoder of depth 6), or PARSeq with one refinement; random weights."""
-    from projects.ssm.model.build import build_recogniser
-
     torch.manual_seed(0)
     sizes = {"patch_size": (4, 4), "dec_depth": 6} if name == "TransOCR" else {"patch_size": (4, 8)}
     return build_recogniser(name, "x" * (36 if name == "TransOCR" else 94), {"img_size": (32, 128), **sizes})

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib
+from fontTools.ttLib import TTFont, TTLibError
 
 from common.errors import UserError
 
@@ -31,8 +32,6 @@ def default_font() -> Path:
 @functools.lru_cache(8)
 def known_characters(font: Path) -> frozenset[int]:
     """Code points that a font file has a glyph for. Raises UserError for a file that cannot say."""
-    from fontTools.ttLib import TTFont, TTLibError
-
     try:
         with TTFont(font, fontNumber=0, lazy=True) as opened:
             return frozenset(opened.getBestCmap() or ())

@@ -12,7 +12,7 @@ from common.train.distributed import Dist
 from projects.dig import data as dig_data
 from projects.dig import text
 from projects.mgpstr import data as mgpstr_data
-from projects.mgpstr.flags import read_options, train_options
+from projects.mgpstr import flags as mgpstr_flags
 from projects.mgpstr.label_codes import LabelCodes
 from projects.siga import data as siga_data
 from projects.siga import train
@@ -31,7 +31,7 @@ def words(root: Path, labels: list[str]) -> Path:
 
 def mgpstr(root: Path, *argv: str):
     """The training set of MGP-STR and its description."""
-    o, _ = train_options(
+    o, _ = mgpstr_flags.parse_training(
         ["--Transformer", "mgp-str", "--TransformerModel", "mgp_str_tiny_patch4_3_32_128",
          "--train_data", str(root / "training"), "--valid_data", str(root / "validation"),
          "--select_data", "MJ", "--batch_ratio", "1", *argv]
@@ -115,6 +115,6 @@ def test_words_without_a_label_are_in_no_accuracy(start, tmp_path, capsys) -> No
         [dataset] = train.evaluation_sets(parse_training(words)[0]).values()
         assert "zh: 1 words have an empty label" in capsys.readouterr().out
     else:
-        network = read_options(["--Transformer", "mgp-str", "--eval_data", "x"], "test_final.py").network
+        network = mgpstr_flags.parse_reading(["--Transformer", "mgp-str", "--eval_data", "x"], "test_final.py").network
         dataset = mgpstr_data.make_dataset([tmp_path / "evaluation" / "zh"], network, length=None)
     assert len(dataset) == 1 and dataset.counts["empty"] == 1

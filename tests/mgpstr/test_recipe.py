@@ -8,7 +8,7 @@ import pytest
 
 from common.reproduce import recipe as recipes
 from common.reproduce.runner import Runner
-from projects.mgpstr.flags import read_options, train_options
+from projects.mgpstr.flags import parse_reading, parse_training
 from projects.mgpstr.model.names import MODELS
 
 RECIPE = recipes.load("mgpstr")
@@ -28,9 +28,9 @@ def test_commands_of_the_small_scales_are_accepted(name: str, tmp_path: Path) ->
         (tmp_path / "training" / source / "data.mdb").write_bytes(b"")
     for _, command, _, _ in Runner(RECIPE, name, scale, tmp_path, tmp_path).plan():
         if "train_final_dist" in " ".join(command):
-            train_options(command[2:])
+            parse_training(command[2:])
         elif "test_final" in " ".join(command):
-            read_options(command[2:], "test_final.py")
+            parse_reading(command[2:], "test_final.py")
 
 
 @pytest.mark.parametrize("name", sorted(PAPER))
@@ -45,9 +45,9 @@ def test_commands_are_accepted(name: str, tmp_path: Path) -> None:
         script = next((i for i, word in enumerate(command) if word.startswith("projects/mgpstr/")), None)
         if script is not None:
             if "train_final_dist" in command[script]:
-                trained.append(train_options(command[script + 1 :])[0])
+                trained.append(parse_training(command[script + 1 :])[0])
             else:
-                read_options(command[script + 1 :], "test_final.py")
+                parse_reading(command[script + 1 :], "test_final.py")
     assert [options.pretrained for options in trained] == (["auto", "auto"] if acds else [weights])
     assert all(options.scheduler and options.augment for options in trained)
     if acds:

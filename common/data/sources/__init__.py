@@ -65,11 +65,11 @@ def _kind(folder: Path) -> type[WordSource] | None:
         return _kind_named("tables")
     tars = sorted(folder.glob("*.tar"))
     if tars:
-        from common.data.sources.shards import is_shard
+        from common.data.sources.shards import is_shard  # see `_kind_named`
 
         if is_shard(tars[0]):
             return _kind_named("shards")
-    from common.data.sources.listed import find_list
+    from common.data.sources.listed import find_list  # see `_kind_named`
 
     return _kind_named("listed") if find_list(folder) is not None else None
 
@@ -77,13 +77,13 @@ def _kind(folder: Path) -> type[WordSource] | None:
 def _kind_named(form: str) -> type[WordSource]:
     """The class of a form, whose module is loaded where such a set is met: most trainings read LMDBs alone."""
     if form == "tables":
-        from common.data.sources.tables import TableSource
+        from common.data.sources.tables import TableSource  # may need pyarrow
 
         return TableSource
     if form == "shards":
-        from common.data.sources.shards import TarSource
+        from common.data.sources.shards import TarSource  # only where such a set is met
 
         return TarSource
-    from common.data.sources.listed import ListSource
+    from common.data.sources.listed import ListSource  # only where such a set is met
 
     return ListSource

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageFont
 
@@ -233,8 +234,6 @@ def coverage(font: ImageFont.FreeTypeFont, character: str) -> tuple[np.ndarray, 
 
 def _alike(small: np.ndarray, capital: np.ndarray) -> bool:
     """Whether two glyphs are the same shape at different sizes (small capitals)."""
-    import cv2
-
     if small.size == 0 or capital.size == 0:
         return False
     a, b = (cv2.resize(p, (24, 24), interpolation=cv2.INTER_AREA).astype(np.float32).ravel() for p in (small, capital))

@@ -28,6 +28,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+from tqdm import tqdm
+
 from common.console import Rule, show
 from common.data.doctor import as_dict, describe, refuse_place, repair
 from common.data.examine import Examination, Wishes, examine
@@ -40,6 +42,8 @@ from common.data.sources import find_sources
 from common.data.words import discover
 from common.errors import UserError
 from common.files import write_text
+from common.report.doctor.page import write_page
+from common.report.doctor.suspects import find_suspects, read_corrections, write_suspects
 from common.text.charset import named_charset
 
 RULES: tuple[Rule, ...] = ((r"\A.*", "bold"), (r"(?m)^  [A-Z][A-Z -]+(?=  )", "bold red"))  # the set; faults of it
@@ -131,8 +135,6 @@ def _run(args: argparse.Namespace) -> int:
         write_text(args.json, text)
         shutil.rmtree(shares, ignore_errors=True)
     if args.page is not None:
-        from common.report.doctor.page import write_page
-
         print(f"statistics: {write_page(args.page, found)}")
     if args.against:
         _report_leaks(args, [e.path for e in found if not e.fatal and e.counts.get("label")])
@@ -158,9 +160,9 @@ def _report_leaks(args: argparse.Namespace, folders: list[Path]) -> None:
 
 
 def _report_suspects(args: argparse.Namespace, folders: list[Path]) -> None:
+    # torch, which looking at data does without
     from common.infer import shipped
     from common.infer.recognizer import open_recognizer
-    from common.report.doctor.suspects import find_suspects, write_suspects
 
     reader = shipped.default().path if args.reader is SHIPPED else args.reader
     recognizer = open_recognizer(reader, args.model, args.device, published=True)
@@ -176,8 +178,6 @@ def _report_suspects(args: argparse.Namespace, folders: list[Path]) -> None:
 
 
 def _repair(args: argparse.Namespace, found: list[Examination]) -> int:
-    from common.report.doctor.suspects import read_corrections
-
     exclude: dict[Path, dict[int, str]] = defaultdict(dict)
     labels: dict[Path, dict[int, str]] = {}
     if args.apply is not None:
@@ -197,8 +197,6 @@ def _repair(args: argparse.Namespace, found: list[Examination]) -> int:
 
 def _progress(name: str) -> Callable[[int, int], None]:
     """A progress bar on terminals, silence elsewhere."""
-    from tqdm import tqdm
-
     bar = tqdm(desc=name, unit="img", disable=None, leave=False)
 
     def step(done: int, total: int) -> None:

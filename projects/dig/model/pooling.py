@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -116,8 +115,3 @@ def patch_head(name: str, dim: int, heads: int, grid: tuple[int, int], windows: 
     if name == "conv":
         return ConvHead(dim, grid, windows)
     raise NotImplementedError(f"patchnet_name {name!r} is none of {', '.join(NAMES)}")
-
-
-def instances(head: nn.Module, tokens: Tensor) -> Tensor:
-    """Rows of the contrast, image-major: `[B, N, D]` -> `[B * W, D]`."""
-    return torch.flatten(head(tokens), 0, 1)

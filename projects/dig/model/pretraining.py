@@ -12,7 +12,7 @@ from common.losses.contrastive import info_nce
 from common.models.siamese import frozen_copy, projection_mlp
 from common.train.optim import ema_update
 from projects.dig.model.encoder import SIZES, Encoder, EncoderSize
-from projects.dig.model.pooling import instances, patch_head
+from projects.dig.model.pooling import patch_head
 
 
 class PretrainOutput(NamedTuple):
@@ -138,7 +138,7 @@ class MoCoViT(nn.Module):
             # BatchNorm statistics over all tokens of the masked view, [B * N, D]
             masked = projector(masked.flatten(0, 1)).view_as(masked)
             tokens = torch.cat([masked, plain.to(masked.dtype)])
-        return projection(instances(head, tokens))
+        return projection(head(tokens).flatten(0, 1))  # instances of the contrast, image-major: `[2B * W, D]`
 
     @torch.no_grad()
     def _keys(self, views: Tensor, hidden: Tensor | None, momentum: float) -> Tensor:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from common.data.convert.records import each
 from common.data.convert.release import numbered_lines, read_text
@@ -133,10 +136,6 @@ def table_of(path: Path) -> dict[str, str]:
 
 def plain_npy(path: Path) -> object:
     """The object inside an `.npy` of dtype object, read by an unpickler that knows no class but NumPy's array."""
-    import pickle
-
-    import numpy as np
-
     allowed = {("numpy", "ndarray"), ("numpy", "dtype")}
     allowed |= {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}
 

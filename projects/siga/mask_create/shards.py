@@ -16,7 +16,7 @@ import numpy as np
 from common.data.bad import BadSample
 from common.data.decode import BadImage, decode_rgb
 from common.data.lmdb import LmdbWriter, WordLmdb
-from common.data.parts import WHOLE_JOB, Shard, claimed
+from common.data.parts import WHOLE_JOB, Shard, claimed, parts_folder
 from common.data.sources import open_words
 from common.errors import UserError
 from projects.siga.model.kmeans_mask import text_mask
@@ -39,11 +39,6 @@ class PartDone(NamedTuple):
     part: Part
     pictures: int
     bad: list[BadSample]
-
-
-def parts_folder(target: Path) -> Path:
-    """Where the parts of the mask LMDB `target` lie until they are joined."""
-    return target.with_name(f".{target.name}.parts")
 
 
 def finished(target: Path) -> list[Path]:

@@ -51,9 +51,9 @@ class SegHead(ColumnTail, nn.Module):
     Inputs are the last block's tokens and the four inner maps s0 … s3 [B, D, h, w]; see `CharStr`.
     """
 
-    def __init__(self, dim: int, grid: tuple[int, int], columns: int, channels: int, hidden: int, classes: int) -> None:
+    def __init__(self, dim: int, columns: int, channels: int, hidden: int, classes: int) -> None:
         super().__init__()
-        self.grid, double = grid, 2 * channels
+        double = 2 * channels
         self.token_norm_1, self.token_norm_2 = nn.LayerNorm(dim), nn.LayerNorm(dim)  # the second is never used
         self.conv5 = nn.Conv2d(dim, columns, (2, 3), stride=(2, 1), padding=(0, 1))  # 8 rows -> 4; no norm, no ReLU
         self.build_tail(columns, (2, 1))
@@ -70,10 +70,6 @@ class SegHead(ColumnTail, nn.Module):
         self.feat = nn.Conv2d(dim, hidden, 1, groups=8, bias=False)
         self.lstm = nn.ModuleList([BidirectionalLSTM(hidden, hidden, hidden) for _ in range(2)])
         init_he_fan_out(self)
-
-    def last_map(self, tokens: torch.Tensor) -> torch.Tensor:
-        """The last block's tokens [B, 1 + N, D], normalised, without the class token, as a map [B, D, h, w]."""
-        return token_map(self.token_norm_1(tokens), self.grid)
 
     def columns(self, last: torch.Tensor) -> torch.Tensor:
         """[B, D, h, w] -> the visual sequence V [B, w, columns]."""
@@ -104,7 +100,7 @@ class CharStr(PlainViT):
         super().__init__(v.image_size, 4, dim, v.depths[0], v.heads[0], num_class, in_channels=in_channels)
         self.taps = tuple(round(share * v.depths[0] / 6) - 1 for share in (1, 2, 3, 4))  # blocks 2, 4, 6, 8 of 12
         self.norm_seg = nn.ModuleList([nn.LayerNorm(dim) for _ in self.taps])
-        self.segmentation = SegHead(dim, self.patch_embed.grid_size, v.columns, v.glyph_width, hidden, steps + 1)
+        self.segmentation = SegHead(dim, v.columns, v.glyph_width, hidden, steps + 1)
         self.SequenceModeling = two_lstms(v.columns, hidden)
         self.SequenceEncoding = two_lstms(v.columns, hidden)
         sizes = {"embedding_size": hidden}
@@ -124,7 +120,7 @@ class CharStr(PlainViT):
         for index, tokens in enumerate(self.block_outputs(images)):
             if index in self.taps:  # each tap has a norm of its own; the ViT's last `norm` is never applied
                 inner.append(token_map(self.norm_seg[self.taps.index(index)](tokens), grid))
-        return self.segmentation.last_map(tokens), inner
+        return token_map(self.segmentation.token_norm_1(tokens), grid), inner
 
     def heads(self) -> Heads:
         """The decoders by role."""

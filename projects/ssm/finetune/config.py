@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -197,8 +198,6 @@ def home(found: re.Match) -> str:
 
 def one_line(message: str) -> str:
     """The first facts of Hydra's message, with the near names where it lists the possible ones."""
-    from difflib import get_close_matches
-
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     told = lines[0] if lines else "unknown error"
     asked = re.search(r"Could not find '(?:\w+/)*([^']+)'|Could not load '(?:\w+/)*([^']+)'", message)

@@ -84,7 +84,7 @@ def open_model(
 
 def to_device(name: str) -> torch.device:
     """The published default, cuda, means CUDA if there is any."""
-    from common.infer.recognizer import pick_device
+    from common.infer.recognizer import pick_device  # training does not read and does not load the recognizer
 
     if name == "cuda" and not torch.cuda.is_available():
         print("no CUDA device: reading on the CPU")

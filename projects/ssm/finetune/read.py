@@ -16,6 +16,7 @@ from projects.ssm.finetune.flags import parse_read
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     checkpoint, files, device_name, words = parse_read(argv)
+    # torch, which --help does without
     from common.infer.recognizer import Recognizer
     from projects.ssm.finetune.files import open_model, parse_model_args, to_device
     from projects.ssm.finetune.reader import SSMReader

@@ -20,6 +20,7 @@ from projects.ssm.finetune.flags import evaluation_parser, parse_evaluation
 def main(argv: Sequence[str] | None = None) -> None:
     """Open, read every set once, print and write the tables."""
     o = parse_evaluation(argv, evaluation_parser())
+    # torch, which --help does without
     from common.data.bad import FILE_NAME
     from common.files import write_text
     from projects.ssm.finetune.evaluate import list_unreadable, open_for_test, read_groups, write_json

@@ -25,6 +25,7 @@ from projects.ssm.finetune.flags import parse_evaluation, splits_parser
 def main(argv: Sequence[str] | None = None) -> None:
     """Open, read every set once, print and write the tables of the splits."""
     o = parse_evaluation(argv, splits_parser())
+    # torch, which --help does without
     from common.data.bad import FILE_NAME
     from common.data.sources import set_or_stand_in
     from common.files import write_text

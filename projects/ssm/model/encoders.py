@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from common.models.positions import sinusoid
 from common.models.vit import PlainViT
-from projects.ssm.model.layers import run, vit_norm
+from projects.ssm.model.layers import run, vit_norm, xavier_linear
 
 
 class ViTEncoder(PlainViT):
@@ -74,14 +74,7 @@ class SplitEncoder(nn.Module):
         self.blocks = nn.ModuleList(SplitBlock(dim, heads, mlp_ratio) for _ in range(depth))
         self.norm = vit_norm(dim)
         self.register_buffer("positions", sinusoid(self.patch_embed.num_patches, dim)[None], persistent=False)
-        self.apply(_xavier)
+        self.apply(xavier_linear)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.norm(run(self.blocks, self.patch_embed(images) + self.positions))
-
-
-def _xavier(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

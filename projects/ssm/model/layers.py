@@ -38,6 +38,14 @@ def init_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
+def xavier_linear(module: nn.Module) -> None:
+    """MAE's first weights: Linear Xavier-uniform with zero biases; everything else keeps torch's own."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 def vit_blocks(depth: int, dim: int, heads: int, mlp_ratio: float = 4.0) -> nn.ModuleList:
     """`depth` pre-norm ViT blocks with fused, biased qkv, exact GELU and LayerNorm eps 1e-6."""
     return nn.ModuleList(

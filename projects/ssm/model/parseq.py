@@ -183,15 +183,13 @@ class PARSeq(TokenReader):
         given = torch.cat([first[:, None], logits[:, :-1].argmax(-1)], dim=1)
         visible = ~((given == EOS).int().cumsum(-1) > 0)[:, None, None]
         # all `steps` positions are read again even where the greedy pass stopped early, as published
-        cloze = cloze_mask(steps)[:, : given.shape[1]].to(given.device)
+        # query i reads position i + 1 and may see every token j (0 = BOS) but that one
+        cloze = ~torch.diag(torch.ones(max(steps - 1, 0), dtype=torch.bool, device=given.device), 1)[
+            :, : given.shape[1]
+        ]
         content_mask = cloze[: given.shape[1]] & visible
         queries = self.queries(given.shape[0], 0, steps)
         return self.head(self.decoder(queries, self.embed(given), memory, cloze & visible, content_mask))
-
-
-def cloze_mask(length: int) -> Tensor:
-    """True where query i may see token j (0 = BOS): every j but i + 1, its own answer."""
-    return ~torch.diag(torch.ones(max(length - 1, 0), dtype=torch.bool), 1)
 
 
 def attention_masks(order: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from common.models.images import unpatchify
 from common.models.positions import sincos_2d
-from projects.ssm.model.layers import run, vit_blocks, vit_norm
+from projects.ssm.model.layers import run, vit_blocks, vit_norm, xavier_linear
 from projects.ssm.model.pretrainer import fixed, pixel_target
 
 CHANNELS = {"SR": 3, "Seg": 1}
@@ -56,11 +56,8 @@ class UniPixelViT(nn.Module):
         self.decoder_blocks = vit_blocks(decoder_depth, embed_dim, decoder_heads, 4.0)
         self.decoder_norm = vit_norm(embed_dim)
         self.decoder_pred = nn.Linear(embed_dim, patch_size[0] * patch_size[1] * self.channels)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        nn.init.xavier_uniform_(self.patch_embed.proj.weight.flatten(1))
+        self.apply(xavier_linear)
+        nn.init.xavier_uniform_(self.patch_embed.proj.weight.flatten(1))  # the patch convolution as a Linear layer
 
     def forward(self, images: Tensor) -> Tensor:
         """`[B, 3, H, W]` in [0, 1] -> patch vectors `[B, N, p * p * channels]`."""

@@ -16,7 +16,7 @@ from common.models.images import patchify, unpatchify
 from common.models.positions import sincos_2d
 from common.models.siamese import frozen_copy, pool_windows, projection_mlp
 from common.train.optim import ema_update
-from projects.ssm.model.layers import ScaledEmbedding, run, vit_blocks, vit_norm
+from projects.ssm.model.layers import ScaledEmbedding, run, vit_blocks, vit_norm, xavier_linear
 
 WINDOWS = 4
 """Horizontal windows a feature map is pooled to; each is one instance of the contrast."""
@@ -87,7 +87,8 @@ class SSMPretrainer(nn.Module):
         self.student_norm = nn.LayerNorm(decoder_dim).requires_grad_(False)  # of L_den, which is off as published
         self.projection_layer = projection_mlp(decoder_dim, mlp_dim, mlp_dim, decoder_dim)
         self.predictor = projection_mlp(decoder_dim, mlp_dim, decoder_dim)
-        self.initialise()
+        self.apply(xavier_linear)
+        nn.init.xavier_uniform_(self.patch_embed.proj.weight.flatten(1))  # the patch convolution as a Linear layer
         # the momentum copies (mm_) begin equal to the online network; the predictor has none, as in MoCo v3
         self.mm_patch_embed = frozen_copy(self.patch_embed)
         self.mm_norm = frozen_copy(self.norm)
@@ -99,15 +100,6 @@ class SSMPretrainer(nn.Module):
         # published: the momentum prompt keeps its own N(0, 1) draw and only drifts towards the online one
         prompt = self.prompt_embd if copy_prompt else ScaledEmbedding(directions, decoder_dim)
         self.mm_prompt_embd = frozen_copy(prompt)
-
-    def initialise(self) -> None:
-        """Xavier-uniform Linear weights with zero biases; the patch convolution is drawn as a Linear layer."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        nn.init.xavier_uniform_(self.patch_embed.proj.weight.flatten(1))
 
     def encode(self, images: Tensor, momentum: bool = False) -> Tensor:
         """`[B, 3, H, W]` -> latent `[B, N, D]`. Both networks add the same fixed position table."""
