@@ -184,9 +184,8 @@ class PARSeq(TokenReader):
         visible = ~((given == EOS).int().cumsum(-1) > 0)[:, None, None]
         # all `steps` positions are read again even where the greedy pass stopped early, as published
         # query i reads position i + 1 and may see every token j (0 = BOS) but that one
-        cloze = ~torch.diag(torch.ones(max(steps - 1, 0), dtype=torch.bool, device=given.device), 1)[
-            :, : given.shape[1]
-        ]
+        others = ~torch.diag(torch.ones(max(steps - 1, 0), dtype=torch.bool, device=given.device), 1)
+        cloze = others[:, : given.shape[1]]
         content_mask = cloze[: given.shape[1]] & visible
         queries = self.queries(given.shape[0], 0, steps)
         return self.head(self.decoder(queries, self.embed(given), memory, cloze & visible, content_mask))
