@@ -59,7 +59,7 @@ COMMANDS: dict[str, Command] = {
     "reproduce": Command("run a project's recipe, evaluate, write the report", "common.reproduce.command"),
     "curve": Command("how many labelled words are needed: table and chart", "common.reproduce.curve"),
     "sanity": Command("overfit 64 images with a project's reader", "common.reproduce.sanity"),
-    "bench": Command("time the data path and the models in the units u and v", "common.bench.command"),
+    "bench": Command("time the data path and the models against plain code", "common.bench.command"),
     "gpu-check": Command("checks and throughput of a GPU, as JSON", "common.bench.gpu_check"),
     "convert": Command("translate checkpoints between published forms", "", "convert"),
 }
@@ -73,6 +73,17 @@ Where to start:
     strlab doctor FOLDER       is my data sound?
     strlab COMMAND --help      what a command takes"""
 GROUPS = {"data": "make, convert and look at data"}
+
+
+class CommandParser(Parser):
+    """The parser of one command: flags that it does not know are its own error, so that its own are suggested."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
+        """Parse as `Parser` does, and leave nothing to the parser of all commands."""
+        namespace, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return namespace, rest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,7 +109,7 @@ def build_parser(wanted: str = "") -> argparse.ArgumentParser:
     others."""
     parser = Parser(prog="strlab", description=ABOUT)
     parser.add_argument("--version", action="version", version=f"strlab {__version__}")
-    subparsers = parser.add_subparsers(metavar="COMMAND", title="commands")
+    subparsers = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=CommandParser)
     groups = {}
     for group, help_text in GROUPS.items():
         groups[group] = subparsers.add_parser(group, help=help_text, description=help_text).add_subparsers(

@@ -98,8 +98,12 @@ def write_text(path: Path, text: str) -> Path:
 def read_regular(path: Path, most: int = MOST_BYTES) -> bytes:
     """The bytes of a regular file. Raises OSError for pipes, devices, folders, and files of more than `most` bytes."""
     # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
-    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
-        status = os.fstat(file.fileno())
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    status = os.fstat(handle)
+    if stat.S_ISDIR(status.st_mode):  # `open` would name the handle, and leave it open
+        os.close(handle)
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    with open(handle, "rb") as file:
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         if status.st_size > most:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -49,21 +50,37 @@ class Parser(argparse.ArgumentParser):
     literal: tuple[str, ...] = ("character", "charset", "text")
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
-        """Parse as argparse does; values that are paths get the home folder in place of `~`."""
-        namespace, rest = super().parse_known_args(args, namespace)
+        """Parse as argparse does; `--batch-size` and `--batch_size` are one flag, and values that are paths get the
+        home folder in place of `~`."""
+        words = list(sys.argv[1:] if args is None else args)
+        end = words.index("--") if "--" in words else len(words)
+        namespace, rest = super().parse_known_args([*map(self._spelt, words[:end]), *words[end:]], namespace)
         for name, value in vars(namespace).items():
             if name not in self.literal:
                 setattr(namespace, name, at_home(value))
         return namespace, rest
 
+    def _spelt(self, word: str) -> str:
+        """A word of the command line with its flag as it is defined, where only `-` and `_` differ."""
+        flag, equals, value = word.partition("=")
+        if not flag.startswith("--") or flag in self._option_string_actions:
+            return word
+        bare = flag[2:].replace("_", "-")
+        same = (known for known in self._option_string_actions if known[2:].replace("_", "-") == bare)
+        return f"{next(same, flag)}{equals}{value}"
+
     def error(self, message: str) -> NoReturn:
-        """Print one line, with the nearest flag where one was mistyped, and leave with status 2."""
+        """Print one line, with the nearest flag or choice where one was mistyped, and leave with status 2."""
         message, known = message.removeprefix("argument "), list(self._option_string_actions)
         words = message.removeprefix("unrecognized arguments: ").split() if message.startswith("unrecognized") else []
         for flag in (word.split("=")[0] for word in words if word.startswith("-")):
             if near := difflib.get_close_matches(flag, known, 1):
                 message += f" (did you mean {near[0]}?)"
                 break
+        if wrong := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)$", message):
+            choices = re.findall(r"[^\s,']+", wrong[2])
+            if near := difflib.get_close_matches(wrong[1], choices, 1):
+                message = f"{message[: wrong.start()]}invalid choice: {wrong[1]!r} (did you mean {near[0]}?)"
         print(f"error: {' '.join(message.split())}; `{self.prog} --help` lists what it takes", file=sys.stderr)
         self.exit(2)
 
@@ -136,6 +153,8 @@ class Flag:
             words["action"] = "store_false" if self.const is False else "store_true"
         else:
             words["type"] = self.type
+            if self.type in (int, float) and self.choices is None:
+                words["metavar"] = "N" if self.type is int else "X"  # not the flag's name a second time
             words |= {
                 key: getattr(self, key) for key in ("nargs", "choices", "const") if getattr(self, key) is not None
             }
@@ -177,7 +196,10 @@ class Table:
 
     def parser(self, prog: str, description: str, variant: str = "", suppress: bool = False) -> Parser:
         """The parser of a variant. Flags cannot be shortened, as two published ones often share a beginning."""
-        parser = Parser(prog, description=description, epilog=self.epilog, allow_abbrev=False)
+        required = [flag for flag in self.flags(variant) if flag.required and not suppress]
+        words = [f"{flag.names.split()[0]} {flag.name.upper()}" for flag in required]  # dozens of flags are no usage
+        usage = " ".join(["%(prog)s", *words, "[options]"])
+        parser = Parser(prog, usage=usage, description=description, epilog=self.epilog, allow_abbrev=False)
         dead = []
         for title, group in self.groups.items():
             here = parser.add_argument_group(title)

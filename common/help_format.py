@@ -18,6 +18,14 @@ class HelpFormatter(argparse.HelpFormatter):
         width = min(width or shutil.get_terminal_size().columns, 80)
         super().__init__(prog, indent_increment, max_help_position, width - 1)
 
+    def add_argument(self, action: argparse.Action) -> None:
+        """Count the indentation of the commands too: argparse does not, and breaks the line after the longest one."""
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            longest = max((len(name) for name in action.choices), default=0)
+            indent = self._current_indent + self._indent_increment
+            self._action_max_length = max(self._action_max_length, longest + indent)
+
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         blocks: list[str] = []
         for block in re.split(r"\n\s*\n", text.strip("\n")):

@@ -120,6 +120,15 @@ def decode_jpeg(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray | None:
         return None  # broken, or merely unusual: Pillow decides
 
 
+def known_kind(data: bytes) -> str:
+    """What people often take for a picture that can be read, and what to do about it; "" for other data."""
+    if data.startswith(b"%PDF"):
+        return ": a PDF; save its pages as pictures first, as `pdftoppm -png` does"
+    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"avif"):
+        return ": HEIC or AVIF; save it as JPEG or PNG first"
+    return ": SVG; save it as PNG first" if b"<svg" in data[:1000] else ""
+
+
 def open_picture(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The one way in which this library opens picture files: header read, pixels not yet; `load` reads them.
 
@@ -133,12 +142,13 @@ def open_picture(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> Image.Im
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(source), formats=FORMATS)
     except Image.UnidentifiedImageError:
-        raise BadImage(f"not an image ({len(source)} bytes)") from None
+        raise BadImage(f"not an image ({len(source)} bytes){known_kind(source)}") from None
     except Exception as error:
         raise BadImage(getattr(error, "strerror", None) or f"{type(error).__name__}: {error}") from None
     width, height = image.size
     if width * height > max_pixels:
-        raise BadImage(f"{width}x{height} pixels, more than the cap of {max_pixels}")
+        most = f"{max_pixels / 1e6:.4g} million" if max_pixels >= 1e6 else f"{max_pixels}"
+        raise BadImage(f"{width}x{height} pixels, more than {most}; scale it down or cut it first")
     return image
 
 

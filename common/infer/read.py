@@ -102,6 +102,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     paths = find_images(args.images)
+    check_drawing("--sheet", args.sheet, paths)
+    check_drawing("--draw", args.draw, paths)
     if args.draw is not None and not args.detect:
         raise UserError("--draw: it shows what --detect found; give both")
     if args.detect:
@@ -161,6 +163,16 @@ def _read_pages(args: argparse.Namespace, paths: list[Path]) -> int:
     if failed:
         print(f"{failed} of {len(paths)} images could not be read", file=sys.stderr)
     return 1 if failed else 0
+
+
+def check_drawing(flag: str, out: Path | None, images: Sequence[Path]) -> None:
+    """Raise `UserError` for a picture that would take the place of one that is read, or that is no PNG."""
+    if out is None or not out.suffix:
+        return
+    if any(out.resolve() == image.resolve() for image in images):
+        raise UserError(f"{flag}: {out} is one of the pictures to read; give another name")
+    if out.suffix.lower() != ".png" and not out.is_dir():
+        raise UserError(f"{flag}: {out}: a PNG is written; give a name that ends in .png")
 
 
 def line(path: Path, prediction: Prediction, as_json: bool) -> str:

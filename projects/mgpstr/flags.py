@@ -329,7 +329,10 @@ def parse(argv: Sequence[str] | None, training: bool, prog: str) -> tuple[dict[s
     first = Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--Transformer")
     method = first.parse_known_args(sys.argv[1:] if argv is None else argv)[0].Transformer
-    values, given = table(training).parse(argv, prog, "STR", "A" if method in ACDS else "M")
+    doing = "Train" if training else "Evaluate, or draw the readings of,"
+    values, given = table(training).parse(
+        argv, prog, f"{doing} MGP-STR, char-str or ACDS-STR.", "A" if method in ACDS else "M"
+    )
     if values["sensitive"] and "character" not in given:
         values["character"] = CHARSET_94
     values["device"] = device_of(values["device"], "device" in given)

@@ -239,6 +239,8 @@ def _run(args: argparse.Namespace) -> None:
         check_reader(args.reader)
     if args.out.suffix.lower() != ".png":
         raise UserError(f"--out {args.out}: give a name that ends in .png")
+    if args.image.resolve() in (args.out.resolve(), args.out.with_suffix(".both.png").resolve()):
+        raise UserError(f"--out {args.out}: {args.image} is the picture to paint into; give another name")
     image = open_picture(args.image)
     painter = Painter.open(
         args.weights, vae=args.vae, scheduler=args.scheduler, font=args.font, resolution=args.resolution,

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train the character-aware diffusion model (step 1 from Stable Diffusion 2.1, step 2 from step 1).
+r"""Train the character-aware diffusion model (step 1 from Stable Diffusion 2.1, step 2 from step 1).
 
 accelerate launch --num_processes 8 projects/textssr/train_diff.py \
     --config projects/textssr/configs/train_diff_step1_cfg.py

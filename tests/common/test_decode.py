@@ -92,14 +92,28 @@ def test_every_failure_is_bad_image(name):
             decode(bad_inputs()[name])
 
 
+@pytest.mark.parametrize(
+    "data, told",
+    [
+        (b"%PDF-1.7\n", "a PDF; save its pages"),
+        (b"\0\0\0 ftypheic\0\0", "HEIC or AVIF; save it as JPEG"),
+        (b'<?xml version="1.0"?><svg/>', "SVG; save it as PNG"),
+        (b"hello", r"\(5 bytes\)$"),
+    ],
+)
+def test_what_is_often_taken_for_a_picture_is_named(data: bytes, told: str) -> None:
+    with pytest.raises(BadImage, match=told):
+        decode_rgb(data)
+
+
 def test_bombs_are_refused_before_decoding():
     bomb = saved(Image.new("1", (20000, 20000)), "PNG")
     assert len(bomb) < 1 << 20
-    with pytest.raises(BadImage, match=r"cap|bomb"):
+    with pytest.raises(BadImage, match=r"more than|bomb"):
         decode_rgb(bomb)
     wide = encoded(noise(0, 4, 3000), "JPEG")
     assert decode_rgb(wide).shape == (4, 3000, 3)
-    with pytest.raises(BadImage, match="cap"):
+    with pytest.raises(BadImage, match="more than 11999; scale it down"):
         decode_rgb(wide, max_pixels=11_999)
 
 

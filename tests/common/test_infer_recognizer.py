@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from common import cli, registry
 from common.errors import UserError
+from common.files import read_regular
 from common.infer.read import sheet_names
 from common.infer.recognizer import Recognizer, as_array, find_images, open_recognizer, pick_device
 from tests.common import toy
@@ -127,6 +128,31 @@ def test_read_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert cli.main([*files[:2], *files[4:], "--json", "--sheet", str(sheet)]) == 0
     assert np.asarray(Image.open(sheet)).shape == (118, 224, 3)
     assert json.loads(capsys.readouterr().out)["text"] == "a"
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["--sheet", "x.png"], "--sheet: x.png is one of the pictures to read"),
+        (["--sheet", "../here/x.png"], "is one of the pictures to read"),
+        (["--detect", "--draw", "./x.png"], "--draw: x.png is one of the pictures to read"),
+        (["--sheet", "y.jpg"], "--sheet: y.jpg: a PNG is written"),
+    ],
+)
+def test_no_picture_that_is_read_is_overwritten(
+    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("x.png").write_bytes(toy.crop("a"))
+    assert cli.main(["read", "x.png", *words]) == 2
+    assert told in capsys.readouterr().err and Path("x.png").read_bytes() == toy.crop("a")
+    assert [path.name for path in Path().iterdir()] == ["x.png"]
+
+
+def test_a_folder_in_place_of_a_picture_is_named(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError, match=tmp_path.name):
+        read_regular(tmp_path)
 
 
 def test_sheets_of_equal_names_stay_apart(tmp_path: Path) -> None:

@@ -137,3 +137,41 @@ def test_an_error_of_another_rank_alone_is_shown(tmp_path: Path) -> None:
         [*launch, str(tmp_path / "alone.py")], capture_output=True, text=True, env=environment, timeout=300, check=False
     )
     assert done.returncode and "error: only rank 1 has no data\n" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("words", [["--batch_size", "3"], ["--batch-size=3"], ["--batch_size=3"]])
+def test_a_flag_with_other_dashes_is_the_same_flag(words: list[str]) -> None:
+    args = build_parser("read").parse_args(["read", "x.png", *words])
+    assert args.batch_size == 3 and args.images == ["x.png"]
+    table = Table({"steps": (Flag("--valInterval --val_interval", int), Flag("--batch_size", int))})
+    assert table.parse(["--val-interval", "4", "--batch-size=5"], "x.py", "")[0] == {"valInterval": 4, "batch_size": 5}
+    parser = Parser()
+    parser.add_argument("--max-side", type=int)
+    parser.add_argument("names", nargs="*")
+    args = parser.parse_args(["--max_side", "7", "--", "--max_side"])
+    assert args.max_side == 7 and args.names == ["--max_side"]
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["read", "x.png", "--batchsize", "3"], "--batchsize 3 (did you mean --batch-size?); `strlab read --help`"),
+        (["read", "x.png", "--csv"], "unrecognized arguments: --csv; `strlab read --help`"),
+        (["raed", "x.png"], "invalid choice: 'raed' (did you mean read?); `strlab --help`"),
+        (["data", "convert", "gtt"], "invalid choice: 'gtt' (did you mean gt?); `strlab data convert --help`"),
+    ],
+)
+def test_a_mistyped_command_or_flag(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from common import cli
+
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 2 and told in capsys.readouterr().err
+
+
+def test_the_usage_of_many_flags_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = (Flag("--data", required=True), *(Flag(f"--size{number}", int) for number in range(50)))
+    with pytest.raises(SystemExit):
+        Table({"data": flags}).parse(["--help"], "x.py", "Train.")
+    text = capsys.readouterr().out
+    assert text.startswith("usage: x.py --data DATA [options]\n") and "--size7 N" in text

@@ -38,3 +38,11 @@ def test_long_choices_are_explained() -> None:
     cli.use_everywhere(parser)
     text = parser.format_help()
     assert "--kind NAME" in text and "one of aaaaaaaaaaaa, bbbbbbbbbbbb," in text
+
+
+def test_the_list_of_commands_is_aligned() -> None:
+    """argparse does not count the indentation of commands, and breaks the line after the longest name."""
+    listed = cli.build_parser("").format_help().partition("  COMMAND\n")[2].splitlines()
+    names = {name.split()[0] for name in cli.COMMANDS}
+    assert len(listed) == len(names) and all(len(line.split()) > 1 and line.split()[0] in names for line in listed)
+    assert len({line.index(line.split(maxsplit=1)[1]) for line in listed}) == 1
