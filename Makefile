@@ -60,7 +60,7 @@ compare: $(VENV)/.ready  ## one table of the shipped readers on the words below 
 	$(BIN)/strlab compare --any-data --data "$(or $(DATA),data/synth/evaluation)"
 
 docs: $(VENV)/.ready  ## build the documentation site into site/
-	$(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python -m mkdocs build --strict
 
 wheel: $(VENV)/.ready  ## build dist/strlab-*.whl
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w dist .

@@ -1,13 +1,14 @@
 """Scene text recognition from Python.
 
->>> import strlab
->>> reader = strlab.load()                                   # doctest: +SKIP
->>> reader("crop.png").text                                  # doctest: +SKIP
-'coffee'
->>> [p.text for p in reader(["a.jpg", "b.jpg"])]             # doctest: +SKIP
-['north', 'street']
->>> [(w.text, w.box) for w in reader.read_page("page.jpg")]  # doctest: +SKIP
-[('Coffee', array(...)), ('house', array(...))]
+Examples:
+    >>> import strlab
+    >>> reader = strlab.load()                                   # doctest: +SKIP
+    >>> reader("crop.png").text                                  # doctest: +SKIP
+    'coffee'
+    >>> [p.text for p in reader(["a.jpg", "b.jpg"])]             # doctest: +SKIP
+    ['north', 'street']
+    >>> [(w.text, w.box) for w in reader.read_page("page.jpg")]  # doctest: +SKIP
+    [('Coffee', array(...)), ('house', array(...))]
 
 `load` opens the reader that ships with the package, another shipped one by its name, or a checkpoint file. Nothing is
 downloaded. Importing this module is cheap: PyTorch is imported when a reader is loaded.
@@ -63,10 +64,11 @@ def load(name_or_file: str | Path | None = None, device: str = "auto", **options
     Raises:
         UserError: nothing ships under that name, no such file, a checkpoint that does not fit, an unknown option.
 
-    >>> load("no-such-reader.pth")
-    Traceback (most recent call last):
-    ...
-    common.errors.UserError: --checkpoint: no-such-reader.pth does not exist
+    Examples:
+        >>> load("no-such-reader.pth")
+        Traceback (most recent call last):
+        ...
+        common.errors.UserError: --checkpoint: no-such-reader.pth does not exist
     """
     # torch, as in `__getattr__`
     from common.infer import shipped
@@ -117,8 +119,9 @@ def models(pattern: str = "") -> list[Mapping[str, Any]]:
     Args:
         pattern: only names that contain this, in any case.
 
-    >>> any(one["name"] == "siga/TRBA" for one in models("trba"))
-    True
+    Examples:
+        >>> any(one["name"] == "siga/TRBA" for one in models("trba"))
+        True
     """
     # the modules of every project, as in `__getattr__`
     from common import registry

@@ -10,10 +10,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def on_page_markdown(markdown: str, page, **_: object) -> str:
     """Put the project's README under the links of `papers/<project>.md`; its links to files of the tree become text."""
+    up = "../" * page.file.src_uri.count("/")
     found = re.fullmatch(r"papers/(\w+)\.md", page.file.src_uri)
-    if not found:
-        return markdown
+    if not found:  # a project's README is part of its paper's page
+        return re.sub(r"\]\((?:\.\./)+projects/(\w+)/README\.md", rf"]({up}papers/\1.md", markdown)
     readme = (ROOT / "projects" / found[1] / "README.md").read_text("utf-8")
+    readme = re.sub(r"^Where the papers?.*docs/papers/.*\n\n", "", readme, flags=re.MULTILINE)  # it is this page
     readme = re.sub(r"\[([^\]]*)\]\((?!https?:)([^)]*)\)", _link, readme)
     readme = re.sub(r"^#(?=#* )", "##", readme, flags=re.MULTILINE)  # one level down
     return f"{markdown}\n\n{readme.replace('### #', '####')}"

@@ -17,8 +17,9 @@ def expected_calibration_error(confidences: Sequence[float], correct: Sequence[b
     """Return the mean distance between confidence and accuracy in `bins` equal intervals of confidence, weighted by
     their words (Guo et al. 2017): 0 is perfect, 1 the worst; NaN without words.
 
-    >>> expected_calibration_error([0.9, 0.9, 0.1, 0.1], [True, True, False, False])
-    0.1
+    Examples:
+        >>> expected_calibration_error([0.9, 0.9, 0.1, 0.1], [True, True, False, False])
+        0.1
     """
     confidence, right = np.asarray(confidences, float), np.asarray(correct, float)
     if not len(confidence):

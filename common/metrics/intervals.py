@@ -15,8 +15,9 @@ def wilson(correct: float, count: int, z: float = Z_95) -> tuple[float, float]:
         count: number of trials; without any, the interval is all of [0, 1].
         z: quantile of the normal distribution (default: a 95 % interval).
 
-    >>> [round(value, 4) for value in wilson(8, 10)]
-    [0.4902, 0.9433]
+    Examples:
+        >>> [round(value, 4) for value in wilson(8, 10)]
+        [0.4902, 0.9433]
     """
     if count <= 0:
         return 0.0, 1.0
@@ -36,8 +37,9 @@ def mcnemar(only_first: int, only_second: int) -> float:
         only_first: items that only the first of two readers gets right.
         only_second: items that only the second gets right. Items on which they agree say nothing.
 
-    >>> round(mcnemar(2, 10), 4)
-    0.0386
+    Examples:
+        >>> round(mcnemar(2, 10), 4)
+        0.0386
     """
     from scipy.stats import binomtest
 

@@ -51,7 +51,7 @@ def test_terms_are_shown_by_the_command() -> None:
 
 def test_it_builds_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -64,6 +64,19 @@ def test_it_builds_without_a_warning(tmp_path: Path) -> None:
         r"<(?:script|img|iframe)[^>]+src=\"https?://|<link[^>]+rel=\"stylesheet\"[^>]+href=\"https?://"
     )
     assert not [name for name, text in pages.items() if outside.search(text)]
+
+
+def test_the_first_picture_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the README says that its first command prints."""
+    from common import cli
+
+    picture = "docs/images/coffee.png"
+    (said,) = re.findall(
+        rf"strlab read {picture} +# prints the file, \"(\w+)\" and (\S+),", (ROOT / "README.md").read_text()
+    )
+    assert cli.main(["read", str(ROOT / picture), "--engine", "torch"]) == 0
+    text, confidence = capsys.readouterr().out.rstrip("\n").split("\t")[1:]
+    assert text == said[0] == "coffee" and abs(float(confidence) - float(said[1])) < 0.01
 
 
 def test_the_notebook_runs(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 
 import pytest
 
@@ -20,6 +21,10 @@ WRITTEN = 0
 """Ceiling on assignments to options after parsing."""
 LOOPS = {"common/train/loop.py", "projects/textssr/run.py"}
 """The loop, and the engine that gives it accelerate's gradients."""
+ROOT_FILES = {
+    ".dockerignore", ".gitattributes", ".gitignore", "CITATION.cff", "Dockerfile", "LICENSE", "Makefile", "README.md",
+    "environment.yml", "mkdocs.yml", "pyproject.toml", "requirements.lock", "strlab.py",
+}  # fmt: skip
 
 
 def test_files_and_functions_are_not_too_long() -> None:
@@ -90,3 +95,12 @@ def test_files_of_the_training_library() -> None:
 )
 def test_the_house_has_its_parts(path: str) -> None:
     assert (ROOT / path).is_file()
+
+
+def test_nothing_strays_at_the_root() -> None:
+    """A picture that a command wrote into the working folder was committed once."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no checkout of git")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = {name for name in listed.splitlines() if "/" not in name}
+    assert files <= ROOT_FILES, f"at the root: {sorted(files - ROOT_FILES)}"

@@ -135,3 +135,24 @@ def test_files_that_are_named_exist() -> None:
             if not (ROOT / match[0]).exists() and not match[0].startswith("projects/toy/"):
                 missing.append(f"{relative(path)}: {match[0]}")
     assert not missing, "; ".join(missing)
+
+
+@pytest.mark.parametrize("project", sorted(ORIGINALS))
+def test_the_table_from_paper_to_code_names_what_is_there(project: str) -> None:
+    """Each README leads from an equation to the function that computes it; every name in that table is defined in a
+    file that the same row names."""
+    folder = ROOT / "projects" / project
+    text = (folder / "README.md").read_text("utf-8")
+    section = text.partition("\n## Where the paper is in the code\n")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ") and ".py" in line]
+    assert len(rows) >= 9, "no table from the paper to the code"
+    for row in rows:
+        cell = row.rstrip("| ").rpartition(" | ")[2]
+        files = [next((p for p in (folder / name, ROOT / name) if p.is_file()), None)
+                 for name in re.findall(r"\w[\w/]*\.py\b", cell)]  # fmt: skip
+        assert all(files), row
+        code = "".join(path.read_text("utf-8") for path in files)
+        quoted = re.sub(r"[\w/]+\.py\b:?|\[|\]\([^)]*\)", " ", " ".join(re.findall(r"`([^`]*)`", cell)))
+        names = {part for name in re.findall(r"[\w.]+", quoted) for part in name.split(".")}
+        missing = [name for name in names if not re.search(rf"^\s*(?:def|class) {name}\b", code, re.MULTILINE)]
+        assert not missing, f"{missing} of: {row}"

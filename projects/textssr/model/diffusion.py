@@ -149,7 +149,15 @@ def diffusion_loss(
     timesteps: Tensor | None = None,
     weighting: Weighting = PLAIN,
 ) -> StepOutput:
-    """Mean squared error over the whole crop, as `weighting` says.
+    """The noise loss of a batch: E || UNet(u_t, t, c) - v ||^2, the mean over the whole crop, as `weighting` says.
+
+    u_t = [z_t, z_masked, z_glyph, mask] of 13 channels, with z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) eps; c are the
+    tokens of the character planes; v is the target that the scheduler asks for (`target_of`).
+
+    Args:
+        image, masked, glyph: posteriors `[B, 4, h, w]` of the crop, the crop without its word, and the word glyph.
+        scale: the VAE's scaling factor; z = scale times a sample of the posterior.
+        timesteps: int64 `[B]`; without them they are drawn uniformly.
 
     Draws, in order: eps_pixel, noise, eps_masked, eps_glyph, then the timesteps.
     """
