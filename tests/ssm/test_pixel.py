@@ -11,8 +11,10 @@ import torch
 
 from common.data.lmdb import LmdbWriter
 from common.train.checkpoint import load
-from projects.ssm.model.pixel import UniPixelViT
+from projects.ssm.model.pixel import VARIANTS, UniPixelViT
 from projects.ssm.model.pretrainer import build_pretrainer
+from projects.ssm.pixel.data import evaluation_pairs
+from projects.ssm.pixel.evaluate import measure
 from projects.ssm.pretrain.flags import parse_pixel
 from projects.ssm.pretrain.main_pixel import main
 from projects.ssm.weights import load_pixel_encoder
@@ -104,3 +106,16 @@ def test_encoders_of_others(tmp_path: Path) -> None:
         assert "blocks.0.attn.qkv.weight" in load_pixel_encoder(model, str(tmp_path / "encoder.pth")).kept
     assert torch.equal(model.norm.weight, state["norm.weight"])
     assert not torch.equal(model.decoder_pred.weight, state["decoder_pred.weight"])
+
+
+def test_unreadable_pairs_are_counted_and_stop_no_evaluation(data: Path, tmp_path: Path, capsys) -> None:
+    with LmdbWriter(tmp_path / "sr") as writer:
+        for i in range(3):
+            picture = b"no picture" if i == 1 else encoded(noise(i, 32, 128))
+            writer.add(encoded(noise(i)), "word", image_lr=picture, image_hr=encoded(noise(i, 32, 128)))
+    model = UniPixelViT("SR", **VARIANTS["pixel_vit_micro_patch16x8"])
+    figures = measure(
+        model, evaluation_pairs("SR", "", str(tmp_path / "sr"), (32, 128)), "SR", 2, 0, torch.device("cpu")
+    )
+    assert figures["psnr"] > 0
+    assert f"evaluation: 1 pairs skipped, first {tmp_path / 'sr'} 2: " in capsys.readouterr().out

@@ -11,7 +11,6 @@ import numpy as np
 from common.data.bad import BadSample
 from common.data.decode import BadImage, decode_resized
 from common.data.lmdb import WordLmdb
-from common.data.loader import SeededSampler, WordLoader, word_loader
 from common.data.sources import open_words
 from common.data.words import ArrayBatch, Request, discover
 from common.errors import UserError
@@ -119,8 +118,3 @@ def evaluation_pairs(kind: str, data: str, evaluation: str, size: tuple[int, int
     if not evaluation:
         print(f"--eval_data_path: not given; measuring on {data}/val, which is trained on too; give other pictures")
     return Masks([evaluation or Path(data) / "val"], size, "--eval_data_path" if evaluation else "--data_path")
-
-
-def in_order(pairs: Pairs, batch_size: int, workers: int) -> WordLoader:
-    """All pairs once, in order."""
-    return word_loader(pairs, SeededSampler(len(pairs), batch_size, shuffle=False), workers)

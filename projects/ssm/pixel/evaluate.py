@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from common.data.loader import reading_loader
 from common.errors import UserError
 from common.models.images import to_float_nchw
 from projects.ssm.model.pixel import UniPixelViT, iou, psnr, ssim
-from projects.ssm.pixel.data import Pairs, in_order
+from projects.ssm.pixel.data import Pairs
 
 SHOWN = 8  # pictures of --vis
 
@@ -32,13 +33,15 @@ def measure(
     device: torch.device,
     shown: Path | None = None,
 ) -> dict[str, float]:
-    """MSE, and PSNR and SSIM ("SR") or IoU by image and by column ("Seg"), over all pairs. Puts the model into
-    evaluation mode. With `shown`, the first pictures are written into that folder.
+    """MSE, and PSNR and SSIM ("SR") or IoU by image and by column ("Seg"), over all pairs that can be read; the others
+    are counted in a line. Puts the model into evaluation mode. With `shown`, the first pictures are written into that
+    folder.
     """
     model.eval()
     sums: dict[str, float] = {}
     count = 0
-    for batch in in_order(pairs, batch_size, workers):
+    batches = reading_loader(pairs, batch_size, workers)
+    for batch in batches:
         given, wanted = views(batch.images.to(device), model)
         predicted = model(given)
         pictures = model.pictures(predicted)
@@ -54,6 +57,9 @@ def measure(
         count += len(batch)
     if not count:
         raise UserError("--eval_data_path: none of its pairs can be read")
+    if skipped := batches.bad.rows():
+        first = skipped[0]
+        print(f"evaluation: {len(skipped)} pairs skipped, first {first.path} {first.number}: {first.reason}")
     return {name: value / count for name, value in sums.items()}
 
 
