@@ -158,8 +158,8 @@ def guess_charset(state: Mapping[str, Tensor], hyper: Mapping[str, Any], path: s
     return charset_of(state, class_of(state, path), path)
 
 
-def take_sizes(options: dict[str, Any], path: str) -> None:
-    """Set the sizes of `pretrained=` in the model's options, so that the file opens without further ones.
+def with_sizes_of(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's options with the sizes of `pretrained=`, so that the file opens without further ones.
 
     Picture size and word length stay as configured. Raises `UserError` for a file of another recogniser.
     """
@@ -176,7 +176,7 @@ def take_sizes(options: dict[str, Any], path: str) -> None:
     changed = {key: value for key, value in found.items() if options.get(key) != value}
     if changed:
         print("pretrained: sizes of the file are used: " + ", ".join(f"model.{k}={v}" for k, v in changed.items()))
-        options.update(changed)
+    return {**options, **changed}
 
 
 def load_recogniser(model: nn.Module, charset: str, path: str) -> LoadReport:

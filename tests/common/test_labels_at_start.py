@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from projects.siga import data as siga_data
 from projects.siga import train
 from projects.siga.flags import parse_training
 from projects.ssm.finetune.data import SceneTextDataModule
+from projects.ssm.finetune.flags import DataOptions
 from tests.common.lmdbs import write_words
 
 CAPITALS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -95,16 +97,14 @@ def test_the_default_reader_counts_what_it_cannot_write(tmp_path, capsys) -> Non
 def test_ssm_stops(tmp_path) -> None:
     write_words(tmp_path / "train" / "real", ["中文", "ab"])
     write_words(tmp_path / "val" / "v", ["ab"])
-    options = {
-        "root_dir": str(tmp_path), "train_dir": "real", "img_size": [32, 128], "charset_train": "abc",
-        "charset_test": "abc", "max_label_length": 25, "remove_whitespace": True, "normalize_unicode": False,
-        "augment": False, "batch_size": 1, "num_workers": 0, "unsupported_share": 0.05,
-    }  # fmt: skip
-    module = SceneTextDataModule(options)
+    options = DataOptions(
+        kind="SceneTextDataModule", root_dir=str(tmp_path), train_dir="real", batch_size=1, num_workers=0,
+        img_size=[32, 128], charset_train="abc", charset_test="abc", max_label_length=25, augment=False,
+        remove_whitespace=True, normalize_unicode=False, exclude=None, bad_share=0.01, unsupported_share=0.05,
+    )  # fmt: skip
     with pytest.raises(UserError, match=r"1 of 2 \(50\.0%, limit 5\.0%\).*charset="):
-        module.loaders(lambda: (0, 0), 0, 1, tmp_path)
-    module.options["unsupported_share"] = 1.0
-    module.loaders(lambda: (0, 0), 0, 1, tmp_path)
+        SceneTextDataModule(options).loaders(lambda: (0, 0), Dist(), tmp_path)
+    SceneTextDataModule(replace(options, unsupported_share=1.0)).loaders(lambda: (0, 0), Dist(), tmp_path)
 
 
 @pytest.mark.parametrize("start", [mgpstr_data, siga_data], ids=["mgpstr", "siga"])

@@ -68,7 +68,7 @@ def test_values_of_hydra(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with initialize_config_dir(str(hydra_config.CONFIGS), version_base="1.2"):
         config = compose("main", ["+experiment=mdr-dec6-union", f"data.root_dir={home}/d", 'pretrained="~/p.ckpt"'])
     settled = hydra_config.settle(config)
-    assert settled["pretrained"] == f"{home}/p.ckpt" and settled["data"]["root_dir"] == f"{home}/d"
+    assert settled.pretrained == f"{home}/p.ckpt" and settled.data.root_dir == f"{home}/d"
 
 
 def test_every_command_uses_the_parser() -> None:

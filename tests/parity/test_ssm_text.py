@@ -14,7 +14,7 @@ from common.text.normalise import adapt_to_charset
 from common.train.schedule import momentum_cosine, warmup_cosine
 from projects.ssm.finetune.data import label_rules
 from projects.ssm.finetune.files import parse_model_args as parse_words
-from projects.ssm.finetune.method import one_cycle, swa_factor
+from projects.ssm.finetune.method import OneCycle, swa_factor
 from projects.ssm.finetune.table import results_table
 from projects.ssm.model.parseq import short_pool
 from projects.ssm.model.pretrain_losses import feature_weight
@@ -134,7 +134,7 @@ def test_pretraining_schedules(pretrain_schedules) -> None:
 def test_one_cycle(onecycle) -> None:
     for row in onecycle:
         optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=row["max_lr"])
-        schedule = one_cycle(optimizer, [row["max_lr"]], row["total_steps"], row["pct_start"])
+        schedule = OneCycle(optimizer, [row["max_lr"]], row["total_steps"], row["pct_start"])
         for step in range(row["total_steps"]):
             if str(step) in row["lr_at_step"]:
                 assert optimizer.param_groups[0]["lr"] == pytest.approx(row["lr_at_step"][str(step)], rel=1e-9)

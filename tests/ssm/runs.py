@@ -8,6 +8,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from projects.ssm.finetune.config import CONFIGS, settle
+from projects.ssm.finetune.flags import Options
 from tests.common.lmdbs import write_corpus as write_folders
 
 WORDS = ["ab", "cat", "d0g", "10", "sun", "tea", "ice", "map", "x1", "owl"]
@@ -45,7 +46,7 @@ def finetune(corpus: Path, *overrides: str) -> list[str]:
     return [*fixed, *sizes, *overrides]
 
 
-def configuration(corpus: Path, *overrides: str) -> dict:
-    """The settled configuration of the same."""
+def configuration(corpus: Path, *overrides: str) -> Options:
+    """The options of the same."""
     with initialize_config_dir(str(CONFIGS), version_base="1.2"):
         return settle(compose("main", finetune(corpus, *overrides)))

@@ -15,12 +15,14 @@ import torch
 
 from common.data.lmdb import LmdbWriter
 from common.train.checkpoint import load
+from projects.ssm.finetune.run import run as finetune
 from projects.ssm.pretrain.main_pixel import main as pixel
 from projects.ssm.pretrain.sim_pretrain import main as pretrain
 from tests.common.compare import digest
 from tests.common.lmdbs import encoded, noise
+from tests.ssm.runs import configuration, write_corpus
+from tests.ssm.runs import finetune as finetune_words
 from tests.ssm.runs import pretrain as pretrain_words
-from tests.ssm.runs import write_corpus
 
 FILE = Path(__file__).with_suffix(".json")
 CASES = {
@@ -31,6 +33,16 @@ CASES = {
     "Seg": ("Seg", ["--accum_iter", 2, "--batch_size", 1], 1),
 }
 """Name -> script, flags, processes. Every run stops after 4, 6 and 8 steps; states are hashed after 4 and 8."""
+CLASS = "model._target_=projects.ssm.model"
+FINETUNE = {
+    "TransOCR": (["data.augment=true", "+trainer.accumulate_grad_batches=2", "trainer.max_epochs=4", "swa=true"], 1),
+    "PARSeq": ([f"{CLASS}.parseq.PARSeq", "model.weight_decay=0.05", "+trainer.gradient_clip_algorithm=value"], 1),
+    "CRNN, averaged": ([f"{CLASS}.crnn.CRNN", "+model.hidden_size=16", "trainer.max_epochs=4", "swa=true"], 1),
+    "ABINet": ([f"{CLASS}.abinet_reader.ABINet", "+model.v_num_layers=1", "+model.l_num_layers=1", "+model.d_inner=64",
+                "+model.l_lr=1e-2"], 1),
+    "TransOCR, two processes": (["model.batch_size=2", "trainer.devices=2", "data.augment=true"], 2),
+}  # fmt: skip
+"""Fine-tuning under Lightning: name -> overrides, processes. Recorded before its code was taken apart by model."""
 
 
 def key() -> str:
@@ -87,12 +99,41 @@ def hashes(case: str, folder: Path) -> dict[str, dict[str, str]]:
     return found
 
 
+def finetune_hashes(case: str, folder: Path) -> dict[str, str]:
+    """The hashes of what a fine-tuning leaves: its last state, the averaged weights, file names, figures."""
+    more, processes = FINETUNE[case]
+    corpus, out = write_corpus(folder / "corpus"), folder / "out"
+    torch.set_num_threads(1)
+    if processes > 1:
+        from tests.ssm.test_resume import start
+
+        process = start("finetune", finetune_words(corpus, *more, f"hydra.run.dir={out}"), processes)
+        output, _ = process.communicate(timeout=900)
+        assert process.returncode == 0, output
+    else:
+        finetune(configuration(corpus, *more), out)
+    content = load(out / "checkpoints" / "last.ckpt")
+    average = out / "checkpoints" / "swa.ckpt"
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
+    for row in rows:
+        for name in ("time", "images_per_second"):
+            row.pop(name, None)
+    return {
+        "model": digest(content["state_dict"]), "optimizer": digest(content["optimizer_states"]),
+        "schedule": digest(content["lr_schedulers"]), "generators": digest(content["generators"]),
+        "settings": digest([content["hyper_parameters"], content["settings"]]),
+        "average": digest(load(average)["state_dict"]) if average.is_file() else "",
+        "files": digest(sorted(path.name for path in (out / "checkpoints").iterdir())), "figures": digest(rows),
+    }  # fmt: skip
+
+
 def record() -> None:
     """Store the hashes of all cases under this machine's key."""
     stored = json.loads(FILE.read_text("utf-8")) if FILE.is_file() else {}
-    for case in sys.argv[1:] or CASES:
+    for case in sys.argv[1:] or [*CASES, *FINETUNE]:
         with tempfile.TemporaryDirectory() as folder:
-            stored.setdefault(key(), {})[case] = hashes(case, Path(folder))
+            found = finetune_hashes(case, Path(folder)) if case in FINETUNE else hashes(case, Path(folder))
+            stored.setdefault(key(), {})[case] = found
         FILE.write_text(json.dumps(stored, indent=1) + "\n", "utf-8")
 
 

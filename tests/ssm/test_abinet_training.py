@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from common.train.checkpoint import load
-from projects.ssm.finetune.method import System
-from projects.ssm.finetune.run import run
+from projects.ssm.finetune.run import build, run
 from projects.ssm.model import abinet
 from tests.ssm.runs import configuration, write_corpus
 
@@ -93,8 +92,7 @@ def test_the_language_model_alone(corpus: Path, tmp_path: Path, seen: list[dict]
 
 
 def test_weight_decay_that_is_given(tmp_path: Path, corpus: Path) -> None:
-    config = configuration(corpus, *SMALL, "model.weight_decay=0.05")
-    system = System(config["model"], None)
+    system = build(configuration(corpus, *SMALL, "model.weight_decay=0.05"), tmp_path)
     groups = system.parameter_groups(1.0)
     decays = {(group["part"], group["group_name"]): group["weight_decay"] for group in groups}
     assert decays["language", "decay"] == 0.05 and decays["vision", "no_decay"] == 0
@@ -108,9 +106,9 @@ def test_the_rate_counts_the_devices_of_a_node(corpus: Path, tmp_path: Path, mon
     monkeypatch.setattr(pl.Trainer, "world_size", property(lambda self: 4))  # two nodes of two
     monkeypatch.setattr(pl.Trainer, "num_devices", property(lambda self: 2))
     monkeypatch.setattr(pl.Trainer, "estimated_stepping_batches", property(lambda self: 10))
-    config = configuration(corpus)
-    system = System(config["model"], None)
+    options = configuration(corpus)
+    system = build(options, tmp_path)
     system.trainer = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
     found = system.configure_optimizers()["lr_scheduler"]["scheduler"]
     peak = found.optimizer.param_groups[0]["max_lr"]
-    assert peak == pytest.approx(math.sqrt(2) * config["model"]["batch_size"] / 256 * config["model"]["lr"])
+    assert peak == pytest.approx(math.sqrt(2) * options.model["batch_size"] / 256 * options.model["lr"])

@@ -32,7 +32,7 @@ def chinese(folder: Path) -> str:
 def test_experiment(name: str, tmp_path: Path) -> None:
     more = [chinese(tmp_path)] if name.endswith("zh") else []
     main = "tune" if name.startswith("tune") else "main"
-    options = settle(composed(f"+experiment={name}", *more, name=main))["model"]
+    options = settle(composed(f"+experiment={name}", *more, name=main)).model
     if name.endswith("zh"):
         assert len(options["charset_train"]) == 6623
     with torch.device("meta"):
@@ -42,13 +42,13 @@ def test_experiment(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_model_group_alone(name: str) -> None:
-    options = settle(composed(f"model={name}"))["model"]
+    options = settle(composed(f"model={name}")).model
     assert options["encoder_pretrained"] is False and options["class"].lower() == name
 
 
 def test_published_class_paths_are_taken() -> None:
     for target in ("strhub.models.transocr.system.TransOCR", "strhub.models.transocr.system.ClusterSeq"):
-        options = settle(composed("model=transocr", f"model._target_={target}"))["model"]
+        options = settle(composed("model=transocr", f"model._target_={target}")).model
         assert options["class"] == target.rpartition(".")[2]
 
 
@@ -61,6 +61,7 @@ def test_published_class_paths_are_taken() -> None:
         (["model.lr=fast"], "not a number"),
         (["model.batch_size=many"], "whole number"),
         (["data.augment=perhaps"], "true or false"),
+        (["+data.rotation=90"], r"data\.rotation: no such key"),
         (["model._target_=strhub.models.x.system.Nothing"], "TransOCR"),
         (["model.charset_file=/nowhere.txt"], "charset_file"),
     ],
@@ -88,11 +89,11 @@ def test_sizes_that_cannot_be(key: str, value: int, told: str) -> None:
     ],
 )
 def test_the_charset_decides_the_folding(more: list[str], folded: bool) -> None:
-    assert settle(composed("+experiment=mdr-dec6-union", *more))["data"]["normalize_unicode"] is folded
+    assert settle(composed("+experiment=mdr-dec6-union", *more)).data.normalize_unicode is folded
 
 
 def test_values_that_stay() -> None:
     config = composed("+experiment=mdr-dec6-union", "trainer.max_epochs=3", "+trainer.limit_train_batches=2")
     plain = settle(OmegaConf.create(config))
-    assert plain["trainer"]["limit_train_batches"] == 2 and plain["trainer"]["max_epochs"] == 3
-    assert plain["model"]["dec_depth"] == 6 and plain["model"]["lr"] == pytest.approx(3e-4)
+    assert plain.trainer["limit_train_batches"] == 2 and plain.trainer["max_epochs"] == 3
+    assert plain.model["dec_depth"] == 6 and plain.model["lr"] == pytest.approx(3e-4)

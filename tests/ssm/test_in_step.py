@@ -47,6 +47,19 @@ def test_two_processes_end(corpus: Path, tmp_path: Path) -> None:
     assert [sample.number for sample in stored(tmp_path / "bad_samples.csv")] == [3]
 
 
+def test_unreadable_validation_words_are_counted_and_stop_nothing(tmp_path: Path, capsys) -> None:
+    with LmdbWriter(tmp_path / "training" / "MJ") as writer:
+        for i in range(4):
+            writer.add(encoded(noise(i)), WORDS[i])
+    with LmdbWriter(tmp_path / "validation") as writer:
+        for i in range(6):
+            writer.add(b"no picture" if i in (2, 3) else encoded(noise(i)), WORDS[i])  # a whole batch of two
+    out = tmp_path / "out"
+    run(configuration(tmp_path, "model.batch_size=2", "trainer.max_epochs=1", "trainer.val_check_interval=1.0"), out)
+    told = f"validation: 2 samples skipped, first {tmp_path / 'validation'} 3: "
+    assert told in capsys.readouterr().out and (out / "checkpoints" / "last.ckpt").is_file()
+
+
 def test_one_process_takes_no_step(corpus: Path, tmp_path: Path) -> None:
     more = [
         "model.batch_size=1",

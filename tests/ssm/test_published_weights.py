@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,9 +140,8 @@ def test_sizes_of_pretrained_are_taken(tmp_path: Path, capsys, monkeypatch) -> N
     (tmp_path / "x.pt").rename(cache / f"parseq_tiny-{digest}.pt")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     corpus = write_corpus(tmp_path / "corpus")
-    config = configuration(corpus, "pretrained=parseq-tiny", "model._target_=strhub.models.parseq.system.PARSeq")
-    weights.take_sizes(config["model"], config["pretrained"])
-    system = build(config, tmp_path)
+    o = configuration(corpus, "pretrained=parseq-tiny", "model._target_=strhub.models.parseq.system.PARSeq")
+    system = build(replace(o, model=weights.with_sizes_of(o.pretrained, o.model)), tmp_path)
     told = capsys.readouterr().out
     assert "model.embed_dim=192" in told and " 37 characters  [end] 0 1" in told
     assert torch.equal(system.model.head.weight[1], model.head.weight[1])

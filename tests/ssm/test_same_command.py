@@ -16,7 +16,7 @@ from common.errors import UserError
 from common.files import TEMPORARY
 from common.train.checkpoint import load
 from common.train.session import LOCK, take_lock
-from projects.ssm.finetune.method import one_cycle
+from projects.ssm.finetune.method import OneCycle
 from projects.ssm.finetune.run import run
 from tests.common.compare import same
 from tests.ssm.runs import configuration, write_corpus
@@ -105,7 +105,7 @@ def test_more_epochs(corpus: Path, whole: Path, tmp_path: Path, capsys, explicit
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "val_loss" in row][-1] == 16
     optimizer = torch.optim.SGD([torch.zeros(1)], 1.0)
-    schedule, peak = one_cycle(optimizer, [1.6e-2 * 4 / 256], 16, 0.075), []
+    schedule, peak = OneCycle(optimizer, [1.6e-2 * 4 / 256], 16, 0.075), []
     for _ in range(16):
         optimizer.step()
         schedule.step()

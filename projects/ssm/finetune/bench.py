@@ -30,7 +30,7 @@ def run(config: DictConfig) -> None:
     """`range=true`: times for 1, 5, … 25 characters; else one time and a table of the parts."""
     device, lengths = to_device(str(config.get("device", "cuda"))), range(1, 26)
     in_range = bool(config.get("range", False))
-    options = settle(config)["model"]
+    options = settle(config).model
     torch.use_deterministic_algorithms(True)
     model = build_recogniser(options["class"], options["charset_train"], options).eval().to(device)
     image = torch.rand(1, 3, *options["img_size"], device=device)

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
@@ -19,6 +20,7 @@ from common.errors import UserError
 from common.flags import at_home
 from common.text.charset import described
 from common.text.charset import read_charset as read_charset_file
+from projects.ssm.finetune.flags import DataOptions, Options
 from projects.ssm.model.build import CLASSES
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -35,7 +37,7 @@ def class_name(target: str, known: tuple[str, ...], key: str) -> str:
     return name
 
 
-def settle(config: DictConfig) -> dict[str, Any]:
+def settle(config: DictConfig) -> Options:
     """The configuration as plain values, ready to build from.
 
     The data folder becomes absolute, a character list is read from its file, `gpus` becomes `devices`, and an absent
@@ -48,14 +50,17 @@ def settle(config: DictConfig) -> dict[str, Any]:
     for section in (model, data, trainer):
         section.pop("_convert_", None)
     model["class"] = class_name(model["_target_"], tuple(CLASSES), "model")
-    data["class"] = class_name(data["_target_"], BUNDLES, "data")
+    data["kind"] = class_name(data.pop("_target_"), BUNDLES, "data")
     class_name(trainer.pop("_target_", "Trainer"), ("Trainer",), "trainer")
     check(model, data)
     if not isinstance(plain["seed"], int) or plain["seed"] < 0:
         raise UserError(f"seed: {plain['seed']!r} must be a whole number of at least 0")
-    data["root_dir"] = str(Path(data["root_dir"]).absolute())
+    data["root_dir"], data["train_dir"] = str(Path(data["root_dir"]).absolute()), str(data["train_dir"])
+    if unknown := data.keys() - {field.name for field in fields(DataOptions)}:
+        raise UserError(f"data.{min(unknown)}: no such key; the keys are those of configs/main.yaml")
     settle_trainer(trainer)
-    return plain
+    names = ("seed", "swa", "resume", "allow_changes", "ckpt_path", "pretrained")
+    return Options(model, DataOptions(**data), trainer, **{name: plain[name] for name in names})
 
 
 def at_home_everywhere(section: dict[str, Any]) -> dict[str, Any]:
@@ -136,7 +141,11 @@ def settle_trainer(trainer: dict[str, Any]) -> None:
     if trainer["accelerator"] == "gpu":
         trainer.setdefault("precision", "16-mixed")
     if isinstance(devices, int) and devices > 1 and "strategy" not in trainer:
-        trainer["strategy"] = "ddp_find_unused_parameters_false"
+        trainer["strategy"] = {
+            "_target_": "lightning.pytorch.strategies.DDPStrategy",
+            "find_unused_parameters": False,
+            "gradient_as_bucket_view": True,
+        }
         for key in ("val_check_interval", "max_steps"):
             if isinstance(trainer.get(key), int) and trainer[key] > 0:
                 trainer[key] = max(trainer[key] // devices, 1)

@@ -16,9 +16,11 @@ from common.data.bad import FILE_NAME, BadSamples
 from common.data.loader import Batch, SeededSampler, WordLoader, word_loader
 from common.data.words import WordDataset, discover
 from common.errors import UserError
-from common.text.coverage import DEFAULT_SHARE, check_coverage
+from common.text.coverage import check_coverage
 from common.text.normalise import Normaliser
+from common.train.distributed import Dist
 from projects.ssm.finetune.augment import SceneTextRandAugment
+from projects.ssm.finetune.flags import DataOptions
 
 TRAIN_ROOTS = {"Union": "Union/train_union", "icdar24": "icdar24/train", "iam": "iam/iam_train", "cvl": "cvl/cvl_train"}
 VALIDATION_ROOTS = {
@@ -59,14 +61,13 @@ class SceneTextDataModule:
     is no `train` folder: training, validation, evaluation/<name>.
     """
 
-    def __init__(self, options: dict[str, Any], seed: int = 0) -> None:
+    def __init__(self, options: DataOptions, seed: int = 0) -> None:
         self.options, self.seed = options, seed
-        self.root = Path(options["root_dir"])
-        self.image_size = tuple(options["img_size"])
+        self.root, self.image_size = Path(options.root_dir), tuple(options.img_size)
 
     def train_root(self) -> Path:
         """Folder of the training LMDBs."""
-        name = str(self.options["train_dir"])
+        name = self.options.train_dir
         root = self.root / TRAIN_ROOTS.get(name, f"train/{name}")
         if not root.is_dir() and not (self.root / "train").is_dir() and (self.root / "training").is_dir():
             own = self.root / "training" / name
@@ -75,7 +76,7 @@ class SceneTextDataModule:
 
     def validation_root(self) -> Path:
         """Folder of the validation LMDBs; Union's own, where it exists, else val."""
-        root = self.root / VALIDATION_ROOTS.get(str(self.options["train_dir"]), "val")
+        root = self.root / VALIDATION_ROOTS.get(self.options.train_dir, "val")
         if root.is_dir():
             return root
         return self.root / ("val" if (self.root / "val").is_dir() else "validation")
@@ -83,46 +84,51 @@ class SceneTextDataModule:
     def rules(self, charset: str) -> dict[str, Any]:
         """The label rules of these options for a charset."""
         o = self.options
-        return label_rules(charset, o["max_label_length"], o["remove_whitespace"], o["normalize_unicode"])
+        return label_rules(charset, o.max_label_length, o.remove_whitespace, o.normalize_unicode)
 
     def train_dataset(self) -> WordDataset:
         """Words to train on, augmented if the options say so."""
-        augment = SceneTextRandAugment() if self.options["augment"] else None
-        rules = self.rules(self.options["charset_train"]) | {"exclude": self.options.get("exclude") or None}
+        augment = SceneTextRandAugment() if self.options.augment else None
+        rules = self.rules(self.options.charset_train) | {"exclude": self.options.exclude or None}
         return open_words(self.train_root(), self.image_size, rules, augment)
 
     def validation_dataset(self) -> WordDataset:
         """Words to validate on; labels are those of `charset_test`."""
-        return open_words(self.validation_root(), self.image_size, self.rules(self.options["charset_test"]))
+        return open_words(self.validation_root(), self.image_size, self.rules(self.options.charset_test))
 
-    def loaders(self, place: Callable[[], tuple[int, int]], rank: int, world: int, out: Path) -> tuple:
-        """Training batches that begin at `place()` (epoch, batch), and validation batches."""
-        o = self.options
+    def loaders(self, place: Callable[[], tuple[int, int]], dist: Dist, out: Path) -> tuple[Batches, Batches]:
+        """Training batches that begin at `place()` (epoch, batch), and validation batches.
+
+        More than `bad_share` unreadable training words stop the run; those of the validation are counted and reported.
+        """
+        o, rank, world = self.options, dist.rank, dist.world_size
         train, validation = self.train_dataset(), self.validation_dataset()
-        for line in check_coverage(train.coverage(), o.get("unsupported_share", DEFAULT_SHARE), "charset="):
+        for line in check_coverage(train.coverage(), o.unsupported_share, "charset="):
             print(line)
         print(f"training: {len(train)} words of {self.train_root()}; validation: {len(validation)} words")
-        sampler = SeededSampler(len(train), o["batch_size"], self.seed, rank, world)
-        listed = out / FILE_NAME if rank == 0 else None
+        sampler = SeededSampler(len(train), o.batch_size, self.seed, rank, world)
         fix = "raise data.bad_share or look with `strlab doctor`"
-        bad = BadSamples(len(train) + len(train.index_bad), o.get("bad_share", 0.01), listed, fix)
-        words = word_loader(train, sampler, o["num_workers"], bad=bad, in_step=True)
+        listed = out / FILE_NAME if dist.is_main else None
+        bad = BadSamples(len(train) + len(train.index_bad), o.bad_share, listed, fix)
+        words = word_loader(train, sampler, o.num_workers, bad=bad, in_step=True)
         if len(validation) < world:
             raise UserError(f"data.root_dir: {len(validation)} validation words for {world} processes; start fewer")
-        plain = SeededSampler(len(validation), o["batch_size"], 0, rank, world, shuffle=False, even=False)
-        most = math.ceil(math.ceil(len(validation) / world) / o["batch_size"])  # batches of the rank that has most
-        return Batches(words, place), Batches(word_loader(validation, plain, o["num_workers"]), at_least=most)
+        in_order = SeededSampler(len(validation), o.batch_size, 0, rank, world, shuffle=False, even=False)
+        skipped = BadSamples(len(validation) + len(validation.index_bad), limit=1.0)
+        read = word_loader(validation, in_order, o.num_workers, bad=skipped, in_step=True)
+        most = math.ceil(math.ceil(len(validation) / world) / o.batch_size)  # batches of the rank that has most
+        return Batches(words, place), Batches(read, at_least=most)
 
 
 class ChineseSceneTextDataModule(SceneTextDataModule):
     """The Chinese benchmark's tree: {scene,web,document}/<train_dir> and {scene,web,document}_val next to it."""
 
     def train_root(self) -> Path:
-        name = str(self.options["train_dir"])
+        name = self.options.train_dir
         return self.root / CHINESE.get(name, name) / name
 
     def validation_root(self) -> Path:
-        kind = CHINESE.get(str(self.options["train_dir"]), str(self.options["train_dir"]))
+        kind = CHINESE.get(self.options.train_dir, self.options.train_dir)
         return self.root / kind / f"{kind}_val"
 
 

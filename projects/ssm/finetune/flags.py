@@ -1,4 +1,5 @@
-"""The command lines of `test.py`, `test_custom.py` and `read.py`; train, tune and bench are Hydra's (`config.py`)."""
+"""The options of fine-tuning, whose command line is Hydra's (`config.py`), and the flags of `test.py`, `test_custom.py`
+and `read.py`."""
 
 from __future__ import annotations
 
@@ -6,11 +7,65 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError
 from common.flags import at_home, new_parser
 
 UNSEEN = ("unseen_union", "unseen_syn", "unseen_origin")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """The `data` section of the configuration.
+
+    Attributes:
+        kind: class of the data module, whose folders `root_dir` and `train_dir` name.
+        exclude: list of words not to train on, or None.
+        bad_share, unsupported_share: largest share of the training words that are unreadable, or lose more than marks
+            to the charset; above it the run stops.
+    """
+
+    kind: str
+    root_dir: str
+    train_dir: str
+    batch_size: int
+    num_workers: int
+    img_size: list[int]
+    charset_train: str
+    charset_test: str
+    max_label_length: int
+    augment: bool
+    remove_whitespace: bool
+    normalize_unicode: bool
+    exclude: str | None
+    bad_share: float
+    unsupported_share: float
+
+
+@dataclass(frozen=True)
+class Options:
+    """The configuration of `train.py`.
+
+    Attributes:
+        model: arguments of the recogniser's `class`, and lr, weight_decay, warmup_pct, batch_size and where its weights
+            start. Which ones there are depends on the class; they are stored in checkpoints as they are.
+        trainer: arguments of Lightning's Trainer.
+        swa: average the weights of the last quarter of the epochs.
+        resume, allow_changes: continue what the folder holds, also with other values.
+        ckpt_path: the checkpoint to continue, or None.
+        pretrained: whole recogniser to start from, or None.
+    """
+
+    model: dict[str, Any]
+    data: DataOptions
+    trainer: dict[str, Any]
+    seed: int
+    swa: bool
+    resume: bool
+    allow_changes: bool
+    ckpt_path: str | None
+    pretrained: str | None
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ log-uniform draws. `tune.gpus_per_trial` has no effect: a trial takes `trainer.d
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 
 from common.errors import UserError, command
 from common.files import json_lines, read_json, write_text
+from common.flags import at_home
 from projects.ssm.finetune.config import CONFIGS, quietly, settle, start
 from projects.ssm.finetune.run import run
 
@@ -48,20 +49,18 @@ def search(config: DictConfig, out: Path) -> list[dict[str, float]]:
     """Run the trials; finished ones of an interrupted search (`tune.resume_dir`) are not run again."""
     tune = config.tune
     settled = settle(config)
-    folder = Path(settled["tune"]["resume_dir"] or out)
+    folder = Path(at_home(tune.resume_dir or out))
     results: list[dict[str, float]] = []
     try:
         low, high, count = float(tune.lr.min), float(tune.lr.max), int(tune.num_samples)
     except (TypeError, ValueError):
         raise UserError("tune: lr.min and lr.max must be numbers, num_samples a whole number") from None
-    rates = candidates(low, high, count, settled["seed"])
+    rates = candidates(low, high, count, settled.seed)
     for number, rate in enumerate(rates):
         place = folder / f"trial-{number}"
         note = place / "result.json"
         if not note.is_file():
-            trial = copy.deepcopy(settled)
-            trial["model"]["lr"], trial["swa"] = rate, False
-            run(trial, place)
+            run(replace(settled, model={**settled.model, "lr": rate}, swa=False), place)
             write_text(note, json.dumps({"lr": rate, "val_NED": best_ned(place)}))
         results.append(read_json(note, dict, "remove it, and the trial runs again"))
         print(f"trial {number}: lr {results[-1]['lr']:.3g}  1-NED {results[-1]['val_NED']:.2f}", flush=True)
