@@ -1,4 +1,6 @@
-"""What a training does between its steps: evaluate, keep the best, write published checkpoints and training states."""
+"""What a training does between its steps: evaluate, keep the best, write published checkpoints and training states;
+and `EpochRun`, the parts of a run that counts in epochs.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +9,15 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from common.data.bad import BadSamples
+from common.data.loader import WordLoader
 from common.errors import UserError
+from common.models.weights import load_strict
 from common.train.checkpoint import (
     clear_unfinished,
     first_readable,
@@ -21,10 +26,12 @@ from common.train.checkpoint import (
     save_atomic,
     write_card,
 )
-from common.train.distributed import Dist, unwrap
-from common.train.log import append, continue_on_full_disk, truncate_log
-from common.train.loop import Clock
-from common.train.state import TrainingState, is_state, plain, refuse_changes, save_state, share_bad
+from common.train.distributed import Dist, unwrap, wrap
+from common.train.log import EpochLog, MetricsLog, ScalarWriter, append, continue_on_full_disk, truncate_log
+from common.train.loop import Clock, Engine, Job, Loop, Method, Step
+from common.train.optim import Precision
+from common.train.session import check_room, settle_amp, state_bytes
+from common.train.state import Stateful, TrainingState, is_state, plain, refuse_changes, save_state, share_bad
 
 Result = TypeVar("Result")
 
@@ -151,7 +158,6 @@ class EpochFiles:
         clock, state: of the run.
         card: registry name and build options, for the metadata file next to every checkpoint.
         weights_of: (content of a checkpoint, its name) -> the model's tensors, in any published spelling.
-        load_weights: (model, tensors, name) puts them into the model, or raises `UserError`.
         bad: the list of unreadable samples, which a resumed run continues.
         last_state: name of the exact state.
     """
@@ -162,7 +168,6 @@ class EpochFiles:
     state: TrainingState
     card: tuple[str, Mapping[str, Any]]
     weights_of: Callable[[Any, str], dict[str, Tensor]]
-    load_weights: Callable[[nn.Module, dict[str, Tensor], str], object]
     bad: BadSamples
     last_state: str = "training_state.pth"
 
@@ -247,7 +252,7 @@ class EpochFiles:
     def _from_checkpoint(self, path: Path, content: Any) -> None:
         """From the end of an epoch: weights, optimizer, scaler and averages (random draws start fresh)."""
         state = self.state
-        self.load_weights(unwrap(state.model), self.weights_of(content, str(path)), str(path))
+        load_strict(unwrap(state.model), self.weights_of(content, str(path)), what=str(path))
         if "optimizer" in content and isinstance(content.get("epoch"), int):
             try:
                 state.optimizer.load_state_dict(content["optimizer"])
@@ -261,3 +266,105 @@ class EpochFiles:
         ema = state.parts.get("ema")
         if ema is not None and "model_ema" in content:
             ema.load_state_dict({**ema.state_dict(), "values": content["model_ema"]})
+
+
+class EpochOptions(Protocol):
+    """What `EpochRun` reads of a script's options; the flags of the same names describe the fields."""
+
+    output_dir: str
+    log_dir: str | None
+    epochs: int
+    resume: str
+    auto_resume: bool
+    allow_changes: bool
+    start_epoch: int
+    state_steps: int
+    max_steps: int
+    amp: str
+    compile: bool
+
+
+class EpochRun:
+    """A run that counts in epochs: model and optimizer of all processes, its files, and where it resumes.
+
+    Args:
+        o: the options.
+        values: of all flags, for the published checkpoints and the state.
+        changed: options of a state -> what differs now and decides the result (`Table.changed`).
+        loader, per_epoch: what `common.data.loader.epoch_loader` returns.
+        model: on the run's device; it is compiled and wrapped here.
+        optimizer: over its parameters.
+        log: the meters of the console.
+        card, weights_of: see `EpochFiles`.
+        parts, extra, data: of the state, in addition to those that every run has.
+        wrapping: further arguments of `common.train.distributed.wrap`.
+
+    Raises:
+        UserError: no room on the disk; what is to be resumed cannot be read or does not fit.
+    """
+
+    def __init__(
+        self,
+        o: EpochOptions,
+        values: Mapping[str, Any],
+        changed: Callable[[Mapping[str, Any]], list[str]],
+        dist: Dist,
+        loader: WordLoader,
+        per_epoch: int,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        log: EpochLog,
+        card: tuple[str, Mapping[str, Any]],
+        weights_of: Callable[[Any, str], dict[str, Tensor]],
+        *,
+        parts: Mapping[str, Stateful] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        data: str = "",
+        **wrapping: Any,
+    ) -> None:
+        self.dist, self.folder, self.loader, self.log = dist, Path(o.output_dir), loader, log
+        self.clock, self.state_steps = Clock(o.epochs * per_epoch, per_epoch, stop_at=o.max_steps), o.state_steps
+        self.precision = Precision(settle_amp(o.amp, dist.device), dist.device)
+        self.model = wrap(torch.compile(model) if o.compile else model, dist, **wrapping)
+        self.engine = Engine(self.model, optimizer, self.precision, dist)
+        self.state = TrainingState(
+            self.model, optimizer, {"scaler": self.precision, "log": log, **(parts or {})}, dict(values),
+            extra={**(extra or {}), "per_epoch": per_epoch}, data=data,
+        )  # fmt: skip
+        self.files = EpochFiles(self.folder, dist, self.clock, self.state, card, weights_of, loader.bad)
+        self.states = States(self.state, self.folder, dist, loader.bad, self.files.last_state)
+        with dist.failing_together():
+            if dist.is_main:
+                check_room(self.folder, 2 * state_bytes(model))
+        self.files.resume(o.resume, o.auto_resume, o.start_epoch, changed, o.allow_changes)
+        # opened last: a resumed run cuts its logs back to the step at which it resumes
+        self.board = ScalarWriter(o.log_dir if dist.is_main else None)
+        self.metrics = MetricsLog(self.folder / "metrics.jsonl" if dist.is_main else None, self.clock.step or None)
+
+    def loop(
+        self,
+        method: Method,
+        note: Callable[[Clock, Step], None],
+        jobs: list[Job],
+        *,
+        max_norm: float | None = None,
+        accumulate: int = 1,
+        save: bool = True,
+    ) -> Loop:
+        """The loop with the script's jobs, and after them the state: as often as `--state_steps` says and, with `save`,
+        after each epoch. See `Loop` for the arguments."""
+        regular = Job(every(self.state_steps, last=False), self.states)
+        ended = Job(each_epoch(), self.states if save else lambda clock: share_bad(self.loader.bad, self.dist))
+        return Loop(
+            method, self.clock, self.loader, self.engine, max_norm, accumulate, note, [*jobs, regular, ended],
+            leave=self.states, folder=self.folder,
+        )  # fmt: skip
+
+    def averages(self) -> dict[str, float]:
+        """`train_<meter>` of the epoch that has just ended, means over all ranks. Collective."""
+        return {f"train_{name}": value for name, value in self.log.averages(self.dist).items()}
+
+    def end_epoch(self, entry: Mapping[str, Any]) -> None:
+        """Write the line of log.txt for the epoch that has just ended."""
+        self.files.line(self.clock.epoch - 1, entry)
+        self.board.flush()

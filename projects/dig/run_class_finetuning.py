@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from projects.dig.finetune_method import FineTuning, HostEma, augmentation
 from projects.dig.flags_finetune import TABLE, Options, parse
 from projects.dig.model.recogniser import Recogniser, build_recogniser
 from projects.dig.optim import freeze_encoder, parameter_groups
-from projects.dig.run import STOPPED, Run
+from projects.dig.run import STOPPED, build_run, log_step
 
 
 def training_words(o: Options, dist: Dist) -> data.WordDataset:
@@ -100,7 +101,7 @@ def train(o: Options, values: dict[str, Any], dist: Dist) -> None:
     print(f"{len(dataset)} words ({dict(dataset.counts)})")
     print(f"{count / 1e6:.2f} M parameters, {len(frozen)} tensors frozen")
     ema = (HostEma if o.model_ema_force_cpu else Ema)(model, o.model_ema_decay) if o.model_ema else None
-    run = Run(
+    run, lr, weight_decay = build_run(
         o,
         values,
         TABLE,
@@ -113,19 +114,24 @@ def train(o: Options, values: dict[str, Any], dist: Dist) -> None:
         ema=ema,
         find_unused=True,
     )
+    print(f"Update frequent = {o.update_freq}")
+    print(f"Number of training examples = {len(dataset)}")
+    print(f"Number of training training per epoch = {run.clock.per_epoch}")
     method = FineTuning(
         run.model,
         run.precision,
         dist.device,
         EosPadUnkCodec(o.charset, o.max_len),
-        run.lr,
-        run.weight_decay,
+        lr,
+        weight_decay,
         o.smoothing,
         o.legacy_smoothing,
         whole=o.compile or o.legacy_smoothing,  # compiled models want one shape; the faulty loss counts every column
         ema=ema,
     )
-    jobs, count = [], parameter_count(model)
+
+    # between the steps; inside an epoch `--eval_freq` counts from its first step and is never due at its end
+    validating, evaluator = not o.disable_eval_during_finetuning, evaluator_of(o, dist)
 
     def save_inside(clock: Clock) -> None:
         run.files.checkpoint(f"{clock.epoch}_{clock.inside}", f"{clock.epoch}_{clock.inside}")
@@ -134,42 +140,42 @@ def train(o: Options, values: dict[str, Any], dist: Dist) -> None:
         if o.save_ckpt:
             run.files.write("best", (clock.step - 1) // clock.per_epoch)
 
-    def note(clock: Clock, result: SetResult) -> None:
+    def record(clock: Clock, result: SetResult) -> None:
         epoch = (clock.step - 1) // clock.per_epoch
         print(f"Max accuracy: {run.state.extra['max_accuracy']:.2%}")
         run.metrics.write(step=clock.step, epoch=epoch, accuracy=100 * result.accuracy, val_loss=result.loss)
         run.board.scalar("perf/test_acc", result.accuracy, epoch)
         run.board.scalar("perf/test_loss", result.loss, epoch)
 
-    validate = None
-    if not o.disable_eval_during_finetuning:
-        evaluator = evaluator_of(o, dist)
-        validate = Evaluate(
-            measure=lambda: evaluator.evaluate(model, o.eval_data_path),
-            accuracy=lambda result: result.accuracy,
-            state=run.state,
-            dist=dist,
-            keep_best=keep_best,
-            record=note,
-            best_key="max_accuracy",
-        )
+    validate = Evaluate(
+        measure=lambda: evaluator.evaluate(model, o.eval_data_path),
+        accuracy=lambda result: result.accuracy,
+        state=run.state,
+        dist=dist,
+        keep_best=keep_best,
+        record=record,
+        best_key="max_accuracy",
+    )
 
     def end_epoch(clock: Clock) -> None:
-        averages, epoch = run.averages(), clock.epoch - 1
+        entry, epoch = run.averages(), clock.epoch - 1
         if o.save_ckpt and (clock.epoch % o.save_ckpt_freq == 0 or clock.done):
             run.files.checkpoint(str(epoch), epoch)
-        if validate is not None:
+        if validating:
             result = validate(clock)
-            averages |= {"train_max_accuracy": run.state.extra["max_accuracy"], "test_loss": result.loss}
-            averages |= {"test_acc": result.accuracy, "test_recognition_fmeasure": result.f_measure}
-        run.note_epoch({**averages, "n_parameters": count})
+            entry |= {"train_max_accuracy": run.state.extra["max_accuracy"], "test_loss": result.loss}
+            entry |= {"test_acc": result.accuracy, "test_recognition_fmeasure": result.f_measure}
+        run.end_epoch({**entry, "n_parameters": parameter_count(model)})
 
-    if validate is not None:
-        jobs.append(Job(lambda clock: clock.inside > 0 and clock.inside % o.eval_freq == 0, validate))
-    if o.save_ckpt:
-        jobs.append(Job(lambda clock: clock.inside > 0 and clock.inside % (10 * o.eval_freq) == 0, save_inside))
-    jobs.append(Job(each_epoch(), end_epoch))
-    if not run.loop(method, jobs, save=o.save_ckpt).run():
+    jobs = [
+        Job(lambda clock: validating and clock.inside > 0 and clock.inside % o.eval_freq == 0, validate),
+        Job(lambda clock: o.save_ckpt and clock.inside > 0 and clock.inside % (10 * o.eval_freq) == 0, save_inside),
+        Job(each_epoch(), end_epoch),
+    ]
+    loop = run.loop(
+        method, partial(log_step, run), jobs, max_norm=o.clip_grad, accumulate=o.update_freq, save=o.save_ckpt
+    )
+    if not loop.run():
         print(STOPPED)
 
 

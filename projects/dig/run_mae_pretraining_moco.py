@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from projects.dig.model.masking import RandomMasking
 from projects.dig.model.pretraining import MODELS, build_pretrainer
 from projects.dig.optim import parameter_groups
 from projects.dig.pretrain_method import PreTraining
-from projects.dig.run import STOPPED, Run
+from projects.dig.run import STOPPED, build_run, log_step
 
 
 def train(o: Options, values: dict[str, Any], dist: Dist) -> None:
@@ -38,7 +39,7 @@ def train(o: Options, values: dict[str, Any], dist: Dist) -> None:
     model = build_pretrainer(o.model, **o.build_options()).to(dist.device)
     count = parameter_count(model)
     print(f"{len(dataset)} images, {count / 1e6:.2f} M parameters")
-    run = Run(
+    run, lr, weight_decay = build_run(
         o,
         values,
         TABLE,
@@ -50,6 +51,9 @@ def train(o: Options, values: dict[str, Any], dist: Dist) -> None:
         find_unused=MODELS[o.model][0] == "moco",  # the contrast-only model's mask token never gets a gradient
         sync_batch_norm=True,
     )
+    per_epoch = run.clock.per_epoch
+    print(f"Number of training steps = {per_epoch}")
+    print(f"Number of training examples per epoch = {o.batch_size * dist.world_size * per_epoch}")
     method = PreTraining(
         run.model,
         run.precision,
@@ -59,8 +63,8 @@ def train(o: Options, values: dict[str, Any], dist: Dist) -> None:
         o.batch_size,
         o.seed,
         dist.rank,
-        run.lr,
-        run.weight_decay,
+        lr,
+        weight_decay,
         momentum=momentum_cosine(o.moco_m, o.epochs) if o.use_moco_m_cos else constant(o.moco_m),
         contrast=(o.loss_weight_contrast, o.contrast_start_epoch, o.contrast_warmup_steps),
         pixel_weight=o.loss_weight_pixel,
@@ -81,10 +85,10 @@ def train(o: Options, values: dict[str, Any], dist: Dist) -> None:
         averages, epoch = run.averages(), clock.epoch - 1
         if clock.epoch % o.save_ckpt_freq == 0 or clock.done:
             run.files.checkpoint(str(epoch), epoch)
-        run.note_epoch({**averages, "n_parameters": count})
+        run.end_epoch({**averages, "n_parameters": count})
 
     jobs = [Job(inside_due, save_inside), Job(each_epoch(), end_epoch)]
-    if not run.loop(method, jobs).run():
+    if not run.loop(method, partial(log_step, run), jobs, max_norm=o.clip_grad).run():
         print(STOPPED)
 
 

@@ -16,11 +16,11 @@ from common.data.loader import epoch_order
 from common.train.checkpoint import load
 from projects.dig import evaluate, run_class_finetuning, run_mae_pretraining_moco
 from projects.dig.optim import build_optimizer
-from projects.dig.run import STATE
 from tests.common.compare import same
 from tests.common.lmdbs import write_words
 from tests.dig.runs import finetune, pretrain, start, write_corpus
 
+STATE = "training_state.pth"
 SCRIPTS = {
     "run_mae_pretraining_moco": (run_mae_pretraining_moco.main, pretrain),
     "run_class_finetuning": (run_class_finetuning.main, finetune),

@@ -19,6 +19,7 @@ from common.errors import command
 from common.models.weights import load_strict
 from common.train.checkpoint import load, save_atomic
 from common.train.distributed import Dist, unwrap
+from common.train.jobs import each_epoch
 from common.train.loop import Clock, Job
 from common.train.session import session
 from projects.ssm.model.pixel import VARIANTS, UniPixelViT
@@ -26,7 +27,7 @@ from projects.ssm.pixel.data import Pairs, evaluation_pairs, training_pairs
 from projects.ssm.pixel.evaluate import best_name, measure
 from projects.ssm.pixel.method import PixelTask
 from projects.ssm.pretrain.flags import PixelOptions, check_grid, parse_pixel
-from projects.ssm.pretrain.run import Run, build_run, timed_lines
+from projects.ssm.pretrain.run import build_run, log_step, timed_lines
 from projects.ssm.weights import load_pixel_encoder, tensors_of
 
 
@@ -48,31 +49,34 @@ def figures_of(o: PixelOptions, model: UniPixelViT, pairs: Pairs, dist: Dist) ->
     return figures
 
 
-def build(o: PixelOptions, dist: Dist, pairs: Pairs) -> Run:
-    """Data, model and run; after every epoch the model is measured and kept where it is best."""
+def train(o: PixelOptions, dist: Dist, pairs: Pairs) -> None:
+    """Build the run, resume it where there is something to resume, and run it to its end.
+
+    After every epoch the model is measured on `pairs`, and kept where it is better than before.
+    """
     dataset = training_pairs(o.pixel_type, o.data_path, tuple(o.input_size))
     model = build_model(o).to(dist.device)
-    card = (f"ssm/{o.model}", {"pixel_type": o.pixel_type})
-    task = partial(PixelTask, device=dist.device, norm_pix_loss=o.norm_pix_loss)
-    run = build_run(o, dist, model, dataset, card, task, "X")
-    best = run.files.state.extra.setdefault("best", {})
+    run, rates = build_run(o, dist, model, dataset, (f"ssm/{o.model}", {"pixel_type": o.pixel_type}), "X")
+    best = run.state.extra.setdefault("best", {})
 
-    def judge(epoch: int) -> dict[str, float]:
-        figures = figures_of(o, unwrap(run.loop.engine.model), pairs, dist)
-        run.loop.engine.model.train()
+    def end_epoch(clock: Clock) -> None:
+        averages, epoch = run.averages(), clock.epoch - 1
+        run.files.checkpoint(str(epoch), epoch)
+        figures = figures_of(o, unwrap(run.model), pairs, dist)
+        run.model.train()
         name = best_name(o.pixel_type, figures, best, epoch)
         with dist.failing_together():
             if name and dist.is_main:
                 Path(o.best_dir).mkdir(parents=True, exist_ok=True)
                 save_atomic(Path(o.best_dir) / name, run.files.published_form(epoch))
-        run.metrics.write(step=run.loop.clock.step, epoch=epoch, **figures)
-        return figures
+        run.metrics.write(step=clock.step, epoch=epoch, **figures)
+        run.end_epoch(averages | figures)
 
-    def end_epoch(clock: Clock) -> None:
-        run.end_epoch(clock, judge)
-
-    run.loop.jobs[0] = Job(run.loop.jobs[0].due, end_epoch)
-    return run
+    method = PixelTask(run.model, rates, run.precision, dist.device, o.norm_pix_loss)
+    # --clip_grad has no effect, as published
+    loop = run.loop(method, partial(log_step, run), [Job(each_epoch(), end_epoch)], accumulate=o.accum_iter)
+    if not loop.run():
+        print("stopped; run the same command with --auto_resume to resume")
 
 
 @command
@@ -85,8 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             load_strict(model, tensors_of(load(o.model_path), o.model_path), what=o.model_path)
             figures_of(o, model, pairs, dist)
             return
-        if not build(o, dist, pairs).loop.run():
-            print("stopped; run the same command with --auto_resume to resume")
+        train(o, dist, pairs)
 
 
 if __name__ == "__main__":

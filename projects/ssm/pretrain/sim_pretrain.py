@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from common.errors import UserError, command
 from common.train.distributed import Dist
+from common.train.jobs import each_epoch
+from common.train.loop import Clock, Job
 from common.train.session import session
 from projects.ssm.model.pretrainer import VARIANTS, build_pretrainer
 from projects.ssm.pretrain.data import Superimposer, build_dataset
 from projects.ssm.pretrain.flags import PretrainOptions, check_grid, parse
 from projects.ssm.pretrain.method import Pretraining, momentum_of
-from projects.ssm.pretrain.run import Run, build_run, timed_lines
+from projects.ssm.pretrain.run import build_run, log_step, timed_lines
 
 
-def build(o: PretrainOptions, dist: Dist) -> Run:
+def train(o: PretrainOptions, dist: Dist) -> None:
+    """Build the run, resume it where there is something to resume, and run it to its end."""
     size = tuple(o.input_size)
     longest = None if o.data_filtering_off else o.max_length
     dataset = build_dataset(o.data_path, size, longest, o.parsed, o.exclude)
@@ -37,18 +41,25 @@ def build(o: PretrainOptions, dist: Dist) -> Run:
     check_grid(model.img_size, model.patch_size)
     model.student_norm.requires_grad_(o.dense_loss)
     model.to(dist.device)
-    superimpose = Superimposer(size[0], o.direction, bool(o.ratio), o.teacher_seeds == "random")
-    momentum = momentum_of(o.mm, o.mmschedule, o.epochs)
-    run = build_run(
-        o, dist, model, dataset, (f"ssm/{o.model}", shape), lambda wrapped, rates, precision: Pretraining(
-            wrapped, rates, precision, dist.device, superimpose, momentum, o.feat_start_epoch, o.feat_ramp,
-            o.norm_pix_loss, o.dense_loss, o.seed, dist.rank, o.accum_iter, o.batch_size,
-        ), "P",
-    )  # fmt: skip
+    run, rates = build_run(o, dist, model, dataset, (f"ssm/{o.model}", shape), "P")
     count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    steps = run.loop.clock.per_epoch
-    print(f"{len(dataset)} images, {steps} steps an epoch, {count / 1e6:.2f} M trainable parameters")
-    return run
+    print(f"{len(dataset)} images, {run.clock.per_epoch} steps an epoch, {count / 1e6:.2f} M trainable parameters")
+
+    superimpose = Superimposer(size[0], o.direction, bool(o.ratio), o.teacher_seeds == "random")
+    method = Pretraining(
+        run.model, rates, run.precision, dist.device, superimpose, momentum_of(o.mm, o.mmschedule, o.epochs),
+        o.feat_start_epoch, o.feat_ramp, o.norm_pix_loss, o.dense_loss, o.seed, dist.rank, o.accum_iter, o.batch_size,
+    )  # fmt: skip
+
+    def end_epoch(clock: Clock) -> None:
+        averages, epoch = run.averages(), clock.epoch - 1
+        run.files.checkpoint(str(epoch), epoch)
+        run.end_epoch(averages)
+
+    # --clip_grad has no effect, as published
+    loop = run.loop(method, partial(log_step, run), [Job(each_epoch(), end_epoch)], accumulate=o.accum_iter)
+    if not loop.run():
+        print(f"stopped after step {run.clock.step}; run the same command with --auto_resume to resume")
 
 
 @command
@@ -57,9 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with session(o, o.parsed) as dist, timed_lines():
         if dist.is_main:
             Path(o.demo_dir).mkdir(parents=True, exist_ok=True)
-        run = build(o, dist)
-        if not run.loop.run():
-            print(f"stopped after step {run.loop.clock.step}; run the same command with --auto_resume to resume")
+        train(o, dist)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,15 +13,17 @@ import torch
 from common.data.bad import BadSamples
 from common.data.words import WordDataset
 from common.errors import UserError
-from common.models.weights import load_strict
 from common.train.checkpoint import complete, keep_last, latest, load, save_atomic
 from common.train.distributed import Dist
-from common.train.jobs import EpochFiles, Evaluate, States, each_epoch, every, save_published
+from common.train.jobs import EpochFiles, EpochRun, Evaluate, States, each_epoch, every, save_published
 from common.train.log import EpochLog
-from common.train.loop import Clock
+from common.train.loop import Clock, Job, Loop, Step
 from common.train.optim import Precision, build_optimizer
 from common.train.state import TrainingState, refuse_changes
+from tests.common.compare import same
 from tests.common.lmdbs import write_words
+from tests.common.train.toy_run import ToyLoader, ToyMethod
+from tests.common.train.toy_run import model as toy_model
 
 
 def due(rule, total: int, per_epoch: int | None = None) -> list[int]:
@@ -105,9 +108,8 @@ def files(folder: Path, state: TrainingState) -> EpochFiles:
     state.extra["per_epoch"] = 4
     clock = Clock(12, 4)
     return EpochFiles(
-        folder, Dist(), clock, state, ("toy/Toy", {}), lambda content, what: content["model"],
-        lambda model, tensors, what: load_strict(model, tensors, what=what), BadSamples(10),
-    )  # fmt: skip
+        folder, Dist(), clock, state, ("toy/Toy", {}), lambda content, what: content["model"], BadSamples(10)
+    )
 
 
 def test_epochs_resume_from_the_state_and_from_the_published_checkpoint(tmp_path: Path) -> None:
@@ -157,3 +159,42 @@ def test_options_that_differ_are_refused_or_told(capsys) -> None:
         refuse_changes("s.pth", ["--lr: 0.1 -> 0.2"], allowed=False)
     refuse_changes("s.pth", ["--lr: 0.1 -> 0.2"], allowed=True)
     assert "--lr: 0.1 -> 0.2" in capsys.readouterr().out
+
+
+def epoch_run(folder: Path, **options: object) -> tuple[EpochRun, Loop]:
+    """A run of two epochs of six steps, with its loop."""
+    usual = {"output_dir": str(folder), "log_dir": None, "epochs": 2, "resume": "", "auto_resume": True, "amp": "no",
+             "allow_changes": False, "start_epoch": 0, "state_steps": 0, "max_steps": 0, "compile": False}  # fmt: skip
+    o, loader, model = SimpleNamespace(**{**usual, **options}), ToyLoader(), toy_model()
+    loader.bad = BadSamples(10)
+    folder.mkdir(exist_ok=True)
+    run = EpochRun(
+        o, vars(o), lambda before: [], Dist(), loader, 6, model, build_optimizer("adamw", model.parameters(), 0.1),
+        EpochLog("", every=100), ("toy/Toy", {}), lambda content, what: content["model"],
+    )  # fmt: skip
+
+    def end_epoch(clock: Clock) -> None:
+        averages, epoch = run.averages(), clock.epoch - 1
+        run.files.checkpoint(str(epoch), epoch)
+        run.end_epoch(averages)
+
+    def note(clock: Clock, done: Step) -> None:
+        run.log.step(clock, done, {"lr": done.lr, **done.means()})
+
+    return run, run.loop(ToyMethod(run.model), note, [Job(each_epoch(), end_epoch)])
+
+
+def test_an_epoch_run_resumes_where_it_was_left(tmp_path: Path) -> None:
+    whole, loop = epoch_run(tmp_path / "whole")
+    assert loop.run() and whole.clock.step == 12
+    left, loop = epoch_run(tmp_path / "parts", max_steps=8)
+    assert loop.run() is False and left.clock.step == 8
+    resumed, loop = epoch_run(tmp_path / "parts")
+    assert resumed.clock.step == 8 and loop.run()
+    same(dict(resumed.model.state_dict()), dict(whole.model.state_dict()))
+    rows = [
+        [json.loads(line) for line in (run.folder / "log.txt").read_text().splitlines()] for run in (whole, resumed)
+    ]
+    assert rows[0] == rows[1] and [row["epoch"] for row in rows[0]] == [0, 1] and "train_loss" in rows[0][0]
+    names = {path.name for path in resumed.folder.glob("*.pth")}
+    assert names == {"checkpoint-0.pth", "checkpoint-1.pth", "training_state.pth"}
