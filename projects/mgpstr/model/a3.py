@@ -48,7 +48,7 @@ class A3(nn.Module):
 
     def features(self, pooled: torch.Tensor) -> torch.Tensor:
         """Attention-weighted sums [B, T, D] of normalised tokens -> y [B, T, D]."""
-        # the token norm's gain and bias, which `aggregate` left out, act here
+        # `aggregate` does not apply the token norm's gain and bias: they act here
         return self.norm(apply_grouped(self.feat.weight, pooled * self.token_norm.weight + self.token_norm.bias))
 
 

@@ -127,7 +127,7 @@ def fit(o: Options, out: Path, checkpoint: Path | None) -> pl.Trainer:
     trainer = build_trainer(o, out)
 
     def place() -> tuple[int, int]:
-        """Epoch and batch at which a pass over the training words begins: inside an epoch where a run resumes there."""
+        """Epoch and batch at which the training words begin, also inside an epoch: where a resumed run stopped."""
         done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
         return trainer.current_epoch, done % len(train)
 
