@@ -96,6 +96,14 @@ def test_choose_copy_and_download(page: object, tmp_path: Path) -> None:
     assert page.query_selector(".card") is None
 
 
+def test_a_file_that_is_no_picture_is_named(page: object) -> None:
+    notes = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"hello"}
+    page.set_input_files("#files", [*files("a"), notes])
+    assert texts(page, 1) == ["a"]
+    told = "1 picture read: a. Skipped, not a picture: notes.txt"
+    until(page, f"document.getElementById('status').textContent == '{told}'")
+
+
 def test_paste_and_drop(page: object) -> None:
     data = base64.b64encode(toy.crop("b", (90, 30))).decode()
     for kind, place in (("paste", "clipboardData"), ("drop", "dataTransfer")):
