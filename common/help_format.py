@@ -62,6 +62,15 @@ class HelpFormatter(argparse.HelpFormatter):
         return text
 
 
+class DefaultsFormatter(HelpFormatter):
+    """Also shows the default of each flag that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = super()._get_help_string(action)
+        has = action.default not in (None, False, "", argparse.SUPPRESS) and "(default" not in text
+        return f"{text} (default: %(default)s)".strip() if has and action.option_strings else text
+
+
 def use_everywhere(parser: argparse.ArgumentParser) -> None:
     """Let a parser and all of its subparsers show their help in this way."""
     parser.formatter_class = HelpFormatter

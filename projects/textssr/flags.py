@@ -13,6 +13,7 @@ from pathlib import Path
 from common.data.parts import add_shard_argument
 from common.errors import UserError
 from common.flags import Parser, fill
+from common.help_format import DefaultsFormatter
 from common.metrics.protocols import PROTOCOLS
 from projects.textssr.conditions import settled
 from projects.textssr.fonts import PUBLISHED
@@ -99,7 +100,7 @@ def parse_infer(argv: Sequence[str] | None, description: str) -> InferOptions:
 
     Raises UserError for numbers that cannot be used, and for a flag that contradicts the UNet's training.
     """
-    parser = Parser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
+    parser = Parser(description=description, formatter_class=DefaultsFormatter, allow_abbrev=False)
     parser.add_argument(
         "--data", type=Path, default=Path("./benchmark/ic13/test.json"), help="JSON file or LMDB folder"
     )
@@ -117,7 +118,7 @@ def parse_infer(argv: Sequence[str] | None, description: str) -> InferOptions:
 
 def parse_synthesis(argv: Sequence[str] | None, description: str) -> SynthesisOptions:
     """The options of `synthesize.py`. Raises UserError as `parse_infer`."""
-    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=description, formatter_class=DefaultsFormatter)
     parser.add_argument("data", type=Path, help="scenes: AnyWord JSON file or LMDB folder")
     parser.add_argument("out", type=Path, help="folder of the data set")
     texts = parser.add_argument_group("texts")

@@ -7,6 +7,8 @@ import argparse
 import pytest
 
 from common import cli
+from projects.textssr import infer
+from projects.textssr.flags import parse_infer
 
 
 def parsers(parser: argparse.ArgumentParser, name: str = "strlab") -> list[tuple[str, argparse.ArgumentParser]]:
@@ -38,6 +40,15 @@ def test_long_choices_are_explained() -> None:
     cli.use_everywhere(parser)
     text = parser.format_help()
     assert "--kind NAME" in text and "one of aaaaaaaaaaaa, bbbbbbbbbbbb," in text
+
+
+def test_help_of_scripts_keeps_paragraphs_and_shows_what_is_a_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_infer(["--help"], infer.__doc__)
+    text = capsys.readouterr().out
+    assert "\n\npython projects/textssr/infer.py --data" in text and "denoising steps (default: 20)" in text
+    assert "default: None" not in text and "default: False" not in text
+    assert not [line for line in text.splitlines() if len(line) > 80]
 
 
 def test_the_list_of_commands_is_aligned() -> None:
