@@ -6,6 +6,8 @@ python -m tests.ssm.states            # run all of them and store their hashes f
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -105,11 +107,13 @@ def finetune_hashes(case: str, folder: Path) -> dict[str, str]:
     corpus, out = write_corpus(folder / "corpus"), folder / "out"
     torch.set_num_threads(1)
     if processes > 1:
-        from tests.ssm.test_resume import start
-
-        process = start("finetune", finetune_words(corpus, *more, f"hydra.run.dir={out}"), processes)
-        output, _ = process.communicate(timeout=900)
-        assert process.returncode == 0, output
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        script = Path(__file__).resolve().parents[2] / "projects" / "ssm" / "finetune" / "train.py"
+        words = [sys.executable, *launch, str(script), *finetune_words(corpus, *more, f"hydra.run.dir={out}")]
+        done = subprocess.run(
+            words, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
     else:
         finetune(configuration(corpus, *more), out)
     content = load(out / "checkpoints" / "last.ckpt")

@@ -11,7 +11,7 @@ from common.data.lmdb import LmdbWriter
 from common.train.checkpoint import load
 from projects.ssm.finetune.run import run
 from tests.common.compare import same
-from tests.common.lmdbs import encoded, noise
+from tests.common.lmdbs import encoded, noise, write_words
 from tests.ssm.runs import WORDS, configuration, finetune
 from tests.ssm.test_resume import start
 
@@ -48,12 +48,8 @@ def test_two_processes_end(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_unreadable_validation_words_are_counted_and_stop_nothing(tmp_path: Path, capsys) -> None:
-    with LmdbWriter(tmp_path / "training" / "MJ") as writer:
-        for i in range(4):
-            writer.add(encoded(noise(i)), WORDS[i])
-    with LmdbWriter(tmp_path / "validation") as writer:
-        for i in range(6):
-            writer.add(b"no picture" if i in (2, 3) else encoded(noise(i)), WORDS[i])  # a whole batch of two
+    write_words(tmp_path / "training" / "MJ", WORDS[:4])
+    write_words(tmp_path / "validation", WORDS[:6], broken=[2, 3])  # a whole batch of two
     out = tmp_path / "out"
     run(configuration(tmp_path, "model.batch_size=2", "trainer.max_epochs=1", "trainer.val_check_interval=1.0"), out)
     told = f"validation: 2 samples skipped, first {tmp_path / 'validation'} 3: "
