@@ -20,6 +20,7 @@ sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
 WIDTHS = (390, 1280, 1600)
+PATIENCE = 300_000  # milliseconds: what is slow on a busy machine is no fault of the page
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,7 @@ def page(browser: object, address: str) -> Iterator[object]:
     context = browser.new_context(
         viewport={"width": 1280, "height": 900}, permissions=["clipboard-read", "clipboard-write"]
     )
+    context.set_default_timeout(PATIENCE)
     page = context.new_page()
     page.requests, page.faults = [], []
     page.on("request", lambda request: page.requests.append(request.url))
@@ -196,6 +198,7 @@ def test_painting_a_word(browser: object, width: int) -> None:
 
     with Running(Limits(), paint=red) as running:
         page = browser.new_page(viewport={"width": width, "height": 900})
+        page.set_default_timeout(PATIENCE)
         page.goto(f"http://127.0.0.1:{running.port}/")
         until(page, "!document.getElementById('tabs').hidden")
         page.click("#tabpaint")
@@ -236,6 +239,7 @@ def test_whole_pictures(browser: object, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(pages, "detector", lambda: pages.Detector(lambda image: lines, "toy"))
     with Running(Limits()) as running:
         page = browser.new_page(viewport={"width": 390, "height": 900})
+        page.set_default_timeout(PATIENCE)
         page.goto(f"http://127.0.0.1:{running.port}/")
         until(page, "!document.getElementById('detectrow').hidden")
         page.check("#detect")

@@ -139,6 +139,13 @@ def test_precision_refuses_what_cannot_be() -> None:
         Precision("fp8", torch.device("cpu"))
 
 
+@pytest.mark.parametrize("turn", [1, 2])
+def test_tests_do_not_depend_on_what_was_drawn_before(turn: int) -> None:
+    drawn = random.random(), np.random.rand(), torch.rand(1).item()
+    seed_everything(0)
+    assert drawn == (random.random(), np.random.rand(), torch.rand(1).item())
+
+
 def test_generators_go_on() -> None:
     seed_everything(7)
     state = rng_state()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -384,11 +383,11 @@ def test_steps_finetune(steps_finetune, filler) -> None:
     check_trace(measure(compute, model, batches), trace, model)
 
 
-def _contrast_rank(rank: int, port: int, case: dict, goldens: Path, out: Path) -> None:
+def _contrast_rank(rank: int, case: dict, goldens: Path, out: Path) -> None:
     torch.set_num_threads(1)
     filler, shape = harness.fill(goldens), (case["rows_per_rank"], case["dim"])
     world = case["world_size"]
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{out}/meeting", rank=rank, world_size=world)
     queries = images(filler, case["q"].replace("<r>", str(rank))).requires_grad_()
     own = re.search(rf"rank {rank}: ([^;]+)", case["k"]).group(1)  # e.g. 0.5*q + fill.images('…',(8,16))
     keys = images(filler, own) + recipes.number(r"N\*q", own, 0.0) * queries.detach()
@@ -402,11 +401,8 @@ def _contrast_rank(rank: int, port: int, case: dict, goldens: Path, out: Path) -
 
 
 def test_contrastive_ranks(contrastive, pytestconfig, tmp_path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     goldens = pytestconfig.getoption("--goldens")
-    mp.spawn(_contrast_rank, (port, contrastive, goldens, tmp_path), nprocs=contrastive["world_size"])
+    mp.spawn(_contrast_rank, (contrastive, goldens, tmp_path), nprocs=contrastive["world_size"])
     for expected in contrastive["ranks"]:
         actual = torch.load(tmp_path / str(expected["rank"]), weights_only=True)
         for name in ("loss", "acc1", "acc5"):
