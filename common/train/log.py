@@ -284,6 +284,8 @@ class EpochLog:
         processes: of the run, which read as many images in a step.
     """
 
+    by_rank = True  # each process keeps sums of its own in a training state
+
     def __init__(
         self,
         header: str,

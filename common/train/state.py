@@ -38,7 +38,8 @@ class TrainingState:
     Attributes:
         model: the module, wrapped or not; stored without wrapper prefixes.
         optimizer: its moments and groups.
-        parts: further stateful things by name: sampler, scaler (`Precision`), ema, schedule.
+        parts: further stateful things by name: sampler, scaler (`Precision`), ema, schedule. One with an attribute
+            `by_rank` (the meters of a log) differs between the processes, and each gets its own back.
         options: the run's options, as a dict of plain values.
         step: steps done, which is also the number of the next step.
         extra: plain values that the script keeps: best accuracy, sums of losses.
@@ -61,7 +62,8 @@ class TrainingState:
 
         Raises `DiskFull` or `UserError` on every rank if rank 0 cannot write.
         """
-        generators = dist.gather(rng_state())
+        own = {name: part.state_dict() for name, part in self.parts.items() if hasattr(part, "by_rank")}
+        ranks = dist.gather((rng_state(), own))
         with dist.failing_together():
             if dist.is_main:
                 save_atomic(
@@ -75,7 +77,8 @@ class TrainingState:
                         "model": unwrap(self.model).state_dict(),
                         "optimizer": self.optimizer.state_dict() if self.optimizer else None,
                         "parts": {name: part.state_dict() for name, part in self.parts.items()},
-                        "rng": generators,
+                        "rng": [generators for generators, _ in ranks],
+                        "by_rank": [parts for _, parts in ranks],
                         "options": plain(self.options),
                         "data": self.data,
                         "extra": plain(self.extra),
@@ -102,12 +105,15 @@ class TrainingState:
             unwrap(self.model).load_state_dict(state["model"])
         except RuntimeError as error:
             raise UserError(f"{where}: model: {_mismatch(error)}; give the options of the run that wrote it") from None
+        parts = state["parts"]
+        if "by_rank" in state and state["world_size"] == dist.world_size:
+            parts = {**parts, **state["by_rank"][dist.rank]}
         try:
             if self.optimizer is not None:
                 self.optimizer.load_state_dict(state["optimizer"])
             for name, part in self.parts.items():
-                if name in state["parts"]:
-                    part.load_state_dict(state["parts"][name])
+                if name in parts:
+                    part.load_state_dict(parts[name])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{where}: optimizer or sampler: {error}; give the options of its run") from None
         self.step, self.extra = state["step"], {**self.extra, **state["extra"]}

@@ -154,7 +154,7 @@ FILES = (
 )  # fmt: skip
 LAUNCH = (
     Flag("--dist_url", default="env://", help="rendezvous of the processes", free=True),
-    Flag("--local_rank --local-rank", int, per(RS=0, T=-1), "given by torch.distributed.launch"),
+    Flag("--local_rank --local-rank", int, per(RS=0, T=-1), "given by torch.distributed.launch", free=True),
     Flag("--world_size", int, 1, variants="T", dead="T", help="the launcher says it"),
     Flag("--device", default=per(RS="auto", T="cuda"), help="auto, cpu, cuda or cuda:N; T's default cuda means auto",
          free=True),

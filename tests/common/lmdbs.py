@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lmdb
@@ -24,20 +24,47 @@ def encoded(image: np.ndarray, kind: str = "PNG", **options) -> bytes:
     return stream.getvalue()
 
 
-def write_words(path: Path, labels: Sequence[str], broken: Sequence[int] = (), masks: bool = False, **options) -> Path:
-    """An LMDB of noise pictures with these labels; those at `broken` (0-based) hold no picture."""
+def write_words(
+    path: Path,
+    labels: Sequence[str],
+    broken: Sequence[int] = (),
+    masks: bool = False,
+    *,
+    size: tuple[int, int] = (16, 40),
+    picture: Callable[[str, int], bytes] | None = None,
+    extras: Callable[[str, int], dict[str, bytes]] = lambda label, i: {},
+    pairs: bool = False,
+    **options,
+) -> Path:
+    """An LMDB of these words; those at `broken` (0-based) hold no picture.
+
+    Args:
+        masks: store a mask of each picture too.
+        size: height and width of the pictures, which are noise.
+        picture: (label, number) -> the picture to write instead of noise.
+        extras: (label, number) -> further values of a word, by their prefixes.
+        pairs: store each picture at two sizes too, as super-resolution takes it.
+        options: of `LmdbWriter`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     with LmdbWriter(path, **options) as writer:
         for i, label in enumerate(labels):
-            extras = {"mask": encoded((noise(i)[..., 0] > 128).astype(np.uint8))} if masks else {}
-            writer.add(b"no picture" if i in broken else encoded(noise(i)), label, **extras)
+            pixels, more = noise(i, *size), extras(label, i)
+            data = picture(label, i) if picture else encoded(pixels)
+            if i in broken:
+                data = b"no picture"
+            if masks:
+                more["mask"] = encoded((pixels[..., 0] > 128).astype(np.uint8))
+            if pairs:
+                more |= {"image_hr": data, "image_lr": encoded(np.ascontiguousarray(pixels[::2, ::2]))}
+            writer.add(data, label, **more)
     return path
 
 
-def write_corpus(root: Path, words: Sequence[str], sizes: dict[str, int]) -> Path:
-    """Word LMDBs in folders of `root`, each with the first so many words."""
+def write_corpus(root: Path, words: Sequence[str], sizes: dict[str, int], **how) -> Path:
+    """Word LMDBs in folders of `root`, each with the first so many words; `how` goes to `write_words`."""
     for name, count in sizes.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        write_words(root / name, words[:count])
+        write_words(root / name, words[:count], **how)
     return root
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 from common.data.bad import BadSample, BadSamples, stored
 from common.data.loader import SeededSampler, word_loader
 from common.data.words import WordDataset
 from tests.common.lmdbs import put, write_words
+from tests.common.processes import run, torchrun
 
-ROOT = Path(__file__).resolve().parents[2]
 RANKS = """
 import sys
-sys.path.insert(0, {root!r})
 from common.data.bad import BadSample, BadSamples
 from common.errors import command
 from common.train.state import share_bad
@@ -72,10 +68,8 @@ def test_a_new_run_replaces_the_list_when_it_starts(tmp_path: Path) -> None:
 def test_several_processes_have_one_list_and_one_limit(tmp_path: Path) -> None:
     """Two on each rank: more than 1 % of 300 only when they are put together, and then all ranks stop."""
     script, file = tmp_path / "ranks.py", tmp_path / "bad_samples.csv"
-    script.write_text(RANKS.format(root=str(ROOT), file=str(file)), "utf-8")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(launch, capture_output=True, text=True, timeout=900, env=environment, check=False)
+    script.write_text(RANKS.format(file=str(file)), "utf-8")
+    done = run(*torchrun(), script)
     assert done.stdout.count("rank 0: 2") == done.stdout.count("rank 1: 2") == 1 and done.stdout.count("rank") == 2
     assert done.returncode == 1 and done.stderr.count("error: ") == 1, done.stderr
     assert "4 of 300 samples cannot be read, more than 1.0% (words 1: broken; words 2: broken; words 11" in done.stderr

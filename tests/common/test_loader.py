@@ -12,6 +12,7 @@ from common.data.bad import BadSamples
 from common.data.loader import RatioMix, SeededSampler, reading_loader, word_loader
 from common.data.words import WordDataset
 from common.errors import UserError
+from tests.common.compare import same
 from tests.common.lmdbs import write_words
 from tests.common.test_words import roll
 
@@ -26,16 +27,10 @@ def run(dataset, sampler, batches: int, workers: int = 0, endless: bool = True, 
     loader = word_loader(dataset, sampler, workers, endless=endless, bad=BadSamples(50, limit=1.0), **options)
     seen = []
     for batch in loader:
-        seen.append((batch.images.numpy().copy(), batch.labels, batch.indices.tolist()))
+        seen.append((batch.images.clone(), batch.labels, batch.indices.tolist()))
         if len(seen) == batches:
             break
     return seen
-
-
-def same(one: list, other: list) -> bool:
-    return len(one) == len(other) and all(
-        np.array_equal(a[0], b[0]) and a[1:] == b[1:] for a, b in zip(one, other, strict=True)
-    )
 
 
 def test_an_epoch_is_a_permutation_and_epochs_differ():
@@ -102,7 +97,7 @@ def test_workers_and_start_method_change_nothing(dataset):
     assert {len(batch[1]) for batch in expected} >= {5, 6}  # a bad sample makes its batch shorter
     for workers, method in ((1, "fork"), (3, "fork"), (2, "spawn")):
         sampler = SeededSampler(len(dataset), 6, seed=2)
-        assert same(expected, run(dataset, sampler, 20, workers, start_method=method)), (workers, method)
+        same(expected, run(dataset, sampler, 20, workers, start_method=method), f"{workers} {method}")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -113,15 +108,15 @@ def test_resume_in_mid_epoch_is_exact(dataset, workers):
     resumed = SeededSampler(len(dataset), 6, seed=2)
     resumed.load_state_dict(sampler.state_dict())
     assert (resumed.epoch, resumed.position) == (1, 2)
-    assert same(expected, head + run(dataset, resumed, 14, workers))
+    same(expected, head + run(dataset, resumed, 14, workers))
 
 
 def test_epoch_by_epoch_equals_endless(dataset):
     sampler = SeededSampler(len(dataset), 6, seed=2)
     loader = word_loader(dataset, sampler, 1, bad=BadSamples(50, limit=1.0))
-    seen = [(b.images.numpy().copy(), b.labels, b.indices.tolist()) for _ in range(2) for b in loader]
+    seen = [(b.images.clone(), b.labels, b.indices.tolist()) for _ in range(2) for b in loader]
     assert len(loader) == 9 and sampler.epoch == 2
-    assert same(seen, run(dataset, SeededSampler(len(dataset), 6, seed=2), len(seen)))
+    same(seen, run(dataset, SeededSampler(len(dataset), 6, seed=2), len(seen)))
 
 
 def test_torch_random_state_is_untouched(dataset):
@@ -176,6 +171,6 @@ def test_ratio_mix_resumes_and_uses_part(dataset):
     head = run(dataset, mix, 13, 2)
     again = RatioMix([30, 20], [0.5, 0.5], 8, seed=1, usage=0.5)
     again.load_state_dict(mix.state_dict())
-    assert same(expected, head + run(dataset, again, 17, 1))
+    same(expected, head + run(dataset, again, 17, 1))
     with pytest.raises(ValueError, match="no end"):
         list(mix.requests(endless=False))

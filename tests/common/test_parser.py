@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from projects.ssm.finetune import config as hydra_config
 from projects.ssm.finetune.flags import evaluation_parser, parse_evaluation, parse_read
 from projects.textssr.config import DIFFUSION_KEYS, read_config
 from projects.textssr.flags import parse_infer
+from tests.common.processes import run, torchrun
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -131,11 +131,7 @@ sys.exit(main())
 def test_an_error_of_another_rank_alone_is_shown(tmp_path: Path) -> None:
     """Its printing is silenced, its errors are not."""
     (tmp_path / "alone.py").write_text(ALONE)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*launch, str(tmp_path / "alone.py")], capture_output=True, text=True, env=environment, timeout=300, check=False
-    )
+    done = run(*torchrun(), tmp_path / "alone.py")
     assert done.returncode and "error: only rank 1 has no data\n" in done.stderr, done.stderr
 
 

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 from tests.common.lmdbs import write_corpus as write_folders
 
-ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["ab", "Cat", "d0g", "10", "sun!", "tea", "ice", "map", "x1", "owl"]
 
 
@@ -40,23 +35,3 @@ def finetune(corpus: Path, out: Path, *more: object) -> list[str]:
         --fixed_encoder_layers 0 --decoder_name micro_tf_decoder --use_abi_aug --num_view 2 --num_workers 0
         --device cpu"""
     return [*words.split(), *map(str, more)]
-
-
-def environment() -> dict[str, str]:
-    """One thread a process, and nothing of a launcher."""
-    launchers = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
-    return {k: v for k, v in os.environ.items() if k not in launchers} | {"OMP_NUM_THREADS": "1"}
-
-
-def start(script: str, words: list[str], processes: int = 1, **options: object) -> subprocess.Popen:
-    """The script as a user starts it from the repository's root, plainly or by torchrun."""
-    path = f"projects/dig/{script}.py"
-    head = [sys.executable, path]
-    if processes > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        launch = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
-        head = [sys.executable, *launch, path]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([*head, *words], cwd=ROOT, env=environment(), **pipes, **options)

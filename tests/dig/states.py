@@ -7,20 +7,19 @@ The file was recorded with the loops that `common/train/loop.py` replaced; a cha
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 
 from common.train.checkpoint import load
-from tests.dig.runs import finetune, pretrain, start, write_corpus
+from tests.common.compare import digest
+from tests.common.processes import run, torchrun
+from tests.dig.runs import finetune, pretrain, write_corpus
 
 FILE = Path(__file__).with_suffix(".json")
 AMOUNTS = {1: 4, 2: 2}  # processes -> batch size: four steps make an epoch
@@ -54,9 +53,8 @@ def hashes(name: str, processes: int, folder: Path) -> dict[str, dict[str, str]]
         if processes == 1:
             assert import_module(f"projects.dig.{script}").main(words) == 0
         else:
-            run = start(script, words, processes)
-            output, _ = run.communicate(timeout=900)
-            assert run.returncode == 0, output
+            done = run(*torchrun(processes), f"projects/dig/{script}.py", *words)
+            assert done.returncode == 0, done.stderr
         if steps in (4, 8):
             found[str(steps)] = of_state(load(out / "training_state.pth"), steps)
     return found
@@ -74,28 +72,6 @@ def of_state(content: dict[str, Any], steps: int) -> dict[str, str]:
         "generators": content["rng"],
     }
     return {name: digest(part) for name, part in parts.items()}
-
-
-def digest(value: Any) -> str:
-    """A hash of the leaves of a nested value and of their places."""
-    found = hashlib.sha256()
-    for leaf in leaves(value, ""):
-        found.update(leaf)
-    return found.hexdigest()[:16]
-
-
-def leaves(value: Any, where: str) -> Iterator[bytes]:
-    """The bytes of each leaf with its place."""
-    if isinstance(value, dict):
-        for name in sorted(value, key=str):
-            yield from leaves(value[name], f"{where}/{name}")
-    elif isinstance(value, (list, tuple)):
-        for number, item in enumerate(value):
-            yield from leaves(item, f"{where}/{number}")
-    elif isinstance(value, (torch.Tensor, np.ndarray)):
-        yield f"{where}:".encode() + np.ascontiguousarray(torch.as_tensor(value).cpu().numpy()).tobytes()
-    else:
-        yield f"{where}={value!r};".encode()
 
 
 def record() -> None:

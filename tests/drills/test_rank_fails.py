@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.common.processes import run, torchrun
+
 SCRIPT = """
-import sys
-sys.path.insert(0, {root!r})
 import torch
 from common.train.distributed import setup_distributed
 
@@ -25,10 +21,8 @@ for step in range(1000):
 
 def test_one_rank_raises_and_all_end(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
-    script.write_text(SCRIPT.format(root=str(ROOT)), "utf-8")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(launch, capture_output=True, text=True, timeout=900, env=environment, check=False)
+    script.write_text(SCRIPT, "utf-8")
+    done = run(*torchrun(), script)
     assert done.returncode != 0
     assert "planted failure of rank 1" in done.stderr
     first = done.stderr.index("Traceback")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from common.data.lmdb import LmdbWriter
+from tests.common import lmdbs
 from tests.siga.corpus import WORDS, crop
 
 MICRO = ["--Transformer", "mgp-str", "--TransformerModel", "mgp_str_micro_patch16x8_3_32_128"]
@@ -18,22 +18,11 @@ def boxes_of(word: str) -> list[list]:
     return [[3 + 11 * i, 4, 13 + 11 * i, 20, character] for i, character in enumerate(word)]
 
 
-def write_boxed(folder: Path, words: list[str]) -> Path:
-    """One LMDB with boxes."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with LmdbWriter(folder) as writer:
-        for index, word in enumerate(words):
-            writer.add(crop(word, index), word, boxes=json.dumps(boxes_of(word)).encode())
-    return folder
-
-
 def write_corpus(root: Path) -> Path:
-    """training/{MJ,ST} of 10 words each, validation of 4, evaluation/{SVT,CUTE80} of 4."""
-    for name in ("training/MJ", "training/ST"):
-        write_boxed(root / name, WORDS)
-    for name in ("validation", "evaluation/SVT", "evaluation/CUTE80"):
-        write_boxed(root / name, WORDS[:4])
-    return root
+    """training/{MJ,ST} of 10 words each with boxes, validation of 4, evaluation/{SVT,CUTE80} of 4."""
+    sizes = {"training/MJ": 10, "training/ST": 10, "validation": 4, "evaluation/SVT": 4, "evaluation/CUTE80": 4}
+    boxes = lambda word, number: {"boxes": json.dumps(boxes_of(word)).encode()}  # noqa: E731
+    return lmdbs.write_corpus(root, WORDS, sizes, picture=crop, extras=boxes)
 
 
 def command(corpus: Path, out: Path, *more: object, model: list[str] = CHARACTERS) -> list[str]:

@@ -8,9 +8,6 @@ The file was recorded with the loop that `common/train/loop.py` replaced: a chan
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -19,8 +16,8 @@ import torch
 from common.train.checkpoint import load
 from projects.mgpstr import train_final_dist
 from tests.common.digests import digest, key
+from tests.common.processes import run, torchrun
 from tests.mgpstr.corpus import ACDS, CHARACTERS, MICRO, command, write_corpus
-from tests.siga.corpus import ROOT, environment
 
 FILE = Path(__file__).with_suffix(".json")
 ADAM = ("--adam", "--beta2=0.98", "--lr=0.001", "--subword_weight=0.1", "--lr_warmup=2", "--lr_period=5")
@@ -47,11 +44,7 @@ def train(name: str, processes: int, folder: Path, *more: str) -> Path:
         finally:
             torch.set_num_threads(threads)
         return folder / "run-Seed1111"
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    done = subprocess.run(
-        [sys.executable, *launch, str(ROOT / "projects/mgpstr/train_final_dist.py"), *arguments],
-        env=environment() | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=900, check=False,
-    )  # fmt: skip
+    done = run(*torchrun(processes), "projects/mgpstr/train_final_dist.py", *arguments)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return folder / "run-Seed1111"
 
@@ -60,8 +53,8 @@ def hashes(name: str, processes: int, folder: Path) -> dict[str, dict[str, str]]
     """Hashes of the states after 4 steps, and after 4 more of a second process that resumed there."""
     found = {}
     for steps in (4, 8):
-        run = train(name, processes, folder, f"--num_iter={steps}", "--resume=auto")
-        content = load(run / f"training_state-{steps:09d}.pth")
+        states = train(name, processes, folder, f"--num_iter={steps}", "--resume=auto")
+        content = load(states / f"training_state-{steps:09d}.pth")
         assert content["step"] == steps
         parts = {"model": content["model"], "optimizer": content["optimizer"], "generators": content["rng"]}
         found[str(steps)] = {part: digest(value) for part, value in (parts | content["parts"]).items()}
@@ -78,5 +71,4 @@ def record() -> None:
 
 
 if __name__ == "__main__":
-    os.chdir(ROOT)
     record()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from projects.mgpstr import train_final_dist
 from projects.mgpstr.model import mgp_str
+from tests.common.processes import environment
 from tests.mgpstr.corpus import command, write_corpus
-from tests.siga.corpus import environment
 
 COUNT = """
 import sys

@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 
 from common.data.lmdb import LmdbWriter
-from common.train.distributed import Dist
-from common.train.session import folder_lock
 from projects.mgpstr import demo, test_final, train_final_dist
 from projects.mgpstr.flags import parse
 from tests.mgpstr.corpus import ACDS, CHARACTERS, MICRO, command, write_corpus
@@ -142,20 +140,3 @@ def test_demo(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     refused(demo.main([*CHARACTERS]), capsys, "--demo_imgs: not given")
     refused(demo.main([*CHARACTERS, "--demo_imgs=.", "--model_dir=no.pth"]), capsys, "is no file")
-
-
-def test_unreadable_states_are_no_fresh_start(corpus: Path, tmp_path: Path, capsys) -> None:
-    state = tmp_path / "run-Seed1111" / "training_state-000000004.pth"
-    state.parent.mkdir()
-    state.write_bytes(b"cut")
-    status = train_final_dist.main(command(corpus, tmp_path, "--resume=auto"))
-    refused(status, capsys, "no state of this run can be read, and nothing was overwritten")
-    assert state.read_bytes() == b"cut"
-
-
-def test_two_runs_in_one_folder(corpus: Path, tmp_path: Path, capsys) -> None:
-    folder = tmp_path / "run-Seed1111"
-    folder.mkdir()
-    with folder_lock(folder, Dist()):
-        status = train_final_dist.main(command(corpus, tmp_path))
-    refused(status, capsys, "of another run writes there")

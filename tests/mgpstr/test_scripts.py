@@ -1,4 +1,4 @@
-"""MGP-STR's scripts: files in the published form, exact resume, two processes, ACDS's boxes, test, demo, tools."""
+"""MGP-STR's scripts: files in the published form, where a run starts, ACDS's boxes, test, demo, tools."""
 
 from __future__ import annotations
 
@@ -7,25 +7,19 @@ import json
 import pickle
 import re
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import torch
 
-from common.data.bad import BadSample, BadSamples, stored
 from common.data.lmdb import LmdbWriter, WordLmdb
 from common.train.checkpoint import load
 from projects.mgpstr import create_lmdb_dataset, demo, test_final, train_final_dist
 from projects.mgpstr.data_convert import Refused, boxes_of, convert_acds, string_table
-from projects.mgpstr.method import LossModule
 from tests.mgpstr import corpus as mgpstr_corpus
 from tests.mgpstr.corpus import ACDS, CHARACTERS, MICRO, command, write_corpus
-from tests.siga.corpus import ROOT, crop, environment
+from tests.siga.corpus import crop
 
 STATE = "training_state-{:09d}.pth"
 
@@ -42,21 +36,6 @@ def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     more = ("--isrand_aug", "--scheduler", "--save_interval=2", "--keep_states=0", "--checkpoint_interval=2")
     assert train_final_dist.main(command(corpus, out, *more)) == 0
     return out / "run-Seed1111"
-
-
-def leaves(thing: object) -> list[object]:
-    """All values in nested containers, tensors as bytes."""
-    if isinstance(thing, torch.Tensor):
-        return [thing.numpy().tobytes()]
-    if isinstance(thing, dict):
-        return [leaf for key in sorted(thing, key=str) for leaf in (key, *leaves(thing[key]))]
-    return [leaf for one in thing for leaf in leaves(one)] if isinstance(thing, (list, tuple)) else [thing]
-
-
-def assert_same_state(first: Path, second: Path) -> None:
-    left, right = load(first), load(second)
-    for key in ("model", "optimizer", "parts", "rng", "step"):
-        assert leaves(left[key]) == leaves(right[key]), key
 
 
 def test_files_in_the_published_form(whole: Path) -> None:
@@ -92,34 +71,6 @@ def test_log_dataset_in_the_published_form(whole: Path, corpus: Path) -> None:
     ]  # fmt: skip
 
 
-def test_resume_is_exact(whole: Path, corpus: Path, tmp_path: Path) -> None:
-    """Two steps and two after a resume equal four: weights, Adadelta's state, sampler, generators; the list stays."""
-    listed, earlier = tmp_path / "run-Seed1111" / "bad_samples.csv", [BadSample("words", 5, "broken")]
-    BadSamples(1000, file=listed).add(earlier)
-    words = command(corpus, tmp_path, "--isrand_aug", "--scheduler", f"--resume={whole / STATE.format(2)}")
-    assert train_final_dist.main(words) == 0
-    assert_same_state(whole / STATE.format(4), tmp_path / "run-Seed1111" / STATE.format(4))
-    assert stored(listed) == earlier
-
-
-@pytest.mark.parametrize(
-    ("more", "told"),
-    [
-        ("--adam", "--adam: False -> True"),
-        ("--rho=0.9", "--rho: 0.95 -> 0.9"),
-        ("--lr=0.5", "--lr: 1 -> 0.5"),
-        ("--amp=bf16", "--amp: 'no' -> 'bf16'"),
-        ("--grad_clip=1", "--grad_clip: 5 -> 1.0"),
-    ],
-)
-def test_resume_with_other_options(more: str, told: str, whole: Path, corpus: Path, tmp_path: Path, capsys) -> None:
-    """What decides the result is compared with the state's options."""
-    words = command(corpus, tmp_path, f"--resume={whole / STATE.format(2)}", "--isrand_aug", "--scheduler", more)
-    assert train_final_dist.main(words) == 2
-    line = capsys.readouterr().err.strip()
-    assert f"{STATE.format(2)}: written with other options: {told}" in line and "\n" not in line
-
-
 def test_changes_can_be_allowed(whole: Path, corpus: Path, tmp_path: Path, capsys) -> None:
     words = ["--isrand_aug", "--scheduler", "--rho=0.9", "--allow_changes", f"--resume={whole / STATE.format(2)}"]
     assert train_final_dist.main(command(corpus, tmp_path, *words)) == 0
@@ -127,26 +78,6 @@ def test_changes_can_be_allowed(whole: Path, corpus: Path, tmp_path: Path, capsy
     state = load(tmp_path / "run-Seed1111" / STATE.format(4))
     assert [group["rho"] for group in state["optimizer"]["param_groups"]] == [0.9]
     assert train_final_dist.main(command(corpus, tmp_path / "b", *words, "--adam")) == 2
-
-
-def test_killed_and_resumed_equals_uninterrupted(whole: Path, corpus: Path, tmp_path: Path, capsys) -> None:
-    """kill -9 after the first state, then `--resume auto`."""
-    more = ("--isrand_aug", "--scheduler", "--save_interval=1", "--keep_states=0", "--resume=auto")
-    run, words = tmp_path / "run-Seed1111", command(corpus, tmp_path, *more)
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "projects/mgpstr/train_final_dist.py"), *words],
-        env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    deadline = time.time() + 120
-    while not (run / STATE.format(1)).exists() and process.poll() is None and time.time() < deadline:
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    assert (run / STATE.format(1)).exists(), "it ended before its first state"
-    (run / STATE.format(4)).unlink(missing_ok=True)  # a fast machine may have been done already
-    assert train_final_dist.main(words) == 0
-    assert f"resumed from {run}" in capsys.readouterr().out
-    assert_same_state(whole / STATE.format(4), run / STATE.format(4))
 
 
 def test_saved_model_continues_at_its_number(whole: Path, corpus: Path, tmp_path: Path, capsys) -> None:
@@ -172,42 +103,6 @@ def test_other_numbers_in_a_name_are_no_step(whole: Path, corpus: Path, tmp_path
     assert train_final_dist.main([*words, "--num_iter=3"]) == 2
 
 
-def test_two_processes(corpus: Path, tmp_path: Path) -> None:
-    """Both launchers; a resumed run equals the uninterrupted one; other ranks print nothing."""
-    runs = []
-    for how, more in (("run", ()), ("launch", (f"--resume={tmp_path / 'run' / 'run-Seed1111' / STATE.format(2)}",))):
-        script = str(ROOT / "projects/mgpstr/train_final_dist.py")
-        words = command(corpus, tmp_path / how, "--save_interval=2", "--keep_states=0", "--batch_size=2", *more)
-        starter = ["-m", f"torch.distributed.{how}", "--nproc_per_node=2", f"--master_port={29780 + len(runs)}"]
-        done = subprocess.run(
-            [sys.executable, *starter, script, *words],
-            env=environment(), capture_output=True, text=True, timeout=900, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
-        validations = 1 if more else 2  # after the last step, and after the first of a fresh run; by rank 0 alone
-        assert done.stdout.count("Best_accuracy") == done.stdout.count("fused_accuracy") == validations
-        assert done.stdout.count("2 process(es)") == 1
-        runs.append(tmp_path / how / "run-Seed1111" / STATE.format(4))
-    assert_same_state(*runs)
-
-
-def test_a_batch_of_unreadable_pictures_on_one_of_two_processes(corpus: Path, tmp_path: Path) -> None:
-    """Both stay in step, one with a stand-in of weight zero; the picture is listed."""
-    with LmdbWriter(tmp_path / "data" / "MJ") as writer:
-        for index, word in enumerate(("cat", "dog", "map", "sun")):
-            writer.add(b"no picture" if word == "dog" else crop(word, index), word)
-    more = (f"--train_data={tmp_path / 'data'}", "--select_data=MJ", "--batch_size=1", "--num_iter=4", "--bad_share=1")
-    script = str(ROOT / "projects/mgpstr/train_final_dist.py")
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script,
-         *command(corpus, tmp_path, *more)],
-        env=environment(), capture_output=True, text=True, timeout=900, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    listed = (tmp_path / "run-Seed1111" / "bad_samples.csv").read_text().splitlines()
-    assert len(listed) == 2 and listed[1].startswith(f"{tmp_path / 'data' / 'MJ'},2,")
-
-
 def test_all_three_heads_and_acds_train(corpus: Path, tmp_path: Path) -> None:
     """Two steps each; ACDS on box masks with the augmentations that move nothing."""
     assert train_final_dist.main(command(corpus, tmp_path / "a", "--num_iter=1", "--PAD", model=MICRO)) == 0
@@ -230,16 +125,6 @@ def test_adam_and_bf16(corpus: Path, tmp_path: Path) -> None:
         "--num_iter=2",
     )
     assert train_final_dist.main(command(corpus, tmp_path, *more)) == 0
-
-
-def test_non_finite_loss_stops_before_the_step(corpus: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    plain = LossModule.forward
-    monkeypatch.setattr(
-        LossModule, "forward", lambda self, *a: {k: v * float("nan") for k, v in plain(self, *a).items()}
-    )
-    assert train_final_dist.main(command(corpus, tmp_path)) == 2
-    assert "step 0: loss is nan, nothing was stepped" in capsys.readouterr().err
-    assert list((tmp_path / "run-Seed1111").glob("non_finite_0.json"))
 
 
 def test_test_final(whole: Path, corpus: Path, tmp_path: Path, monkeypatch, capsys) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 import sys
@@ -12,7 +11,9 @@ import pytest
 import torch
 
 from common.train.checkpoint import load
-from tests.runs.scripts import ROOT, SCRIPTS, write_words
+from tests.common.processes import environment
+from tests.conftest import ROOT
+from tests.runs.scripts import SCRIPTS, write_words
 
 NODES = """
 set -e
@@ -55,12 +56,6 @@ def namespaces() -> bool:
 def _able() -> None:
     if sys.platform != "linux" or not namespaces():
         pytest.skip("needs network namespaces")
-
-
-def environment(**more: str) -> dict[str, str]:
-    launchers = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    kept = {name: value for name, value in os.environ.items() if name not in launchers}
-    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **more}
 
 
 def on_two_nodes(command: list[str], out: Path, between: str = "") -> list[str]:

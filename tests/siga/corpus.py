@@ -3,17 +3,13 @@ it."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from common.data.lmdb import LmdbWriter
+from tests.common import lmdbs
 
-ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["ab", "cat", "dog", "10", "sun", "tea", "ice", "map", "x1", "owl"]
 SIZES = ["--imgW", "64", "--batch_max_length", "5"]
 
@@ -28,11 +24,7 @@ def crop(word: str, seed: int) -> bytes:
 
 def write_words(folder: Path, words: list[str]) -> Path:
     """One LMDB of these words."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with LmdbWriter(folder) as writer:
-        for index, word in enumerate(words):
-            writer.add(crop(word, index), word)
-    return folder
+    return lmdbs.write_words(folder, words, picture=crop)
 
 
 def write_corpus(root: Path) -> Path:
@@ -81,28 +73,3 @@ def command(corpus: Path, out: Path, model: str = "TRBA_small", *more: object) -
             *more,
         )
     ]
-
-
-def environment() -> dict[str, str]:
-    """One thread, and this tree on the path."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-
-
-def launch(script: str, arguments: list[str], *, how: str = "torchrun", processes: int = 2, port: int = 29733, **words):
-    """Run a project script under torchrun, torch.distributed.launch or plain python; returns the CompletedProcess."""
-    starter = {
-        "torchrun": ["-m", "torch.distributed.run"],
-        "launch": ["-m", "torch.distributed.launch"],
-        "python": [],
-    }[how]
-    if starter:
-        starter += ["--nproc_per_node", str(processes), "--master_port", str(port)]
-    return subprocess.run(
-        [sys.executable, *starter, str(ROOT / "projects" / "siga" / script), *arguments],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-        **words,
-    )

@@ -21,7 +21,8 @@ from projects.siga.mask_create.shards import encode_mask
 from projects.siga.model.kmeans_mask import text_mask
 from projects.siga.test import chosen_sets
 from tests.common.compare import same
-from tests.siga.corpus import command, launch, write_corpus, write_words
+from tests.common.processes import run, torchrun
+from tests.siga.corpus import command, write_corpus, write_words
 
 STATE = "training_state-{:09d}.pth"
 
@@ -33,7 +34,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_ranks_of_t_draw_apart(corpus: Path, tmp_path: Path) -> None:
     """T's seed is `--manualSeed` plus the rank."""
-    done = launch("train.py", command(corpus, tmp_path, "char_str_small", "--num_iter", 1), port=29751)
+    done = run(*torchrun(), "projects/siga/train.py", *command(corpus, tmp_path, "char_str_small", "--num_iter", 1))
     assert done.returncode == 0, done.stderr[-2000:]
     first, second = load(tmp_path / "saved_models" / "run-Seed1111" / STATE.format(1))["rng"]
     assert not torch.equal(first["torch"], second["torch"])

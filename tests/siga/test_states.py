@@ -13,7 +13,8 @@ import pytest
 from common.train.checkpoint import load
 from projects.siga import train
 from tests.common import digests
-from tests.siga.corpus import command, launch, write_corpus
+from tests.common.processes import run, torchrun
+from tests.siga.corpus import command, write_corpus
 
 STORED = Path(__file__).with_name("states.json")
 # case: model, flags, step at which the run is stopped and resumed (0: never), steps
@@ -66,11 +67,11 @@ def test_one_process(case: str, corpus: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", ["r-resume", "s-resume-aug", "t-resume-aug-evaluation"])
 def test_two_processes(case: str, corpus: Path, tmp_path: Path) -> None:
     (first, _), steps = arguments(case, corpus, tmp_path / "a")
-    done = launch("train.py", first, port=29771)
+    done = run(*torchrun(), "projects/siga/train.py", *first)
     assert done.returncode == 0, done.stderr[-2000:]
     digests.check(STORED, f"{case}-two", state(tmp_path / "a", steps))
     stop = next((tmp_path / "a").rglob(f"training_state-{CASES[case][2]:09d}.pth"))
     again, _ = arguments(case, corpus, tmp_path / "b")
-    done = launch("train.py", [*again[1][:-1], str(stop)], port=29772)
+    done = run(*torchrun(), "projects/siga/train.py", *again[1][:-1], stop)
     assert done.returncode == 0, done.stderr[-2000:]
     digests.check(STORED, f"{case}-two", state(tmp_path / "b", steps))

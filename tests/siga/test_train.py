@@ -1,26 +1,18 @@
-"""SIGA's training script: launches, files, exact resume, stopping, refusals."""
+"""SIGA's training script: launches, files, refusals."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from common.data.bad import stored
-from common.data.loader import epoch_order
 from common.train.checkpoint import load
 from projects.siga import train
-from projects.siga.method import SigaMethod
 from projects.siga.test import main as evaluate_main
-from tests.common.compare import same
-from tests.common.lmdbs import put
-from tests.siga.corpus import ROOT, command, environment, launch, write_corpus, write_words
+from tests.common.processes import run, torchrun
+from tests.siga.corpus import command, write_corpus, write_words
 
 STATE = "training_state-{:09d}.pth"
 
@@ -36,12 +28,6 @@ def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole")
     assert train.main(command(corpus, out, "TRBA_small", "--Aug", "--save_interval", 1, "--keep_states", 0)) == 0
     return out / "saved_models" / "run"
-
-
-def assert_same_state(first: Path, second: Path) -> None:
-    left, right = load(first), load(second)
-    for key in ("model", "optimizer", "parts", "rng", "step"):
-        same(left[key], right[key], key)
 
 
 @pytest.mark.parametrize(
@@ -102,80 +88,11 @@ def test_writes_the_published_files(model: str, folder: str, corpus: Path, tmp_p
     assert "dataset: SVT\tsamples: 6" in printed and "[{'name': 'Share_pred1', 'n_correct': " in printed
 
 
-def test_resume_is_exact(whole: Path, corpus: Path, tmp_path: Path) -> None:
-    """Two steps, then two after a resume, equal four without one: parameters, moments, sampler, generators."""
-    middle = whole / STATE.format(2)
-    assert train.main(command(corpus, tmp_path, "TRBA_small", "--Aug", "--save_interval", 4, "--resume", middle)) == 0
-    assert_same_state(whole / STATE.format(4), tmp_path / "saved_models" / "run" / STATE.format(4))
-
-
-def test_killed_and_resumed_equals_uninterrupted(whole: Path, corpus: Path, tmp_path: Path, capsys) -> None:
-    """kill -9 in the middle, then `--resume auto`."""
-    words = command(
-        corpus, tmp_path, "TRBA_small", "--Aug", "--save_interval", 1, "--keep_states", 0, "--resume", "auto"
-    )
-    run = tmp_path / "saved_models" / "run"
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "projects/siga/train.py"), *words],
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.time() + 120
-    while not (run / STATE.format(1)).exists() and process.poll() is None and time.time() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert (run / STATE.format(1)).exists(), "it ended before its first state"
-    (run / STATE.format(4)).unlink(missing_ok=True)  # a fast machine may have been done already
-    assert train.main(words) == 0
-    assert f"resumed from {run}" in capsys.readouterr().out
-    assert_same_state(whole / STATE.format(4), run / STATE.format(4))
-
-
-def test_two_processes_resume_exactly(corpus: Path, tmp_path: Path) -> None:
-    words = ["--Aug", "--save_interval", 2, "--keep_states", 0, "--batch_size", 2]
-    first = launch("train.py", command(corpus, tmp_path / "a", "TRBA_small", *words))
-    assert first.returncode == 0, first.stderr[-2000:]
-    assert first.stdout.count("fresh start") == 1, "other ranks print"
-    run = tmp_path / "a" / "saved_models" / "run"
-    second = launch(
-        "train.py", command(corpus, tmp_path / "b", "TRBA_small", *words, "--resume", run / STATE.format(2)), port=29734
-    )
-    assert second.returncode == 0, second.stderr[-2000:]
-    assert_same_state(run / STATE.format(4), tmp_path / "b" / "saved_models" / "run" / STATE.format(4))
-
-
-def test_one_list_of_bad_samples_of_two_processes_and_a_resumed_run(tmp_path: Path) -> None:
-    """MJ has a broken picture in each rank's part of the first step, and one in the second step of rank 1."""
-    write_corpus(tmp_path)
-    order = epoch_order(40, 111, 0, True)
-    broken = [int(order[i]) for i in (0, 1, 5)]
-    for number in broken:
-        name = ("MJ", "ST")[number // 20]
-        put(tmp_path / "training" / name, (f"image-{number % 20 + 1:09d}".encode(), b"broken"))
-    words = command(tmp_path, tmp_path, "TRBA_small", "--bad_share", 1, "--batch_size", 2, "--save_interval", 1)
-    expected = sorted((("MJ", "ST")[number // 20], number % 20 + 1) for number in broken)
-
-    def listed() -> list[tuple[str, int]]:
-        rows = stored(tmp_path / "saved_models" / "run" / "bad_samples.csv")
-        return [(Path(row.path).name, row.number) for row in rows]
-
-    for steps, port in ((1, 29736), (2, 29737)):
-        done = launch("train.py", [*words, "--resume", "auto", "--allow_changes", "--num_iter", str(steps)], port=port)
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert (listed() == expected) == (steps == 2) and len(listed()) == steps + 1
-
-
 def test_published_launcher_passes_local_rank(corpus: Path, tmp_path: Path) -> None:
-    done = launch(
-        "train.py",
-        command(corpus, tmp_path, "TSBA_small", "--num_iter", 1, "--eval_data", corpus / "evaluation"),
-        how="launch",
-        port=29735,
-    )
+    words = command(corpus, tmp_path, "TSBA_small", "--num_iter", 1, "--eval_data", corpus / "evaluation")
+    done = run(*torchrun(2, "launch"), "projects/siga/train.py", *words)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "2 process(es), 1 steps" in done.stdout
+    assert "2 process(es), 1 steps" in done.stdout and done.stdout.count("fresh start") == 1
 
 
 def test_published_command_of_t(corpus: Path, tmp_path: Path, monkeypatch) -> None:
@@ -197,22 +114,6 @@ def test_published_command_of_t(corpus: Path, tmp_path: Path, monkeypatch) -> No
         == 0
     )
     assert list(tmp_path.glob("result/*/log_all_evaluation.txt"))
-
-
-def test_non_finite_loss_stops_before_the_step(corpus: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    plain = SigaMethod.losses
-
-    def poisoned(self, batch, clock, number):
-        total, parts = plain(self, batch, clock, number)
-        return (total * float("nan") if clock.step == 1 else total), parts
-
-    monkeypatch.setattr(SigaMethod, "losses", poisoned)
-    assert train.main(command(corpus, tmp_path, "TRBA_small", "--save_interval", 1)) == 2
-    run = tmp_path / "saved_models" / "run"
-    assert len(json.loads((run / "non_finite_1.json").read_text())["batch"]) == 4
-    assert [path.name for path in run.glob("training_state*")] == [STATE.format(1)]
-    line = capsys.readouterr().err.strip()
-    assert line.startswith("error: step 1: loss is nan") and "\n" not in line
 
 
 def refused(words: list[str], capsys, *parts: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -16,12 +15,6 @@ MICRO = {
     "enc_embed_dim": 32, "enc_num_heads": 2, "enc_depth": 1, "dec_embed_dim": 32, "dec_num_heads": 2, "dec_depth": 1,
     "patch_size": [16, 8], "batch_size": 4, "dropout": 0.1,
 }  # fmt: skip
-
-
-def environment() -> dict[str, str]:
-    """One thread a process, and nothing of a launcher."""
-    launchers = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
-    return {k: v for k, v in os.environ.items() if k not in launchers} | {"OMP_NUM_THREADS": "1"}
 
 
 def write_corpus(root: Path) -> Path:

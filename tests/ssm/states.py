@@ -6,8 +6,6 @@ python -m tests.ssm.states            # run all of them and store their hashes f
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -15,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.data.lmdb import LmdbWriter
 from common.train.checkpoint import load
 from projects.ssm.finetune.run import run as finetune
 from projects.ssm.pretrain.main_pixel import main as pixel
 from projects.ssm.pretrain.sim_pretrain import main as pretrain
 from tests.common.compare import digest
-from tests.common.lmdbs import encoded, noise
+from tests.common.lmdbs import encoded, noise, write_words
+from tests.common.processes import run, torchrun
 from tests.ssm.runs import configuration, write_corpus
 from tests.ssm.runs import finetune as finetune_words
 from tests.ssm.runs import pretrain as pretrain_words
@@ -56,10 +54,7 @@ def pixel_words(folder: Path, out: Path, kind: str) -> list[str]:
     """Flags of a pixel task on 6 pairs, which are written first."""
     if not (folder / "train").is_dir():
         for part in ("train", "val"):
-            with LmdbWriter(folder / f"sr-{part}") as writer:
-                for i in range(6):
-                    high = noise(i, 32, 128)
-                    writer.add(encoded(high), "word", image_lr=encoded(high[::2, ::2]), image_hr=encoded(high))
+            write_words(folder / f"sr-{part}", ["word"] * 6, size=(32, 128), pairs=True)
             for name in ("image", "mask"):
                 (folder / part / name).mkdir(parents=True)
             for i in range(3):
@@ -84,11 +79,8 @@ def hashes(case: str, folder: Path) -> dict[str, dict[str, str]]:
     for steps in (4, 6, 8):
         line = [*map(str, words), *map(str, more), "--auto_resume", "--max_steps", str(steps)]
         if processes > 1:
-            from tests.ssm.test_resume import start
-
-            process = start("pretrain" if kind == "pretrain" else "pixel", line, processes)
-            output, _ = process.communicate(timeout=900)
-            assert process.returncode == 0, output
+            done = run(*torchrun(processes), "projects/ssm/pretrain/sim_pretrain.py", *line)
+            assert done.returncode == 0, done.stderr
         else:
             assert (pretrain if kind == "pretrain" else pixel)(line) == 0
         content = load(out / "training_state.pth")
@@ -107,13 +99,9 @@ def finetune_hashes(case: str, folder: Path) -> dict[str, str]:
     corpus, out = write_corpus(folder / "corpus"), folder / "out"
     torch.set_num_threads(1)
     if processes > 1:
-        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        script = Path(__file__).resolve().parents[2] / "projects" / "ssm" / "finetune" / "train.py"
-        words = [sys.executable, *launch, str(script), *finetune_words(corpus, *more, f"hydra.run.dir={out}")]
-        done = subprocess.run(
-            words, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        words = finetune_words(corpus, *more, f"hydra.run.dir={out}")
+        done = run(*torchrun(processes), "projects/ssm/finetune/train.py", *words)
+        assert done.returncode == 0, done.stderr
     else:
         finetune(configuration(corpus, *more), out)
     content = load(out / "checkpoints" / "last.ckpt")

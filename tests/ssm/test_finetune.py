@@ -20,6 +20,7 @@ from projects.ssm.model.build import build_recogniser
 from projects.ssm.model.pretrainer import build_pretrainer
 from tests.common.compare import same
 from tests.common.lmdbs import encoded, noise
+from tests.runs import disturbed
 from tests.ssm.runs import configuration, write_corpus
 
 SMALL = {"img_size": (32, 128), "patch_size": (16, 8), "enc_embed_dim": 32, "enc_num_heads": 2, "enc_depth": 1,
@@ -60,6 +61,17 @@ def test_resumes_exactly_inside_an_epoch(corpus: Path, trained: Path, tmp_path: 
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
         same(ours[key], theirs[key], key)
     assert stored(listed) == earlier and not (trained.parent / listed.name).exists()
+
+
+@pytest.mark.parametrize("where", ["input", "gradient"])
+def test_nothing_is_stepped_after_nan(where: str, corpus: Path, tmp_path: Path) -> None:
+    what = "loss" if where == "input" else "gradient norm"
+    with disturbed.not_finite(where, after=2) as steps, pytest.raises(UserError, match=f"{what} .*nothing was stepped"):
+        run(configuration(corpus), tmp_path)
+    assert steps == [2] and load(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 2
+    (note,) = tmp_path.glob("non_finite_*.json")
+    content = json.loads(note.read_text())
+    assert content["batch"] and content["what"] == what
 
 
 def test_tables_and_reading(corpus: Path, trained: Path, tmp_path: Path, capsys) -> None:

@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 
 from common.data.bad import stored
-from common.data.lmdb import LmdbWriter
 from common.train.checkpoint import load
 from projects.ssm.finetune.run import run
+from tests.common import processes
 from tests.common.compare import same
-from tests.common.lmdbs import encoded, noise, write_words
+from tests.common.lmdbs import write_words
 from tests.ssm.runs import WORDS, configuration, finetune
-from tests.ssm.test_resume import start
 
 BAD = ("model.batch_size=1", "data.bad_share=0.5", "trainer.max_epochs=1")
 CRNN = ("model._target_=projects.ssm.model.crnn.CRNN", "+model.hidden_size=16")  # buffers are broadcast in validation
@@ -23,11 +22,8 @@ CRNN = ("model._target_=projects.ssm.model.crnn.CRNN", "+model.hidden_size=16") 
 def corpus(tmp_path_factory) -> Path:
     """Six words to train, one of them unreadable, and five to validate: three and two on two ranks."""
     root = tmp_path_factory.mktemp("in-step")
-    for name, count in (("training/MJ", 6), ("validation", 5)):
-        with LmdbWriter(root / name) as writer:
-            for i in range(count):
-                broken = name != "validation" and i == 2
-                writer.add(b"no picture" if broken else encoded(noise(i)), WORDS[i])
+    write_words(root / "training" / "MJ", WORDS[:6], broken=[2])
+    write_words(root / "validation", WORDS[:5])
     return root
 
 
@@ -40,9 +36,9 @@ def test_two_processes_end(corpus: Path, tmp_path: Path) -> None:
         "trainer.max_epochs=1",
         "trainer.val_check_interval=2",
     ]
-    process = start("finetune", finetune(corpus, *more, f"hydra.run.dir={tmp_path}"), processes=2)
-    output, _ = process.communicate(timeout=900)
-    assert process.returncode == 0, output
+    words = finetune(corpus, *more, f"hydra.run.dir={tmp_path}")
+    done = processes.run(*processes.torchrun(), "projects/ssm/finetune/train.py", *words)
+    assert done.returncode == 0, done.stderr
     assert load(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 3
     assert [sample.number for sample in stored(tmp_path / "bad_samples.csv")] == [3]
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from common.data.lmdb import LmdbWriter
 from common.train.checkpoint import load
 from projects.ssm.model.pixel import VARIANTS, UniPixelViT
 from projects.ssm.model.pretrainer import build_pretrainer
@@ -19,18 +18,14 @@ from projects.ssm.pretrain.flags import parse_pixel
 from projects.ssm.pretrain.main_pixel import main
 from projects.ssm.weights import load_pixel_encoder
 from tests.common.compare import same
-from tests.common.lmdbs import encoded, noise
+from tests.common.lmdbs import encoded, noise, write_words
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("pixel")
     for part in ("train", "val"):
-        with LmdbWriter(root / f"sr-{part}") as writer:
-            for i in range(6):
-                high = noise(i, 32, 128)
-                extras = {"image_lr": encoded(high[::2, ::2]), "image_hr": encoded(high)}
-                writer.add(encoded(high), "word", **extras)
+        write_words(root / f"sr-{part}", ["word"] * 6, size=(32, 128), pairs=True)
         for name in ("image", "mask"):
             (root / part / name).mkdir(parents=True)
         for i in range(4):
@@ -109,10 +104,7 @@ def test_encoders_of_others(tmp_path: Path) -> None:
 
 
 def test_unreadable_pairs_are_counted_and_stop_no_evaluation(data: Path, tmp_path: Path, capsys) -> None:
-    with LmdbWriter(tmp_path / "sr") as writer:
-        for i in range(3):
-            picture = b"no picture" if i == 1 else encoded(noise(i, 32, 128))
-            writer.add(encoded(noise(i)), "word", image_lr=picture, image_hr=encoded(noise(i, 32, 128)))
+    write_words(tmp_path / "sr", ["word"] * 3, broken=[1], size=(32, 128), pairs=True)
     model = UniPixelViT("SR", **VARIANTS["pixel_vit_micro_patch16x8"])
     figures = measure(
         model, evaluation_pairs("SR", "", str(tmp_path / "sr"), (32, 128)), "SR", 2, 0, torch.device("cpu")

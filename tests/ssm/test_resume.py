@@ -1,31 +1,24 @@
-"""Going on exactly after kill -9, for both halves, and with two processes."""
+"""Fine-tuning resumes exactly after kill -9 and SIGTERM, in one process and two. (Pre-training: see `tests/runs`.)"""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import signal
-import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from common.files import TEMPORARY
 from common.train.checkpoint import load
+from projects.ssm.finetune.method import System
 from projects.ssm.finetune.run import run
-from projects.ssm.pretrain.sim_pretrain import main
+from tests.common import processes
 from tests.common.compare import same
-from tests.ssm.runs import configuration, environment, finetune, pretrain, write_corpus
+from tests.ssm.runs import configuration, finetune, write_corpus
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = {
-    "pretrain": "projects/ssm/pretrain/sim_pretrain.py",
-    "pixel": "projects/ssm/pretrain/main_pixel.py",
-    "finetune": "projects/ssm/finetune/train.py",
-}
+MODULE = "projects.ssm.finetune.train"
+TWO = ["model.batch_size=2", "trainer.devices=2"]
 
 
 @pytest.fixture(scope="module")
@@ -33,121 +26,80 @@ def corpus(tmp_path_factory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("ssm"))
 
 
-def start(script: str, words: list[str], processes: int = 1) -> subprocess.Popen:
-    """The script as a user starts it, in a session of its own."""
-    head = [sys.executable]
-    if processes > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        head += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
-    return subprocess.Popen(
-        [*head, SCRIPTS[script], *words], cwd=ROOT, env=environment(), stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def whole(corpus: Path, tmp_path_factory) -> Path:
+    """The folder of an undisturbed run: eight steps, validated and saved after every second."""
+    out = tmp_path_factory.mktemp("whole")
+    run(configuration(corpus), out)
+    return out
 
 
-def ended_after(process: subprocess.Popen, file: Path, number: signal.Signals, status: int) -> str:
-    """The output of a script that gets a signal as soon as `file` is there."""
-    deadline = time.monotonic() + 900
-    while not file.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, number)
-    output, _ = process.communicate(timeout=900)
-    assert process.returncode == status, output
-    assert file.exists(), output
-    return output
+def last_step(folder: Path) -> int:
+    return load(folder / "checkpoints" / "last.ckpt")["global_step"]
 
 
-def killed_after(process: subprocess.Popen, file: Path) -> None:
-    ended_after(process, file, signal.SIGKILL, -signal.SIGKILL)
-
-
-def test_pretraining_killed(corpus: Path, tmp_path: Path) -> None:
-    words = ["--state_steps", 1, "--epochs", 300, "--auto_resume"]
-    state = tmp_path / "killed" / "training_state.pth"
-    killed_after(start("pretrain", pretrain(corpus, state.parent, *words)), state)
-    step = load(state)["step"]
-    for out in (state.parent, tmp_path / "whole"):
-        assert main(pretrain(corpus, out, *words, "--max_steps", step + 3)) == 0
-    killed, whole = load(state), load(tmp_path / "whole" / "training_state.pth")
-    assert killed["step"] == step + 3
-    for key in ("model", "optimizer", "rng"):
-        same(killed[key], whole[key], key)
-
-
-def test_finetuning_killed(corpus: Path, tmp_path: Path) -> None:
-    more = ["trainer.max_epochs=12", "trainer.val_check_interval=1"]
-    last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
-    killed_after(start("finetune", finetune(corpus, *more, f"hydra.run.dir={tmp_path}/killed")), last)
-    step = load(last)["global_step"]
-    assert step < 48
-    run(configuration(corpus, *more, f"ckpt_path={last}"), tmp_path / "killed")
-    run(configuration(corpus, *more), tmp_path / "whole")
-    compare(tmp_path, "killed")
-
-
-def test_finetuning_terminated(corpus: Path, tmp_path: Path) -> None:
-    more = ["trainer.max_epochs=30", "trainer.val_check_interval=4"]
-    process = start("finetune", finetune(corpus, *more, f"hydra.run.dir={tmp_path}/stopped"))
-    output = ended_after(process, tmp_path / "stopped" / "metrics.jsonl", signal.SIGTERM, 0)
-    last = tmp_path / "stopped" / "checkpoints" / "last.ckpt"
-    step = load(last)["global_step"]
-    assert f"stopped after step {step}; resume with ckpt_path={last}" in output
-    run(configuration(corpus, *more, f"ckpt_path={last}"), tmp_path / "stopped")
-    run(configuration(corpus, *more), tmp_path / "whole")
-    compare(tmp_path, "stopped")
-
-
-TWO = ["model.batch_size=2", "trainer.devices=2", "trainer.val_check_interval=2"]
-
-
-def ended_together(corpus: Path, *words: str) -> None:
-    """A run on two processes to its end."""
-    process = start("finetune", finetune(corpus, *TWO, *words), processes=2)
-    output, _ = process.communicate(timeout=900)
-    assert process.returncode == 0, output
-
-
-def test_finetuning_on_two_processes_goes_on_exactly(corpus: Path, tmp_path: Path) -> None:
-    ended_together(corpus, f"hydra.run.dir={tmp_path}/whole")
-    found = {load(path)["global_step"]: path for path in (tmp_path / "whole" / "checkpoints").glob("epoch=*.ckpt")}
-    middle = tmp_path / "resumed" / "checkpoints" / "middle.ckpt"
-    middle.parent.mkdir(parents=True)
-    middle.write_bytes(found[min(found)].read_bytes())
-    assert len(load(middle)["generators"]) == 2
-    ended_together(corpus, f"ckpt_path={middle}", f"hydra.run.dir={tmp_path}/resumed")
-    compare(tmp_path, "resumed")
-
-
-@pytest.mark.slow
-def test_finetuning_on_two_processes_killed(corpus: Path, tmp_path: Path) -> None:
-    more, place = ["trainer.max_epochs=8", "swa=true"], f"hydra.run.dir={tmp_path}/killed"
-    last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
-    process = start("finetune", finetune(corpus, *TWO, *more, place), processes=2)
-    while not last.exists() and process.poll() is None:
-        time.sleep(0.02)
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):  # torchrun's workers have sessions of their own
-        with contextlib.suppress(OSError):
-            if place in entry.read_bytes().decode(errors="replace").split("\0"):
-                os.kill(int(entry.parent.name), signal.SIGKILL)
-    output, _ = process.communicate(timeout=900)
-    assert last.exists(), output
-    assert load(last)["global_step"] < 32
-    ended_together(corpus, *more, f"ckpt_path={last}", place)
-    ended_together(corpus, *more, f"hydra.run.dir={tmp_path}/whole")
-    compare(tmp_path, "killed")
-    averages = (load(tmp_path / name / "checkpoints" / "swa.ckpt")["state_dict"] for name in ("killed", "whole"))
-    same(*averages)
-
-
-def compare(folder: Path, name: str) -> None:
+def compare(first: Path, second: Path) -> None:
     """The resumed run ends as the whole one, and its figures are each written once."""
-    ours, theirs = (load(folder / run_name / "checkpoints" / "last.ckpt") for run_name in (name, "whole"))
+    ours, theirs = (load(folder / "checkpoints" / "last.ckpt") for folder in (first, second))
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
         same(ours[key], theirs[key], key)
     for mine, others in zip(ours["generators"], theirs["generators"], strict=True):
         same(mine["torch"], others["torch"])
-    file = folder / name / "metrics.jsonl"
-    steps = [row["step"] for row in map(json.loads, file.read_text().splitlines()) if "val_loss" in row]
-    assert steps == sorted(set(steps)) and steps[-1] == ours["global_step"]
+    steps = [
+        [row["step"] for row in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())]
+        for folder in (first, second)
+    ]
+    assert steps[0] == steps[1] and steps[0][-1] == ours["global_step"]
+
+
+def test_killed(corpus: Path, whole: Path, tmp_path: Path) -> None:
+    """kill -9 in the middle of the save after step 4, then the same command."""
+    words = finetune(corpus, f"hydra.run.dir={tmp_path}")
+    done = processes.run(sys.executable, "-m", "tests.runs.disturbed", "kill", 4, MODULE, *words)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert last_step(tmp_path) == 2 and list(tmp_path.glob(f"checkpoints/*{TEMPORARY}*"))
+    run(configuration(corpus), tmp_path)
+    assert not list(tmp_path.glob(f"checkpoints/*{TEMPORARY}*"))
+    compare(tmp_path, whole)
+
+
+def test_terminated(corpus: Path, whole: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    step = System.training_step
+
+    def asked(self: System, *batch: object) -> object:
+        if self.global_step == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, *batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(System, "training_step", asked)
+        with pytest.raises(SystemExit):
+            run(configuration(corpus), tmp_path)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert f"stopped after step 3; resume with ckpt_path={last}" in capsys.readouterr().out
+    assert last_step(tmp_path) == 3
+    run(configuration(corpus, f"ckpt_path={last}"), tmp_path)
+    compare(tmp_path, whole)
+
+
+def test_two_processes_killed(corpus: Path, tmp_path: Path) -> None:
+    """Rank 0 in the middle of the save after step 4; two processes save after every step."""
+    for name, step in (("whole", 0), ("killed", 4), ("killed", 0)):
+        words = finetune(corpus, *TWO, f"hydra.run.dir={tmp_path}/{name}")
+        done = processes.run(*processes.torchrun(), "-m", "tests.runs.disturbed", "kill", step, MODULE, *words)
+        assert (done.returncode == 0) == (step == 0), done.stderr
+        assert last_step(tmp_path / name) == (3 if step else 8), done.stderr
+    assert len(load(tmp_path / "killed" / "checkpoints" / "last.ckpt")["generators"]) == 2
+    compare(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_two_processes_killed_while_averaging(corpus: Path, tmp_path: Path) -> None:
+    more = ["trainer.max_epochs=8", "swa=true"]
+    for name, step in (("whole", 0), ("killed", 28), ("killed", 0)):  # the averages begin at step 24 of 32
+        words = finetune(corpus, *TWO, *more, f"hydra.run.dir={tmp_path}/{name}")
+        done = processes.run(*processes.torchrun(), "-m", "tests.runs.disturbed", "kill", step, MODULE, *words)
+        assert (done.returncode == 0) == (step == 0), done.stderr
+        assert last_step(tmp_path / name) == (27 if step else 32), done.stderr
+    compare(tmp_path / "killed", tmp_path / "whole")
+    same(*(load(tmp_path / name / "checkpoints" / "swa.ckpt")["state_dict"] for name in ("killed", "whole")))

@@ -33,10 +33,10 @@ from tests.textssr.textssr_runs import (
     BAD_WORDS,
     CONFIGS,
     GOOD,
+    equal_weights,
     painting,
     picture,
     run,
-    same,
     train_step,
     train_the_vae,
     write_scenes,
@@ -80,7 +80,7 @@ def test_a_longer_run_goes_on_within_its_epoch(scenes, base, tmp_path) -> None:
         train_the_vae(tmp_path / "parts", data, base, *changes, f"max_train_steps={limit}")
     train_the_vae(tmp_path / "whole", data, base, *changes, "max_train_steps=5")
     assert [state_of(tmp_path / f"parts/checkpoint-{number}")["update"] for number in (3, 5)] == [3, 5]
-    assert same(tmp_path / "parts/checkpoint-5/vae", tmp_path / "whole/checkpoint-5/vae")
+    assert equal_weights(tmp_path / "parts/checkpoint-5/vae", tmp_path / "whole/checkpoint-5/vae")
 
 
 def test_other_data_and_another_seed_are_refused(scenes, base, tmp_path, capfd) -> None:
@@ -129,7 +129,7 @@ def test_a_published_checkpoint_goes_on(scenes, base, tmp_path, capfd) -> None:
     for name in ("ours", "theirs"):
         train_step(1, tmp_path / name, *places, *changes, "max_train_steps=2", "resume_from_checkpoint=checkpoint-1")
     assert "a published checkpoint" in capfd.readouterr().out
-    assert same(tmp_path / "ours/checkpoint-2/unet", tmp_path / "theirs/checkpoint-2/unet")
+    assert equal_weights(tmp_path / "ours/checkpoint-2/unet", tmp_path / "theirs/checkpoint-2/unet")
     state["state"][0], state["state"][2] = state["state"][2], state["state"][0]
     checkpoint.save_atomic(folder / "optimizer.bin", state)
     changes = (*changes, "max_train_steps=3", "resume_from_checkpoint=checkpoint-1")
@@ -170,7 +170,8 @@ def test_an_overflow_lowers_the_scale_only(scenes, base, tmp_path, monkeypatch) 
     data, changes = scenes / "train/lmdb", (*PLAIN, "lr_scheduler=cosine", "lr_warmup_steps=0", "checkpointing_steps=1")
     for limit in (1, 3):
         train_the_vae(tmp_path, data, base, *changes, f"max_train_steps={limit}")
-    assert same(tmp_path / "checkpoint-1/vae", base / "vae") and not same(tmp_path / "checkpoint-3/vae", base / "vae")
+    assert equal_weights(tmp_path / "checkpoint-1/vae", base / "vae")
+    assert not equal_weights(tmp_path / "checkpoint-3/vae", base / "vae")
     assert [state_of(tmp_path / f"checkpoint-{n}")["scaler"]["scale"] for n in (1, 3)] == [2.0**7] * 2
     steps = [checkpoint.load(tmp_path / f"checkpoint-{n}/scheduler.bin")["last_epoch"] for n in (1, 2, 3)]
     assert steps == [0, 1, 2]
@@ -184,9 +185,9 @@ def test_batches_without_a_word_change_nothing(base, tmp_path, capfd, caplog) ->
     with caplog.at_level("INFO"):
         for limit in (4, total):  # the second run resumes and still knows what the first skipped
             train_the_vae(tmp_path / "out", data, base, *changes, f"max_train_steps={limit}")
-    moved = [not same(tmp_path / f"out/checkpoint-{n}/vae", tmp_path / f"out/checkpoint-{n + 1}/vae")
+    moved = [not equal_weights(tmp_path / f"out/checkpoint-{n}/vae", tmp_path / f"out/checkpoint-{n + 1}/vae")
              for n in range(1, total)]  # fmt: skip
-    assert sum(moved) + (not same(tmp_path / "out/checkpoint-1/vae", base / "vae")) == len(good)
+    assert sum(moved) + (not equal_weights(tmp_path / "out/checkpoint-1/vae", base / "vae")) == len(good)
     printed = capfd.readouterr().out
     assert printed.count("no sample of its batches can be read") == len(BAD_WORDS)
     left_out = [message for message in caplog.messages if "Samples skipped" in message]
@@ -206,8 +207,8 @@ def test_a_blank_teaches_nothing(base, tmp_path, monkeypatch) -> None:
     train_the_vae(tmp_path / "zeros", data, base, *changes)
     monkeypatch.setattr(RegionMaker, "blank", lambda maker: torch.rand(3, 64, 64))
     train_the_vae(tmp_path / "noise", data, base, *changes)
-    assert same(tmp_path / "zeros/checkpoint-1/vae", tmp_path / "noise/checkpoint-1/vae")
-    assert not same(tmp_path / "zeros/checkpoint-1/vae", base / "vae")
+    assert equal_weights(tmp_path / "zeros/checkpoint-1/vae", tmp_path / "noise/checkpoint-1/vae")
+    assert not equal_weights(tmp_path / "zeros/checkpoint-1/vae", base / "vae")
 
 
 @pytest.mark.parametrize("kept", [False, True])
@@ -346,8 +347,8 @@ def test_evaluate_by_language(scenes, flags, tmp_path, monkeypatch, capsys) -> N
 # ---------------------------------------------------------------------- synthesis
 
 
-def kill_the_first_child() -> None:
-    while not (children := multiprocessing.active_children()):
+def kill_the_first_child(of_others: set[int]) -> None:
+    while not (children := [one for one in multiprocessing.active_children() if one.pid not in of_others]):
         time.sleep(0.02)
     children[0].kill()
 
@@ -356,7 +357,8 @@ def test_processes_that_fail_end_the_run(scenes, base, flags, tmp_path, capfd) -
     command = [scenes / "test/test.json", tmp_path / "out", *flags, "--no-filter", "--workers", 1]
     assert run(synthesize, *command, "--unet", tmp_path / "nowhere") == 2
     assert capfd.readouterr().err.splitlines()[-1].startswith(f"error: {tmp_path}/nowhere: no config.json")
-    killer = threading.Thread(target=kill_the_first_child)
+    others = {one.pid for one in multiprocessing.active_children()}
+    killer = threading.Thread(target=kill_the_first_child, args=(others,), daemon=True)
     killer.start()
     assert run(synthesize, *command) == 2
     killer.join()

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -29,14 +26,15 @@ from projects.textssr.config import DIFFUSION_KEYS, VAE_KEYS, read_config
 from projects.textssr.launch import asked_for
 from projects.textssr.model.unet import TextUNet
 from projects.textssr.painting import paste_back
+from tests.common import processes
 from tests.conftest import ROOT
 from tests.textssr.textssr_runs import (
     CONFIGS,
     SHORT,
     bad_scenes,
+    equal_weights,
     painting,
     run,
-    same,
     train_step,
     train_the_vae,
     weights,
@@ -88,7 +86,7 @@ def test_checkpoints_have_the_published_form(trained) -> None:
     assert {path.name for path in (trained / "step1/final").iterdir()} == {"unet", "vae", "scheduler"}
     averaged = trained / "step2/checkpoint-3/unet_ema"
     assert set(weights(averaged)) == set(weights(trained / "step2/checkpoint-3/unet"))
-    assert not same(averaged, trained / "step2/checkpoint-3/unet")
+    assert not equal_weights(averaged, trained / "step2/checkpoint-3/unet")
 
 
 def test_conditions_travel_with_the_weights(trained, base, scenes, tmp_path, capfd) -> None:
@@ -114,8 +112,8 @@ def test_training_can_be_watched(trained, scenes, base, tmp_path) -> None:
     data, vae, two = scenes / "train/lmdb", trained / VAE, "sample_sheet=2"
     train_step(1, tmp_path / "step1", data, base, vae, base / "unet", two, "log_every=1")
     train_the_vae(tmp_path / "vae", data, base, two)
-    assert same(tmp_path / "step1/checkpoint-3/unet", trained / "step1/checkpoint-3/unet")
-    assert same(tmp_path / VAE, vae)
+    assert equal_weights(tmp_path / "step1/checkpoint-3/unet", trained / "step1/checkpoint-3/unet")
+    assert equal_weights(tmp_path / VAE, vae)
     for name in ("step1", "vae"):
         sheets = sorted(path.name for path in (tmp_path / name / "samples").iterdir())
         assert sheets == ["00000002.png", "00000003.png"]
@@ -137,15 +135,15 @@ def test_resuming_is_exact(trained, scenes, base, tmp_path, capfd) -> None:
     for limit in limits:
         train_the_vae(tmp_path / "vae", data, base, *changes, limit)
     assert "Resuming from checkpoint checkpoint-2" in capfd.readouterr().out
-    assert same(tmp_path / VAE, vae)
+    assert equal_weights(tmp_path / VAE, vae)
     for limit in limits:
         train_step(1, tmp_path / "step1", data, base, vae, base / "unet", *changes, limit)
     start = trained / "step1/checkpoint-3/unet"
-    assert same(tmp_path / "step1/checkpoint-3/unet", start)
+    assert equal_weights(tmp_path / "step1/checkpoint-3/unet", start)
     for limit in limits:
         train_step(2, tmp_path / "step2", scenes / "more/lmdb", base, vae, start, "use_ema=True", *changes, limit)
     for part in ("unet", "unet_ema"):
-        assert same(tmp_path / "step2/checkpoint-3" / part, trained / "step2/checkpoint-3" / part)
+        assert equal_weights(tmp_path / "step2/checkpoint-3" / part, trained / "step2/checkpoint-3" / part)
 
 
 def test_kept_latents_train_as_fresh_ones(trained, scenes, base, tmp_path, capfd) -> None:
@@ -153,7 +151,7 @@ def test_kept_latents_train_as_fresh_ones(trained, scenes, base, tmp_path, capfd
     places = scenes / "train/lmdb", base, trained / VAE, base / "unet"
     train_step(1, tmp_path / "fresh", *places, *one)
     train_step(1, out, *places, *one, "cache_latents=True")
-    assert same(out / "checkpoint-3/unet", tmp_path / "fresh/checkpoint-3/unet")
+    assert equal_weights(out / "checkpoint-3/unet", tmp_path / "fresh/checkpoint-3/unet")
     written = (out / "latents" / "moments.npy").stat().st_mtime_ns
     changes = (*one, "cache_latents=True", "max_train_steps=4", "compile_backend=eager")
     train_step(1, out, *places, *changes)
@@ -175,16 +173,11 @@ def test_a_configuration_goes_on_from_its_base(tmp_path) -> None:
 
 def kill_after_saving(command: list, out: Path) -> None:
     """Start a run and send SIGKILL to all its processes once the first checkpoint stands."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **quiet)
+    process = subprocess.Popen(command, cwd=ROOT, env=processes.environment(), **quiet)
     while process.poll() is None and not (out / "checkpoint-1").is_dir():
         time.sleep(0.02)
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):  # torchrun's workers have sessions of their own
-        with contextlib.suppress(OSError):
-            if f"output_dir={out}" in entry.read_bytes().decode(errors="replace").split("\0"):
-                os.kill(int(entry.parent.name), signal.SIGKILL)
-    process.wait()
+    processes.kill(process)
     assert (out / "checkpoint-1").is_dir()
 
 
@@ -198,7 +191,7 @@ def test_a_killed_run_goes_on_exactly(scenes, base, tmp_path) -> None:
     longer = (*plain, f"max_train_steps={steps}", "checkpointing_steps=1000")
     for folder in (out, tmp_path / "whole"):
         train_the_vae(folder, scenes / "train/lmdb", base, *longer)
-    assert same(out / f"checkpoint-{steps}/vae", tmp_path / f"whole/checkpoint-{steps}/vae")
+    assert equal_weights(out / f"checkpoint-{steps}/vae", tmp_path / f"whole/checkpoint-{steps}/vae")
 
 
 def test_the_number_of_processes_is_found_in_the_launcher() -> None:
@@ -224,15 +217,12 @@ def test_two_processes_are_killed_and_go_on_exactly(script, trained, scenes, bas
     command = [*launch, f"projects/textssr/{name}", "--config", str(config), "--set", *values]
     kill_after_saving([*command, f"output_dir={tmp_path}/killed"], tmp_path / "killed")
     for folder in ("killed", "whole"):
-        done = subprocess.run(
-            [*command, f"output_dir={tmp_path}/{folder}"], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True, text=True, timeout=1800,
-        )  # fmt: skip
+        done = processes.run(*command, f"output_dir={tmp_path}/{folder}")
         assert done.returncode == 0, done.stderr[-2000:]
         assert "Total train batch size (w. parallel, distributed & accumulation) = 8" in done.stderr, done.stderr
         assert ("Resuming from checkpoint" in done.stdout) == (folder == "killed")
     for part in ("vae",) if script == "vae" else ("unet", "unet_ema"):
-        assert same(tmp_path / "killed/checkpoint-3" / part, tmp_path / "whole/checkpoint-3" / part)
+        assert equal_weights(tmp_path / "killed/checkpoint-3" / part, tmp_path / "whole/checkpoint-3" / part)
 
 
 def test_infer_writes_pictures(trained, base, scenes, tmp_path) -> None:

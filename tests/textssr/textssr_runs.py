@@ -56,7 +56,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "diffusion_pytorch_model.safetensors")
 
 
-def same(first: Path, second: Path) -> bool:
+def equal_weights(first: Path, second: Path) -> bool:
     a, b = weights(first), weights(second)
     return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
 

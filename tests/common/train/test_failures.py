@@ -26,6 +26,7 @@ from common.train.distributed import Dist, choose_threads
 from common.train.log import EventGuard, MetricsLog, append, continue_on_full_disk
 from common.train.session import LOCK, Tee, folder_lock
 from tests.common.lmdbs import write_words
+from tests.common.processes import run, torchrun
 from tests.common.train.toy_run import build
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -190,16 +191,10 @@ sys.exit(main())
 def test_a_silent_peer_is_told_after_the_timeout(tmp_path: Path) -> None:
     script = tmp_path / "silent.py"
     script.write_text(SILENT)
-    started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-        timeout=300, check=False,
-    )  # fmt: skip
+    done = run(*torchrun(), script)
     told = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(told) == 1 and "rank 0 of 2" in told[0] and "heard nothing from rank 1 on " in told[0], done.stderr
     assert "Traceback" not in done.stderr.split("torch/distributed/elastic")[0]
-    assert time.monotonic() - started < 250
 
 
 def test_threads_leave_busy_cores_alone(monkeypatch) -> None:

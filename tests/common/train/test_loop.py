@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,8 @@ from torch import nn
 from common.train.loop import Clock, Job, StopRequest
 from common.train.optim import NonFinite, build_optimizer
 from tests.common.compare import same
+from tests.common.processes import run, torchrun
 from tests.common.train.toy_run import BATCHES, ToyLoader, build, model
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def weights(loop) -> dict[str, torch.Tensor]:
@@ -166,10 +164,7 @@ def test_clock() -> None:
 
 def launch(out: Path, *settings: str) -> subprocess.CompletedProcess:
     """The toy on two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["-m", "tests.common.train.toy_run", str(out), *settings]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    return run(*torchrun(), "-m", "tests.common.train.toy_run", out, *settings)
 
 
 def test_a_rank_without_a_readable_sample_stays_in_step(tmp_path: Path) -> None:
