@@ -41,6 +41,12 @@ class Batch:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def full(self, size: int) -> torch.Tensor:
+        """Images of exactly `size` rows: unreadable samples have left the batch, which is filled up from its beginning.
+        Every process must bring the same number of rows to a contrast that is gathered."""
+        images = self.images
+        return images if len(images) == size else images[torch.arange(size) % len(images)]
+
     def pin_memory(self) -> Batch:
         """Page-locked copies, so that `.to(device, non_blocking=True)` overlaps with work."""
         self.images, self.indices = self.images.pin_memory(), self.indices.pin_memory()

@@ -76,13 +76,9 @@ class PreTraining:
     def inputs(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Both views `[B, 3, H, W]` and the mask bool `[B, 2, N]`, of exactly the batch size.
 
-        Unreadable samples are missing in their batch; it is filled up from its beginning, for every process must bring
-        the same number of rows to the gathered contrast. The masks are a function of seed, step and rank, so a resumed
-        run draws the same.
+        The masks are a function of seed, step and rank, so a resumed run draws the same.
         """
-        images = batch.images
-        if len(images) < self.batch_size:
-            images = images[torch.arange(self.batch_size) % len(images)]
+        images = batch.full(self.batch_size)
         rng = np.random.Generator(np.random.SFC64([self.seed, step, self.rank]))
         mask = torch.from_numpy(self.masking.batch(rng, self.batch_size))
         first, second = views(images.to(self.device, non_blocking=True))

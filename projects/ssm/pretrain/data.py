@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from common.data.decode import resize_bicubic
-from common.data.loader import Batch
 from common.data.words import Augment, WordDataset, discover, sample_rng
 from projects.ssm.pretrain.collate import HORIZONTAL, VERTICAL, Views, draw_directions, superimpose
 
@@ -57,13 +56,6 @@ def build_dataset(
     if augment is None:
         return WordDataset(paths, image_size=size, **rules)
     return TwiceAugmented(paths, augment, size, **rules)
-
-
-def full_batch(batch: Batch, size: int) -> torch.Tensor:
-    """Images of exactly `size` rows: unreadable samples have left the batch, which is filled up from its beginning, for
-    every process must bring the same number of rows to the gathered contrast."""
-    images = batch.images
-    return images if len(images) == size else images[torch.arange(size) % len(images)]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from common.train.loop import Clock
 from common.train.optim import Precision
 from common.train.schedule import constant, momentum_cosine
 from projects.ssm.model.pretrain_losses import feature_weight, objective
-from projects.ssm.pretrain.data import Superimposer, full_batch
+from projects.ssm.pretrain.data import Superimposer
 from projects.ssm.pretrain.run import Rates
 
 
@@ -49,7 +49,7 @@ class Pretraining:
     def losses(self, batch: Batch, clock: Clock, number: int) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Loss of one micro-batch; the momentum network moves with the first one of a step, as published."""
         bare = unwrap(self.model)
-        images = full_batch(batch, self.batch_size).to(self.device, non_blocking=True)
+        images = batch.full(self.batch_size).to(self.device, non_blocking=True)
         shown = self.superimpose(images, (self.seed, clock.step * self.accumulate + number, self.rank))
         directions = torch.stack([shown.positive, shown.negative])
         momentum = float(self.momentum(self.rates.time(clock.step)))
