@@ -38,7 +38,7 @@ test-all: $(VENV)/.ready  ## the suite with the slow tests
 	$(BIN)/python -m pytest --slow -n 2 --dist loadfile
 
 # test_runner injects errors into models: once, in `test`, is enough.
-PARITY := -m pytest tests/parity --ignore tests/parity/test_runner.py -n 2 --dist loadfile -q
+PARITY := -m pytest tests/parity --ignore tests/parity/test_runner.py --ignore tests/parity/test_derived.py -n 2 --dist loadfile -q
 test-processors: $(VENV)/.ready  ## parity again as an AVX2 laptop and as a processor without vector units compute
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python $(PARITY)
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=1 $(BIN)/python $(PARITY)

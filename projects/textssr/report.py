@@ -37,7 +37,8 @@ def build(run_dir: Path, recipe: Finished) -> Report:
     report = Report(standard.title, standard.subtitle)
     report.heading("Painted words")
     add_verdict(report, out)
-    add_regions(report, out / "paint_own")
+    for folder in own_words(out):
+        add_regions(report, folder)
     for folder in sorted(path.parent for path in out.glob("paint*/contact_sheet.png")):
         report.heading(folder.name, level=3).text(SHEET).image(load(folder / "contact_sheet.png"), folder.name)
         add_full(report, folder)
@@ -46,25 +47,30 @@ def build(run_dir: Path, recipe: Finished) -> Report:
     return report.heading("The steps, and the reader trained with generated words").extend(standard)
 
 
+def own_words(out: Path) -> list[Path]:
+    """Folders of `infer.py` in which regions have their own words painted anew: there the real ones lie too."""
+    return sorted(path for path in out.glob("paint*") if (path / "truth").is_dir())
+
+
 def add_verdict(report: Report, out: Path) -> None:
     """The table of `evaluate.py` for every folder of painted words, and in words what it shows."""
     paths = sorted(out.glob("paint*/evaluation.json"))
     found = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in paths}
-    own = found.get("paint_own")
-    if own:
-        report.text(f"{verdict(own)} {colours(out / 'paint_own')}".strip())
+    own = {folder: found[folder.name] for folder in own_words(out) if folder.name in found}
+    for folder, figures in own.items():
+        report.text(f"{folder.name}: {verdict(figures)} {colours(folder)}".strip())
     report.table(
         ["run", *FIGURES],
         [[name, *(figures.get(figure) for figure in FIGURES)] for name, figures in found.items()],
-        "SeqAcc, word36, NED in %; SSIM 1 is identical. paint_own: the regions' own words painted anew, so that real "
-        "region, VAE and painting can be compared; paint_word: one and the same word everywhere.",
+        "SeqAcc, word36, NED in %; SSIM 1 is identical. paint_word: one and the same word everywhere; the others: the "
+        "regions' own words painted anew, so that real region, VAE and painting can be compared.",
     )
-    if own:
-        names = ["length", "words", *READ.values()]
+    names = ["length", "words", *READ.values()]
+    for folder, figures in own.items():
         report.table(
             names,
-            [[entry.get(name) for name in names] for entry in own["lengths"]],
-            "The same by the number of characters (36 characters, %).",
+            [[entry.get(name) for name in names] for entry in figures["lengths"]],
+            f"{folder.name} by the number of characters (36 characters, %).",
         )
 
 
@@ -134,7 +140,7 @@ def add_regions(report: Report, folder: Path, most: int = 16) -> None:
         good = PROTOCOL_36.normalise(row["prediction"]) == PROTOCOL_36.normalise(row["text"])
         readings = " / ".join(row[name] or "(nothing)" for name in ("truth", "vae", "prediction"))
         cells.append(Cell(images, row["text"], [readings], good))
-    report.heading("Real, through the VAE, painted", level=3).text(THREE).grid(cells, cell_width=180)
+    report.heading(f"{folder.name}: real, through the VAE, painted", level=3).text(THREE).grid(cells, cell_width=180)
 
 
 def add_full(report: Report, folder: Path, most: int = 8) -> None:

@@ -32,6 +32,12 @@ def test_where_code_and_paper_of_siga_differ() -> None:
         assert words in text
 
 
+def test_what_the_processes_of_textssr_draw_is_stated() -> None:
+    text = " ".join(section("textssr", "Deviations").split())
+    assert "all of them share noise, posterior draws and timesteps in every step" in text
+    assert "these draws are a function of seed, step and process" in text
+
+
 def figures(line: str) -> list[str]:
     """The cells of a table's row that are numbers or left open."""
     return [cell for cell in map(str.strip, line.strip("|").split("|")) if re.fullmatch(r"-|\d+\.\d+", cell)]

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import torch
+
+from tests.conftest import ROOT
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,12 @@ class Case:
 
 
 def fill(goldens: Path) -> ModuleType:
-    """The module that makes weights and images from names (`fill.py` next to the project folders)."""
-    spec = importlib.util.spec_from_file_location("golden_fill", goldens / "fill.py")
+    """The module that makes weights and images from names (`fill.py` next to the project folders, or the committed
+    one).
+    """
+    path = goldens / "fill.py"
+    path = path if path.is_file() else ROOT / "tests" / "goldens" / "fill.py"
+    spec = importlib.util.spec_from_file_location("golden_fill", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -48,6 +55,22 @@ def fill(goldens: Path) -> ModuleType:
 
 def case_files(goldens: Path, project: str, pattern: str = "*.npz") -> list[Path]:
     return sorted((goldens / project).glob(pattern))
+
+
+def cases_of(goldens: Path, project: str, pattern: str, holds: Callable[[Case], bool]) -> list[Path]:
+    """The files of a kind, told by their content: `holds` is asked with each case. Manifests are none."""
+    paths = [path for path in case_files(goldens, project, pattern) if not path.name.endswith(".manifest.json")]
+    return [path for path in paths if holds(load(path))]
+
+
+def rows_with(*keys: str) -> Callable[[Case], bool]:
+    """Whether a case's meta is a list of rows that have these keys."""
+
+    def holds(case: Case) -> bool:
+        rows = case.meta
+        return isinstance(rows, list) and bool(rows) and isinstance(rows[0], dict) and rows[0].keys() >= set(keys)
+
+    return holds
 
 
 def load(path: Path) -> Case:

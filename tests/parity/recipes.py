@@ -29,11 +29,17 @@ def picture(filler: ModuleType, recipe: str, same: tuple[int, ...] = ()) -> np.n
 
 
 def images(filler: ModuleType, recipe: str, same: tuple[int, ...] = ()) -> torch.Tensor:
-    """`picture` as a tensor; "repeated 8" after it enlarges it 8 times each way."""
+    """`picture` as a tensor; "repeated 8" after it enlarges it 8 times each way, "repeated 4x8" by height and width."""
     array = picture(filler, recipe, same)
-    if times := int(number(r"repeated N", recipe, 0)):
-        array = array.repeat(times, 2).repeat(times, 3)
+    if times := re.search(r"repeated (\d+)(?:x(\d+))?", recipe):
+        rows, columns = times.groups()
+        array = array.repeat(int(rows), 2).repeat(int(columns or rows), 3)
     return torch.from_numpy(array)
+
+
+def stride_of(shape: tuple[int, ...], stored: tuple[int, ...]) -> tuple[slice, ...]:
+    """The index by which a tensor of `shape` was thinned to the stored one, where the case does not say it."""
+    return tuple(slice(None, None, -(-side // kept)) for side, kept in zip(shape, stored))
 
 
 def steps(note: str) -> tuple[slice, ...]:

@@ -73,8 +73,13 @@ def check_manifest(model: nn.Module, manifest: dict) -> None:
 
 
 @pytest.fixture(scope="module")
-def pretrain_case(request, filler):
-    case = harness.load(request.param)
+def pretrain_case(request):
+    return load_pretrainer(request.param)
+
+
+def load_pretrainer(path: Path) -> tuple[harness.Case, nn.Module]:
+    """A case and the model that its `meta` describes."""
+    case = harness.load(path)
     meta, kwargs = case.meta, case.meta["kwargs"]
     model = build_pretrainer(
         meta["model"],
@@ -170,6 +175,8 @@ def load_recogniser(path: Path, filler) -> tuple[harness.Case, nn.Module]:
     args = case.meta["args"]
     names = case.manifest["entries"] if case.has_manifest else case.meta.get("grad_l2", {})
     recurrent = args.get("decoder_type") == "attention" or any(".gru." in name for name in names)
+    if not names and "decoder_type" not in args:  # the attention decoder alone reads the encoder without a projection
+        recurrent = "hook.encoder" in case.arrays and "hook.linear_norm" not in case.arrays
     model = build_recogniser(
         args["model"],
         decoder_type="attention" if recurrent else "tf_decoder",

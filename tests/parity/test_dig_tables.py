@@ -254,6 +254,7 @@ class TraceRecipe:
     pixel: float
     contrast: float
     first_view_only: bool
+    normalise: bool
 
     @classmethod
     def of(cls, trace: dict) -> TraceRecipe:
@@ -275,7 +276,8 @@ class TraceRecipe:
             int(value("N views", 2)),
             value(r"N\*pixel", 1.0),
             value(r"N\*contrast", 0.1 if "contrast" in text else 1.0),
-            "only_mim_on_ori_img" in text,
+            trace.get("only_mim_on_ori_img", "only_mim_on_ori_img" in text),
+            trace.get("normlize_target", "normlize_target" in text),
         )
 
     def batch(self, filler, which: int, step: int) -> torch.Tensor:
@@ -337,7 +339,8 @@ def test_steps_pretrain(steps_pretrain, filler) -> None:
             momentum = steps_pretrain["steps"][number]["moco_m"]
             output = model(image, views[f"view1{number}"], mask, momentum, recipe.first_view_only)
             shown = mask[:, :1] if recipe.first_view_only else mask
-            pixel = pixel_loss(output.pixels, masked_targets(image, shown, model.encoder.patch))
+            targets = masked_targets(image, shown, model.encoder.patch, recipe.normalise)
+            pixel = pixel_loss(output.pixels, targets)
             total = recipe.pixel * pixel + recipe.contrast * output.contrast
             return {"loss": total, "loss_pixel": pixel, "loss_contrast": output.contrast}
 

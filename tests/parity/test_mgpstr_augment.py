@@ -14,7 +14,8 @@ from tests.parity import harness
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     goldens = metafunc.config.getoption("--goldens")
     if "plan_case" in metafunc.fixturenames:
-        loaded = [harness.load(path) for path in harness.case_files(goldens, "mgpstr", "*plans*.json")]
+        paths = harness.cases_of(goldens, "mgpstr", "*.json", harness.rows_with("groups", "seed", "rows"))
+        loaded = [harness.load(path) for path in paths]
         plans = [(f"{case.name}-{plan['kind']}", plan) for case in loaded for plan in case.meta]
         metafunc.parametrize("plan_case", [plan for _, plan in plans], ids=[name for name, _ in plans])
         return

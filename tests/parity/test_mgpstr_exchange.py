@@ -17,9 +17,10 @@ from tests.parity.noise import Cap, Measured, Outcome, measure
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    for fixture, pattern in (("name_map", "hf_map*.json"), ("exchange", "hf_exchange*.npz")):
+    goldens = metafunc.config.getoption("--goldens")
+    for fixture, ending, key in (("name_map", "json", "hf_to_original"), ("exchange", "npz", "diff_to_original")):
         if fixture in metafunc.fixturenames:
-            paths = harness.case_files(metafunc.config.getoption("--goldens"), "mgpstr", pattern)
+            paths = harness.cases_of(goldens, "mgpstr", f"*.{ending}", lambda case, key=key: key in case.meta)
             metafunc.parametrize(fixture, paths, ids=lambda path: path.stem)
 
 

@@ -23,7 +23,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "manifest" in metafunc.fixturenames:
         paths = harness.case_files(goldens, "mgpstr", "*.manifest.json")
         metafunc.parametrize("manifest", paths, ids=lambda path: path.name.removesuffix(".manifest.json"))
-    for fixture, member in (("mgp_case", "char_logits"), ("acds_case", "map_train")):
+    for fixture, member in (("mgp_case", "char_logits"), ("acds_case", "map")):
         if fixture in metafunc.fixturenames:
             paths = [path for path in harness.case_files(goldens, "mgpstr") if member in np.load(path).files]
             metafunc.parametrize(fixture, paths, ids=lambda path: path.stem, scope="module")
@@ -64,7 +64,7 @@ def prepared(case: harness.Case, fill) -> tuple[torch.nn.Module, torch.Tensor]:
     if case.has_manifest:
         model = model_of_manifest(case.manifest["state_dict"])
     else:
-        name = case.meta["model"]
+        name = case.meta.get("model") or next(n for n in ACDS if n.rpartition("-")[2].lower() in case.meta["case"])
         transformer = name if name in ACDS else ("char-str" if name.startswith("char") else "mgp-str")
         model = build_model(transformer, name, case.meta.get("num_tokens", 38), case.meta.get("batch_max_length", 27))
     fill.fill_module(model)
@@ -94,7 +94,7 @@ def after_steps(model: torch.nn.Module, meta: dict, losses_of) -> Outcome:
     if "optimizer" not in meta:
         return made
     optimizer, text = optimizer_of(meta["optimizer"], list(model.parameters())), meta["optimizer"]
-    clip = recipes.number("clip N", text, 0.0)
+    clip = meta.get("clip_grad", recipes.number("clip N", text, 0.0))
     for step in range(1 + ("one", "two", "three").index(AFTER.fullmatch(key).group(1)) if key else 1):
         if step:
             optimizer.zero_grad()
@@ -167,8 +167,8 @@ def mgp_outputs(model: torch.nn.Module, images: torch.Tensor) -> Outcome:
 
 def check_mgp_outputs(case: ModelCase) -> None:
     measured, arrays, meta = case.measure(mgp_outputs), case.arrays, case.meta
-    part = recipes.steps(meta["encoder_slice"])
-    measured.check("encoder", arrays["encoder_slice"], part=part)
+    if "encoder_slice" in arrays:
+        measured.check("encoder", arrays["encoder_slice"], part=recipes.steps(meta["encoder_slice"]))
     measured.check_stats("encoder", meta.get("stats", {}).get("encoder", {}))
     with torch.no_grad():
         decoded = case.model.eval().read(case.images).decoded
@@ -213,7 +213,8 @@ def check_losses_and_gradients(measured: Measured, meta: dict) -> None:
     for name, golden in (meta["loss"] | {"total": meta.get("loss_total", meta["loss"].get("total"))}).items():
         if golden is not None:
             measured.check_scalar(name, golden)
-    measured.check_gradients("total", meta["grad_norms"])
+    if "grad_norms" in meta:
+        measured.check_gradients("total", meta["grad_norms"])
     if "total_grad_norm" in meta:  # the original summed in float32
         norms = [norm for norm in measured.exact.gradients["total"].values() if norm is not None]
         assert sum(norm**2 for norm in norms) ** 0.5 == pytest.approx(meta["total_grad_norm"], rel=2e-4)
@@ -246,7 +247,7 @@ def check_acds_outputs(case: ModelCase) -> None:
     measured.check("logits", arrays["logits"])
     measured.check("map", arrays["map"])
     measured.check_decoding("logits", None, arrays["argmax"], feedback=False)
-    for name, expression in case.meta["slices"].items():
+    for name, expression in case.meta.get("slices", {}).items():
         measured.check(name, arrays[f"{name}_slice"], part=recipes.steps(expression))
     for name, stats in case.meta.get("stats", {}).items():
         measured.check_stats(name, stats)
@@ -285,7 +286,8 @@ def test_acds_training_step(acds: ModelCase) -> None:
         return made
 
     measured = acds.measure(train)
-    measured.check("map_train", acds.arrays["map_train"], Cap.BATCH_NORM)
+    if "map_train" in acds.arrays:
+        measured.check("map_train", acds.arrays["map_train"], Cap.BATCH_NORM)
     if "clamped_fraction" in meta:
         exact, near = measured.exact.tensors["map_train"], measured.limit("map_train", Cap.BATCH_NORM)
         clamped, most = [((exact < 0.01 - d) | (exact > 0.99 + d)).mean() for d in (near, -near)]

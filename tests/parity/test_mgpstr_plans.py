@@ -14,7 +14,8 @@ from tests.parity import harness
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "plans" in metafunc.fixturenames:
         rows = []
-        for path in harness.case_files(metafunc.config.getoption("--goldens"), "mgpstr", "randaug_plans*.json"):
+        goldens = metafunc.config.getoption("--goldens")
+        for path in harness.cases_of(goldens, "mgpstr", "*.json", harness.rows_with("groups", "seed", "rows")):
             rows += [pytest.param(row, id=f"{path.stem}-{row['kind']}") for row in json.loads(path.read_text())]
         metafunc.parametrize("plans", rows)
 

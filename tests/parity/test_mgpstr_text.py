@@ -17,22 +17,33 @@ from projects.mgpstr.data import fit, label_normaliser
 from projects.mgpstr.label_codes import LabelCodes
 from projects.mgpstr.model.fusion import decode_batch, fuse
 from projects.mgpstr.model.losses import logits_loss, mask_loss
-from tests.parity import harness
+from tests.parity import harness, recipes
+
+
+def codes_by_charset(case: harness.Case) -> bool:
+    tables = case.meta.values() if isinstance(case.meta, dict) else ()
+    return any(isinstance(table, dict) and {"characters", "num_class"} <= table.keys() for table in tables)
+
+
+def rates_by_name(case: harness.Case) -> bool:
+    return isinstance(case.meta, dict) and any(re.search(r"lr_[\d.]+", name) for name in case.meta)
+
 
 KINDS = {
-    "codes": "label_codes*.json",
-    "fusion": "fusion*.json",
-    "box_loss": "acds_mask_loss*.json",
-    "schedule": "lr_schedule*.json",
-    "box_masks": "acds_masks*.npz",
-    "resized": "resize*.npz",
+    "codes": ("*.json", codes_by_charset),
+    "fusion": ("*.json", harness.rows_with("label", "char", "expected")),
+    "box_loss": ("*.json", harness.rows_with("out", "target", "loss")),
+    "schedule": ("*.json", rates_by_name),
+    "box_masks": ("*.npz", harness.rows_with("boxes", "width", "height")),
+    "resized": ("*.npz", harness.rows_with("recipe", "key")),
 }
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    for fixture, pattern in KINDS.items():
+    goldens = metafunc.config.getoption("--goldens")
+    for fixture, (pattern, holds) in KINDS.items():
         if fixture in metafunc.fixturenames:
-            paths = harness.case_files(metafunc.config.getoption("--goldens"), "mgpstr", pattern)
+            paths = harness.cases_of(goldens, "mgpstr", pattern, holds)
             metafunc.parametrize(fixture, paths, ids=lambda path: path.stem)
 
 
@@ -144,8 +155,9 @@ def test_learning_rates(schedule) -> None:
 def test_resize(resized, request) -> None:
     case, fill = harness.load(resized), harness.fill(request.config.getoption("--goldens"))
     for row in case.meta:
-        name, shape = re.search(r"images\('(.*?)', \((.*?)\)", row["recipe"]).groups()
-        image = (fill.images(name, tuple(map(int, shape.split(","))), 0, 1) * 255).astype(np.uint8)
+        # "(images('…', (20, 150, 3), 0, 1) * 255).astype(uint8)"
+        grey = recipes.number(r"\* N", row["recipe"], 1)
+        image = (recipes.picture(fill, row["recipe"]) * np.float32(grey)).astype(np.uint8)
         for pad, key in ((False, row["key"]), (True, f"{row['key']}_pad")):
             size = case.arrays[key].shape[1:]
             assert np.array_equal(fit(image, size, pad).transpose(2, 0, 1), case.arrays[key]), key

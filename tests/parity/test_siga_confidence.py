@@ -16,7 +16,8 @@ TOLERANCE = 1e-4
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    paths = harness.case_files(metafunc.config.getoption("--goldens"), "siga", "*confidence*.json")
+    goldens = metafunc.config.getoption("--goldens")
+    paths = harness.cases_of(goldens, "siga", "*.json", lambda case: "heads_order" in case.meta)
     metafunc.parametrize("path", paths, ids=[path.stem for path in paths])
 
 
@@ -24,7 +25,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def case(path, request):
     """(golden, codec, logits [n, 26, 38] by head)."""
     golden, fill = json.loads(path.read_text()), harness.fill(request.config.getoption("--goldens"))
-    codec = make_codec("T", golden.get("character", "0123456789abcdefghijklmnopqrstuvwxyz"), 25)
+    charset = golden.get("character", "0123456789abcdefghijklmnopqrstuvwxyz")
+    codec = make_codec("T", charset, golden.get("batch_max_length", 25))
     targets = torch.from_numpy(codec.encode(golden["labels"])[0])[:, 1:]
     logits, n, recipe = {}, len(golden["labels"]), golden["recipe"]
     # images('…/HEAD',(n,26,38),-1,1)*2.0; then … += 3*images('…/HEAD/boost',(n,26),0.2,3.0)[b,t]

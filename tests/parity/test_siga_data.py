@@ -35,7 +35,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             files = [path for path in harness.case_files(goldens, "siga", "*.json") if key in _keys(path)]
             metafunc.parametrize(kind, files, ids=lambda path: path.stem)
     if "resize" in metafunc.fixturenames:
-        metafunc.parametrize("resize", harness.case_files(goldens, "siga", "*resize*.npz"), ids=lambda path: path.stem)
+        paths = harness.cases_of(goldens, "siga", "*.npz", lambda case: {"hw", "names"} <= case.meta.keys())
+        metafunc.parametrize("resize", paths, ids=lambda path: path.stem)
 
 
 def _keys(path: Path) -> set[str]:

@@ -22,6 +22,7 @@ from projects.siga.model.losses import (
 )
 from projects.siga.model.variants import CHAR_STR, TRBA, TSBA
 from tests.parity import harness, noise
+from tests.parity.test_siga_models import block_masks
 
 SETTINGS = {"R": TRBA, "S": TSBA, "T": CHAR_STR}
 PARTS = {"predmask_loss": "predmask", "Correct_loss": "correct", "loss_low": "low", "loss_middle": "middle"}
@@ -37,11 +38,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "mask_image" in metafunc.fixturenames:
         found = [
             (path, name.removeprefix("img_"))
-            for path in harness.case_files(goldens, "siga", "*kmeans*.npz")
+            for path in harness.cases_of(goldens, "siga", "*.npz", lambda case: "info" in case.meta)
             for name in np.load(path).files
             if name.startswith("img_")
         ]
-        metafunc.parametrize("mask_image", found, ids=[name for _, name in found])
+        metafunc.parametrize("mask_image", found, ids=[f"{path.stem}-{name}" for path, name in found])
 
 
 class LossCase:
@@ -150,9 +151,12 @@ def test_thin_plate_spline(tps_file, request) -> None:
     count = fiducials.shape[1]
     generator = tps.GridGenerator(tuple(shape[2:]), count, persistent=True)
 
+    masks = block_masks(case.meta.get("mask_recipe", {}), shape)
+
     def compute(model: tps.GridGenerator, fiducials: torch.Tensor, images: torch.Tensor) -> noise.Outcome:
         grid = model(fiducials)
-        return noise.Outcome({"grid": grid, "rectified": tps.sample(images, grid)})
+        rectified = {"rectified": tps.sample(images, grid), "rectified_mask": tps.sample(masks.to(grid.dtype), grid)}
+        return noise.Outcome({"grid": grid, **rectified})
 
     def golden(name: str, full: object) -> tuple[np.ndarray, np.ndarray]:
         step = case.meta["tensors"].get(name, {"flat_step": 1})["flat_step"]
@@ -167,7 +171,7 @@ def test_thin_plate_spline(tps_file, request) -> None:
     for name, actual in constants.items():
         harness.assert_close(*golden(name, actual), relative_to_absmax=1e-6, what=name)
     measured = noise.measure(compute, generator, {"fiducials": fiducials, "images": images})
-    for name in ("grid", "rectified"):
+    for name in [name for name in measured.exact.tensors if name in case.arrays]:
         exact, stored = golden(name, measured.exact.tensors[name])
         harness.assert_close(exact, stored, absolute=measured.limit(name, noise.Cap.TPS), what=name)
 

@@ -15,9 +15,14 @@ ABSOLUTE = 1e-9
 FAMILY = {"R": "TRBA", "S": "TSBA", "T": "SIGA_T"}
 
 
+def tables(case: harness.Case) -> bool:
+    rows = case.meta.values() if isinstance(case.meta, dict) else ()
+    return any(isinstance(row, dict) and "lr_used_at_step" in row for row in rows)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    cases = []
-    for path in harness.case_files(metafunc.config.getoption("--goldens"), "siga", "*schedules*.json"):
+    cases, goldens = [], metafunc.config.getoption("--goldens")
+    for path in harness.cases_of(goldens, "siga", "*.json", tables):
         cases += [
             pytest.param(name, case, id=f"{path.stem}-{name}") for name, case in json.loads(path.read_text()).items()
         ]

@@ -35,9 +35,7 @@ def _goldens(request: pytest.FixtureRequest):
 
 def test_collate(collated: harness.Case, request: pytest.FixtureRequest) -> None:
     meta = collated.meta
-    name, shape = re.search(r"images\('([^']+)',\s*\(([\d,\s]+)\)", meta["inputs"]).groups()
-    raw = _goldens(request).images(name, tuple(int(n) for n in shape.split(",")), 0, 255)
-    pixels = np.round(harness.to_numpy(raw)).astype(np.uint8).transpose(0, 2, 3, 1).copy()
+    pixels = np.round(recipes.picture(_goldens(request), meta["inputs"])).astype(np.uint8).transpose(0, 2, 3, 1).copy()
     first = int(recipes.number(r"N\.\.", str(meta.get("positions", "0..")), 0))
     seeds = np.arange(first, first + len(pixels))
     batch = collate.superimpose(torch.from_numpy(pixels), torch.from_numpy(pixels), np.array(meta["neg"]), seeds)
@@ -63,16 +61,20 @@ def test_teacher_table(table: harness.Case) -> None:
 
 
 def test_resizes(resized: harness.Case, request: pytest.FixtureRequest) -> None:
-    name = re.search(r"images\('([^']+)<k>'", resized.meta["inputs"]).group(1)
-    sizes = [
-        tuple(map(int, pair)) for pair in re.findall(r"\((\d+), (\d+)\)", resized.meta["inputs"].split("sizes")[1])
-    ]
+    recipe = resized.meta["inputs"]
+    # image k: round(images('…<k>',(h//4+1,w//4+1,3),0,255)) uint8, repeated 4x4, cropped to (h,w); sizes [(48, 160), …]
+    name, rows, columns, low, high = re.search(
+        r"images\('([^']+)<k>',\(h//(\d+)\+1,w//(\d+)\+1,3\),([-\d.]+),([-\d.]+)\)", recipe
+    ).groups()
+    rows, columns = int(rows), int(columns)
+    sizes = [tuple(map(int, pair)) for pair in re.findall(r"\((\d+), (\d+)\)", recipe.split("sizes")[1])]
     for k, (height, width) in enumerate(sizes):
-        small = _goldens(request).images(f"{name}{k}", (height // 4 + 1, width // 4 + 1, 3), 0, 255)
-        image = np.round(harness.to_numpy(small)).astype(np.uint8).repeat(4, 0).repeat(4, 1)[:height, :width]
+        shape = (height // rows + 1, width // columns + 1, 3)
+        small = np.round(_goldens(request).images(f"{name}{k}", shape, float(low), float(high))).astype(np.uint8)
+        image = small.repeat(rows, 0).repeat(columns, 1)[:height, :width]
         out = resize_bicubic(np.ascontiguousarray(image), (32, 128))
-        harness.assert_close(out[::2, ::2], resized.arrays[f"pre{k}"], absolute=1, what=f"pre{k}")
-        unit = (out.astype(np.float32) / 255 - 0.5) / 0.5
-        harness.assert_close(
-            unit.transpose(2, 0, 1)[:, ::2, ::2], resized.arrays[f"out{k}"], absolute=1e-5, what=f"out{k}"
-        )
+        unit = ((out.astype(np.float32) / 255 - 0.5) / 0.5).transpose(2, 0, 1)
+        for key, made, off in ((f"pre{k}", out, 1), (f"out{k}", unit, 1e-5)):
+            stored = resized.arrays[key]
+            part = recipes.stride_of(made.shape, stored.shape)
+            harness.assert_close(made[part], stored, absolute=off, what=key)

@@ -11,25 +11,31 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, DDPMScheduler
 from torch import Tensor
 
 from projects.textssr.model.unet import TextUNet
 from tests.conftest import ROOT
 from tests.parity import harness
+from tests.parity.recipes import NUMBER
 
 FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-IMAGES = re.compile(r"images\('([^']+)',\s*\(([\d,+i]+)\)((?:,\s*-?[\d.]+)*)\)")
+IMAGES = re.compile(rf"images\('([^']+)',\s*\(([\d,+i]+)\)((?:,\s*{NUMBER})*)\)")
 
 
 def kind(path: Path) -> str:
     """What a golden file holds, from its meta."""
-    meta = harness.load(path).meta
+    case = harness.load(path)
+    keys = case.meta.keys() | case.arrays.keys() if isinstance(case.meta, dict) else set()
     signs = {
-        "unet": "tokens", "vae": "vae_loss", "scheduler": "init_noise_sigma", "step": "grad_norm_before_clip",
-        "inference": "draws", "pipeline": "draw_glyph", "datasets": "json_loader", "full_size": "unet_sd21_textssr",
+        "pipeline": {"draw_glyph"}, "datasets": {"json_loader"}, "step": {"optimizer", "inputs"},
+        "inference": {"draws"}, "scheduler": {"alphas_cumprod"}, "unet": {"config_in_channels", "inputs"},
+        "vae": {"scaling_factor", "inputs"},
     }  # fmt: skip
-    return next((name for name, sign in signs.items() if sign in meta), "other")
+    found = next((name for name, sign in signs.items() if sign <= keys), "other")
+    if found == "other" and any("by_prefix" in value for value in map(case.meta.get, keys) if isinstance(value, dict)):
+        return "full_size"
+    return found
 
 
 def parametrize(metafunc: pytest.Metafunc, fixtures: dict[str, tuple[str, str]]) -> None:
@@ -49,9 +55,24 @@ def picture(filler: ModuleType, recipe: str) -> np.ndarray:
     return filler.images(name, tuple(int(part) for part in shape.split(",")), *limits)
 
 
+def item(text: str, i: int) -> int:
+    """A number of a recipe for item `i`: "16", "4+3i" or "(8+8i)"."""
+    first, step = re.fullmatch(r"\(?(\d+)(?:\+(\d+)i)?\)?", text.strip()).groups()
+    return int(first) + int(step or 0) * i
+
+
+def items_of(recipe: str, otherwise: int) -> int:
+    """How many items a recipe with `/i` in the name has: "i=0,1" or "i=0..3"."""
+    if span := re.search(r"i=0\.\.(\d+)", recipe):
+        return int(span.group(1)) + 1
+    listed = re.search(r"i=(\d+(?:,\d+)+)", recipe)
+    return len(listed.group(1).split(",")) if listed else otherwise
+
+
 def batch(filler: ModuleType, recipe: str, count: int = 2) -> Tensor:
     """A batch: one recipe for all items, or one with `/i` in the name for each."""
     if IMAGES.search(recipe).group(1).endswith("/i"):
+        count = items_of(recipe, count)
         parts = [picture(filler, recipe.replace("/i'", f"/{i}'")) for i in range(count)]
         return torch.from_numpy(np.stack(parts))
     return torch.from_numpy(picture(filler, recipe))
@@ -59,23 +80,24 @@ def batch(filler: ModuleType, recipe: str, count: int = 2) -> Tensor:
 
 def planes(filler: ModuleType, recipe: str, count: int = 2) -> Tensor:
     """`ones (…,25,64,64); … planes 0..(4+3i-1) = images('…/i',(4+3i,64,64),0,1)`."""
-    total, side = (int(part) for part in re.search(r"ones \((?:\d+,)?(\d+),(\d+),\d+\)", recipe).groups())
-    name = IMAGES.search(recipe).group(1).removesuffix("/i")
-    first, step = (int(part) for part in re.search(r"\((\d+)\+(\d+)i,", recipe).groups())
-    made = torch.ones(count, total, side, side)
+    total, rows, columns = map(int, re.search(r"ones \((?:\d+,)?(\d+),(\d+),(\d+)\)", recipe).groups())
+    name, shape, bounds = IMAGES.search(recipe).groups()
+    limits = [float(part) for part in bounds.split(",") if part.strip()]
+    made = torch.ones(count, total, rows, columns)
     for i in range(count):
-        inked = first + step * i
-        made[i, :inked] = torch.from_numpy(filler.images(f"{name}/{i}", (inked, side, side), 0, 1))
+        inked, *sides = (item(part, i) for part in shape.split(","))
+        made[i, :inked] = torch.from_numpy(filler.images(re.sub(r"/i$", f"/{i}", name), (inked, *sides), *limits))
     return made
 
 
 def masks(recipe: str, side: int, count: int = 2) -> Tensor:
-    """`ones; rows a..b, columns (c+di)..e are 0`, or with plain columns `c..e`."""
-    top, bottom = (int(part) for part in re.search(r"rows (\d+)\.\.(\d+)", recipe).groups())
-    left, step, right = re.search(r"columns \(?(\d+)(?:\+(\d+)i\))?\.\.(\d+)", recipe).groups()
+    """`ones; rows a..b, columns c..e are 0`; each bound is a number or `(a+bi)`."""
+    bound = r"(\d+|\(\d+\+\d+i\))"
+    bounds = re.search(rf"rows {bound}\.\.{bound}, columns {bound}\.\.{bound}", recipe).groups()
     made = torch.ones(count, 1, side, side)
     for i in range(count):
-        made[i, :, top : bottom + 1, int(left) + int(step or 0) * i : int(right) + 1] = 0
+        top, bottom, left, right = (item(text, i) for text in bounds)
+        made[i, :, top : bottom + 1, left : right + 1] = 0
     return made
 
 
@@ -104,6 +126,11 @@ def tiny_unet(goldens: Path, models: str = "") -> TextUNet:
     unet = TextUNet(**shared(goldens, named(models, "unet_tiny")).meta["constructor"])
     harness.fill(goldens).fill_module(unet)
     return unet
+
+
+def scheduler_of(goldens: Path, meta: dict) -> DDPMScheduler:
+    """The scheduler of a case: its own settings where it has some, else those of the shared case."""
+    return DDPMScheduler(**(meta.get("scheduler") or shared(goldens, "ddpm_sd21").meta["scheduler"]))
 
 
 def named(models: str, default: str) -> str:

@@ -255,5 +255,17 @@ def test_files_and_curves_of_t(corpus: Path, tmp_path: Path) -> None:
     assert len(points["accuracy"]) == 2, "after step 1, as published, and at the end"
 
 
-def test_the_best_of_five_heads_is_the_accuracy_of_t() -> None:
+def test_the_best_of_five_heads_is_the_accuracy_of_t(tmp_path: Path) -> None:
+    """In TensorBoard; Share's own is 70."""
     assert evaluation().best_accuracy == 80.0 and evaluation().accuracy == 70.0
+    written, clock = {}, Clock(10_000)
+    clock.step = 5001
+    log = SimpleNamespace(
+        family="T", folder=tmp_path, lr=0.5, started=0.0, metrics=SimpleNamespace(write=lambda **row: None),
+        state=SimpleNamespace(extra={"loss_sum": 6.0, "loss_count": 3, "best_accuracy": 80.0}),
+        scalars=SimpleNamespace(
+            scalar=lambda tag, value, step: written.update({tag: (step, value)}), flush=lambda: None
+        ),
+    )  # fmt: skip
+    files.RunLog.evaluation(log, clock, evaluation())
+    assert written == {"accuracy": (5000, 80.0)}

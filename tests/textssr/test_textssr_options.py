@@ -8,6 +8,8 @@ import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from torch.nn import functional as F
 
+from common.reproduce import recipe
+from projects.textssr.flags import parse_infer
 from projects.textssr.metrics import frechet_distance
 from projects.textssr.model.build import SCHEDULER, build_unet, build_vae
 from projects.textssr.model.diffusion import PLAIN, Condition, StepOutput, Weighting
@@ -102,3 +104,17 @@ def test_frechet_distance() -> None:
     assert frechet_distance(first, first) == pytest.approx(0, abs=1e-6)
     assert frechet_distance(first, first + 2) == pytest.approx(24, rel=1e-6)
     assert frechet_distance(first, 3 * first) > 4 * 6 * 0.8  # deviations 1 and 3: (3 - 1)^2 for each of six
+
+
+def test_the_paper_scale_paints_and_judges_the_three_benchmark_sets(tmp_path) -> None:
+    values = {"data": str(tmp_path), "out": "out", "python": "python", "strlab": "strlab", "device": "cpu"}
+    steps = {step.name: step for step in recipe.load("textssr").scale("paper").steps}
+    words = {name: recipe.command_line(step.run, values | {"scale": "paper"}) for name, step in steps.items()}
+    assert [name for name in steps if name.startswith("paint ")] == ["paint ic13", "paint ic15", "paint shopsign"]
+    for name in ("ic13", "ic15", "shopsign"):
+        options = parse_infer(words[f"paint {name}"][2:], "")
+        assert options.data == tmp_path / "benchmark" / name / "test.json"
+        assert options.images == tmp_path / "benchmark" / name / "images"
+        assert str(options.unet) == "out/step2/checkpoint-25000/unet" and options.steps == 20
+    judged = words["judge"][2:]
+    assert judged[:5] == ["out/paint_ic13", "out/paint_ic15", "out/paint_shopsign", "--reader", "rapidocr"]
