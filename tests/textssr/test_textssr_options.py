@@ -112,6 +112,7 @@ def test_the_paper_scale_paints_and_judges_the_three_benchmark_sets(tmp_path) ->
     words = {name: recipe.command_line(step.run, values | {"scale": "paper"}) for name, step in steps.items()}
     assert [name for name in steps if name.startswith("paint ")] == ["paint ic13", "paint ic15", "paint shopsign"]
     for name in ("ic13", "ic15", "shopsign"):
+        (tmp_path / "benchmark" / name / "images").mkdir(parents=True)
         options = parse_infer(words[f"paint {name}"][2:], "")
         assert options.data == tmp_path / "benchmark" / name / "test.json"
         assert options.images == tmp_path / "benchmark" / name / "images"
