@@ -267,5 +267,5 @@ def test_the_best_of_five_heads_is_the_accuracy_of_t(tmp_path: Path) -> None:
             scalar=lambda tag, value, step: written.update({tag: (step, value)}), flush=lambda: None
         ),
     )  # fmt: skip
-    files.RunLog.evaluation(log, clock, evaluation())
+    files.RunLog.record(log, clock, evaluation())
     assert written == {"accuracy": (5000, 80.0)}
