@@ -215,3 +215,15 @@ def test_the_default_judge_is_the_shipped_reader() -> None:
     assert characters and "a" in characters
     with pytest.raises(UserError, match="default"):
         judge.check_reader("nothing")
+
+
+@pytest.mark.parametrize("picture, out", [("x.png", "x.png"), ("x.png", "./x.png"), ("x.both.png", "x.png")])
+def test_the_picture_is_not_painted_over(
+    picture: str, out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(picture).write_bytes(b"kept")
+    words = ["paint", picture, "--box", "0,0,9,9", "--text", "A", "--weights", "none", "--out", out]
+    assert cli.main(words) == 2
+    assert f"{picture} is the picture to paint into" in capsys.readouterr().err
+    assert Path(picture).read_bytes() == b"kept"
