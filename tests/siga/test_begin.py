@@ -37,7 +37,7 @@ def no_cache(tmp_path: Path, monkeypatch) -> Path:
 
 def begin(words: list[str], start=None):
     o, _ = parse_training([*words, "--train_data", "data"])
-    model = build_row(o.model_name, **o.build, freeze_tps=False)
+    model = build_row(o.model_name, **o.build_options, freeze_tps=False)
     return model, *start_model(model, o.tps, o.pretrained, o.download, start)
 
 
