@@ -44,7 +44,7 @@ MIXTURE = (
 )
 # How often a family of a kind is drawn, against a plain one: signs are seldom handwritten or monospaced.
 FAMILY_WEIGHT = {"hand": 0.6, "script": 0.6, "display": 0.8, "mono": 0.4}
-EASY_FIRST = 12_000
+EASY_FIRST = 12_000  # a CTC reader with random weights leaves its first plateau sooner on easy crops
 _CHUNK = 512  # strings are drawn in chunks: drawing one alone costs more than the chunk
 
 
@@ -53,7 +53,8 @@ class RenderedWords(Dataset):
 
     Every `repeat`-th item is a new crop, the others show an earlier one with another augmentation (`vary`), which costs
     a tenth of rendering it. Every installed `fontpkg-*` family is used, each as often as another of its kind; nothing
-    is held out, because the reader is measured on real words. Raises `UserError` where fonts or words are missing.
+    is held out, because the reader is measured on real words. The first `easy_first` crops are all easy. Raises
+    `UserError` where fonts or words are missing.
     """
 
     def __init__(
@@ -64,8 +65,10 @@ class RenderedWords(Dataset):
         repeat: int = 3,
         store: Path | None = None,
         size: tuple[int, int] = (32, 128),
+        easy_first: int = 0,
     ) -> None:
         self.options, self.seed, self.length, self.repeat, self.size = options.check(), seed, length, repeat, size
+        self.easy_first = easy_first
         faces = find_faces(options.fonts or every_family(), options.characters)
         self.faces: tuple[Face, ...] = tuple(replace(face, held_out=False) for face in faces)
         self._folder, self._store = store, None
@@ -95,10 +98,9 @@ class RenderedWords(Dataset):
             return found
         rng = np.random.default_rng([self.seed, 1, number])
         shares = np.cumsum([share for *_, share in MIXTURE])
-        # A CTC reader leaves its first plateau sooner on easy crops: the first ones are all easy.
-        kind = 0 if number < EASY_FIRST else int(np.searchsorted(shares, rng.random() * shares[-1], side="right"))
+        kind = 0 if number < self.easy_first else int(np.searchsorted(shares, rng.random() * shares[-1], side="right"))
         word = self._renderers[kind].render(self._label(number), rng)
-        pixels = resize_bicubic(_cut(word.image, rng), self.size)
+        pixels = resize_bicubic(_photograph(_turn(_cut(word.image, rng), rng), rng), self.size)
         if self._store:
             self._store.put(number, pixels, word.text)
         return pixels, word.text
@@ -232,6 +234,37 @@ def _cut(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return image
     top, bottom, left, right = (int(v) for v in rng.uniform(0, 0.06 * height, 4).round())
     return image[top : height - bottom, left : width - right] if width - left - right > 8 else image
+
+
+def _turn(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A fifth of the words climb or fall steeply and are cut by an upright box, as ICDAR 2015's are."""
+    if rng.random() < 0.8:
+        return image
+    height, width = image.shape[:2]
+    degrees = float(np.clip(rng.normal(0, 20), -50, 50))
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    # The box holds the turned rectangle, less a part of its corners, which are seldom inked.
+    corner = float(rng.uniform(0, 0.6))
+    across = round(width * cos + height * abs(sin) * (1 - corner))
+    down = round(height * cos + width * abs(sin) - height * cos * corner * min(1.0, abs(sin) * 2))
+    matrix = np.float32([[cos, sin, 0], [-sin, cos, 0]])
+    matrix[:, 2] = np.float32([across / 2, down / 2]) - matrix[:, :2] @ np.float32([width / 2, height / 2])
+    return cv2.warpAffine(image, matrix, (across, down), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _photograph(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Two fifths of the words are few pixels of a larger photograph, sharpened by the camera and compressed as JPEG."""
+    if rng.random() < 0.6:
+        return image
+    height, width = image.shape[:2]
+    rows = min(height, round(float(np.exp(rng.uniform(np.log(10), np.log(48))))))
+    image = cv2.resize(image, (max(8, round(width * rows / height)), rows), interpolation=cv2.INTER_AREA)
+    if rng.random() < 0.5:
+        soft = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.6, 1.2)))
+        amount = float(rng.uniform(0.3, 1.8))
+        image = cv2.addWeighted(image, 1 + amount, soft, -amount, 0)
+    quality = int(rng.integers(20, 91))
+    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
 
 
 def collate(items: list[tuple[np.ndarray, str]]) -> tuple[torch.Tensor, list[str]]:

@@ -36,7 +36,7 @@ from common.infer import shipped
 from common.metrics.protocols import PROTOCOL_36
 from common.models.compact import CompactReader
 from common.models.images import to_float_nchw
-from common.reader.data import Mixed, RealWords, RenderedWords, collate, validation_words
+from common.reader.data import EASY_FIRST, Mixed, RealWords, RenderedWords, collate, validation_words
 from common.reader.reader import HALF, build, load_weights
 from common.report.charts import Curve, line_chart
 from common.text.charset import CHARSET_94
@@ -252,6 +252,7 @@ def train(options: Options) -> Path:
             ENDLESS,
             options.repeat,
             options.store,
+            easy_first=0 if options.init else EASY_FIRST,
         )
         real = RealWords(options.real, options.exclude) if options.real else None
         if dist.is_main and real is not None:
