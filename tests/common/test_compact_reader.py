@@ -12,7 +12,7 @@ import torch
 from common.data.synth.options import SynthOptions
 from common.errors import UserError
 from common.models.compact import CompactReader
-from common.reader import train
+from common.reader import data, train
 from common.reader.data import RenderedWords, vary
 from common.reader.reader import CtcReader, open_reader
 from common.text.charset import CHARSET_94
@@ -65,6 +65,21 @@ def test_another_look_keeps_the_size_and_changes_the_pixels() -> None:
     looks = [vary(image, np.random.default_rng(i)) for i in range(20)]
     assert all(look.shape == image.shape and look.dtype == np.uint8 for look in looks)
     assert sum(not np.array_equal(look, image) for look in looks) > 14
+
+
+def test_some_words_are_steep_and_some_are_few_pixels_as_jpeg() -> None:
+    image = np.full((40, 160, 3), 255, np.uint8)
+    image[18:22] = 0  # a level stroke
+    turned = [data._turn(image, np.random.default_rng(i)) for i in range(200)]
+    steep = [look for look in turned if look.shape != image.shape]
+    assert 20 < len(steep) < 60 and all(look.dtype == np.uint8 for look in steep)
+    # The stroke of a steep word crosses more rows than that of a level one.
+    assert np.median([(look.min((1, 2)) < 100).sum() for look in steep]) > 12
+    taken = [data._photograph(image, np.random.default_rng(i)) for i in range(200)]
+    small = [look for look in taken if look.shape != image.shape]
+    assert 40 < len(small) < 100 and all(10 <= len(look) <= 40 for look in small)
+    same = data._photograph(image, np.random.default_rng(7))
+    assert np.array_equal(same, taken[7])
 
 
 @pytest.fixture(autouse=True)
