@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -25,25 +25,37 @@ ANY, POSITIVE = (0, inf), (1, inf)
 AUGMENTATION_GROUPS = ("pattern", "warp", "geometry", "weather", "noise", "blur", "camera", "process")
 
 
-def table(training: bool) -> Table:
-    """The flags. Training needs the two roots of data; the variants are M (MGP-STR, char-str) and A (ACDS-STR)."""
-    return Table(
-        {
-            "model": MODEL,
-            "data": (
-                Flag("--train_data", help="root of the training LMDBs", required=training),
-                Flag("--valid_data", help="root of the validation LMDBs", required=training, free=True),
-                *DATA,
-            ),
-            "training": TRAINING,
-            "augmentation": AUGMENTATION,
-            "start and resume": START,
-            "test and demo": READING,
-            "device": DEVICE,
-            "unused": UNUSED,
-        },
-        epilog=f"--Transformer is one of {', '.join(TRANSFORMERS)}",
-    )
+def table(prog: str) -> Table:
+    """The flags of a script; the variants are M (MGP-STR, char-str) and A (ACDS-STR).
+
+    All three scripts take all flags, as published. Those that a script does not read are listed by its `--help` under
+    their own heading.
+    """
+    training = prog == TRAIN
+    groups = {
+        "model": MODEL,
+        "data": (
+            Flag("--train_data", help="root of the training LMDBs", required=training),
+            Flag("--valid_data", help="root of the validation LMDBs", required=training, free=True),
+            *DATA,
+        ),
+        "training": TRAINING,
+        "augmentation": AUGMENTATION,
+        "start and resume": START,
+        "test and demo": READING,
+        "device": DEVICE,
+        "unused": UNUSED,
+    }
+    if training:
+        read = {flag.name for group in groups.values() if group is not READING for flag in group}
+    else:
+        read = DEMO if prog == "demo.py" else {field.name for field in fields(ReadOptions)} - {"demo_imgs", "sheets"}
+        read |= {flag.name for flag in MODEL}
+    shown = {
+        title: [flag if flag.name in read else replace(flag, dead=True) for flag in group]
+        for title, group in groups.items()
+    }
+    return Table(shown, epilog=f"--Transformer is one of {', '.join(TRANSFORMERS)}")
 
 
 MODEL = (
@@ -184,8 +196,8 @@ UNUSED = (
     *(Flag(f"--{name}", int, value, dead=True) for name, value in (("world_size", 1), ("patch_size", 4))),
     *(Flag(f"--{name}", bool, dead=True) for name in ("FT", "sgd", "isscatter_aug", "rgb")),
 )
-# an additional flag has an effect in one script only
-ONLY = {"compile": ("train_final_dist.py",), "sheets": ("demo.py",), "tf32": ("train_final_dist.py", "test_final.py")}
+TRAIN = "train_final_dist.py"
+DEMO = {"model_dir", "demo_imgs", "sheets", "device", "amp"}  # what demo.py reads in addition to the model's flags
 
 
 @dataclass(frozen=True)
@@ -307,7 +319,7 @@ def parse_training(argv: Sequence[str] | None = None) -> tuple[TrainOptions, dic
 
     Raises `UserError` for values that cannot be.
     """
-    values, given = parse(argv, training=True, prog="train_final_dist.py")
+    values, given = parse(argv, TRAIN)
     sources = tuple(source_names(values["train_data"], values["select_data"]))
     ratios = batch_ratios(values, sources, "batch_ratio" in given)
     usage = share(values, "total_data_usage_ratio")
@@ -317,11 +329,11 @@ def parse_training(argv: Sequence[str] | None = None) -> tuple[TrainOptions, dic
 
 def parse_reading(argv: Sequence[str] | None, prog: str) -> ReadOptions:
     """The options of test_final.py or demo.py. Raises `UserError` for values that cannot be."""
-    values, given = parse(argv, training=False, prog=prog)
+    values, given = parse(argv, prog)
     return fill(ReadOptions, values, network=network_of(values), given=frozenset(given))
 
 
-def parse(argv: Sequence[str] | None, training: bool, prog: str) -> tuple[dict[str, Any], set[str]]:
+def parse(argv: Sequence[str] | None, prog: str) -> tuple[dict[str, Any], set[str]]:
     """Parse and check: (value of every flag, names of those on the command line).
 
     `--sensitive` sets the charset, and `--device cuda` by default means CUDA if there is any.
@@ -329,14 +341,15 @@ def parse(argv: Sequence[str] | None, training: bool, prog: str) -> tuple[dict[s
     first = Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--Transformer")
     method = first.parse_known_args(sys.argv[1:] if argv is None else argv)[0].Transformer
-    doing = "Train" if training else "Evaluate, or draw the readings of,"
-    values, given = table(training).parse(
+    doing = {TRAIN: "Train", "demo.py": "Read pictures and draw the attention of"}.get(prog, "Evaluate")
+    values, given = table(prog).parse(
         argv, prog, f"{doing} MGP-STR, char-str or ACDS-STR.", "A" if method in ACDS else "M"
     )
     if values["sensitive"] and "character" not in given:
         values["character"] = CHARSET_94
     values["device"] = device_of(values["device"], "device" in given)
-    note_unused(values, given, prog)
+    if prog == TRAIN:
+        note_unused(values, given)
     check(values)
     return values, given
 
@@ -346,9 +359,9 @@ def network_of(values: dict[str, Any]) -> Network:
     return fill(Network, values, transformer=values["Transformer"], model=values["TransformerModel"], pad=values["PAD"])
 
 
-def note_unused(values: dict[str, Any], given: set[str], prog: str) -> None:
-    """Report flags that were given and have no effect in this command."""
-    why = {name: f"by {prog}" for name, scripts in ONLY.items() if prog not in scripts}
+def note_unused(values: dict[str, Any], given: set[str]) -> None:
+    """Report flags of training that were given and have no effect next to the others."""
+    why = {}
     if values["init"]:
         why |= dict.fromkeys(("pretrained", "download"), "with --init")
     if values["saved_model"]:

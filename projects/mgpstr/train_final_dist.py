@@ -29,7 +29,7 @@ from common.train.state import TrainingState, is_state, newest_state, refuse_cha
 from projects.mgpstr import files
 from projects.mgpstr.data import batch_shares, describe, make_dataset, training_data, training_loader
 from projects.mgpstr.evaluate import Evaluation, evaluate
-from projects.mgpstr.flags import TrainOptions, parse_training, table
+from projects.mgpstr.flags import TRAIN, TrainOptions, parse_training, table
 from projects.mgpstr.label_codes import LabelCodes
 from projects.mgpstr.method import LossModule, MgpMethod, make_optimizer, make_schedule
 from projects.mgpstr.model.build import build_row, compile_parts, initialise, load_weights, start_model
@@ -125,7 +125,7 @@ def begin(o: TrainOptions, values: dict[str, Any], state: TrainingState, folder:
         path, content = found
         if is_state(content):
             variant = "A" if o.network.transformer.startswith("ACDS") else "M"
-            changed = table(True).changed(content["options"], values, variant)
+            changed = table(TRAIN).changed(content["options"], values, variant)
             # the moments of another optimizer cannot be used
             refuse_changes(path, changed, o.allow_changes and content["options"].get("adam") == o.adam)
         state.resume(content, dist)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from common.data.lmdb import LmdbWriter
+from common.flags import NO_EFFECT_TITLE
 from projects.mgpstr import demo, test_final, train_final_dist
-from projects.mgpstr.flags import parse
+from projects.mgpstr.flags import parse, table
 from tests.mgpstr.corpus import ACDS, CHARACTERS, MICRO, command, write_corpus
 from tests.siga.corpus import crop
 
@@ -119,8 +120,8 @@ def test_lists_without_a_folder(corpus: Path, tmp_path: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("words", "script", "told"),
     [
-        (["--compile"], "test_final.py", "--compile: not used by test_final.py"),
-        (["--tf32"], "demo.py", "--tf32: not used by demo.py"),
+        (["--compile"], "test_final.py", "no effect (accepted for compatibility): --compile"),
+        (["--tf32"], "demo.py", "no effect (accepted for compatibility): --tf32"),
         (
             ["--pretrained=a.pth", "--saved_model=b.pth"],
             "train_final_dist.py",
@@ -130,10 +131,23 @@ def test_lists_without_a_folder(corpus: Path, tmp_path: Path, capsys) -> None:
     ],
 )
 def test_flags_without_effect_are_told(words: list[str], script: str, told: str, capsys) -> None:
-    parse([*CHARACTERS, *words], training=False, prog=script)
+    parse([*CHARACTERS, *words, *(["--train_data=a", "--valid_data=b"] if "train" in script else [])], script)
     assert told in capsys.readouterr().out
-    parse([*CHARACTERS, "--tf32", "--device=cpu"], training=False, prog="test_final.py")
+    parse([*CHARACTERS, "--tf32", "--device=cpu"], "test_final.py")
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("script", "used", "unused"),
+    [
+        ("train_final_dist.py", {"--lr", "--train_data", "--compile"}, {"--eval_data", "--demo_imgs", "--rgb"}),
+        ("test_final.py", {"--eval_data", "--tf32", "--batch_size"}, {"--lr", "--train_data", "--demo_imgs", "--FT"}),
+        ("demo.py", {"--demo_imgs", "--sheets", "--model_dir"}, {"--lr", "--eval_data", "--batch_size", "--tf32"}),
+    ],
+)
+def test_help_separates_the_flags_of_the_other_scripts(script: str, used: set[str], unused: set[str]) -> None:
+    live, dead = table(script).parser(script, "").format_help().split(NO_EFFECT_TITLE)
+    assert used <= set(live.split()) and unused <= set(dead.split()) and not unused & set(live.split())
 
 
 def test_demo(tmp_path: Path, monkeypatch, capsys) -> None:

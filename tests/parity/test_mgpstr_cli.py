@@ -25,15 +25,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("script", rows, ids=[name.split()[0] for name, _ in rows])
 
 
-def actions_of(training: bool, variant: str) -> dict[str, argparse.Action]:
-    parser = table(training).parser("x", "STR", variant)
+def actions_of(script: str, variant: str) -> dict[str, argparse.Action]:
+    parser = table(script).parser("x", "STR", variant)
     return {string: action for action in parser._actions for string in action.option_strings}
 
 
 def test_flags(script) -> None:
     name, flags = script
     variant = "A" if name.startswith("ACDS") else "M"
-    actions, testing = actions_of(True, variant), actions_of(False, variant)
+    actions, testing = actions_of("train_final_dist.py", variant), actions_of("test_final.py", variant)
     for flag in flags:
         for spelling in flag["flags"]:
             action = actions[spelling]
