@@ -59,7 +59,7 @@ def load(name_or_file: str | Path | None = None, device: str = "auto", **options
 
     Returns:
         A `Recognizer`: call it with one picture or with many. For a shipped reader, one line on stderr reports which
-        one it is and how well it reads what.
+        one it is and its word accuracy.
 
     Raises:
         UserError: nothing ships under that name, no such file, a checkpoint that does not fit, an unknown option.

@@ -63,10 +63,9 @@ def _wrapped(text: str) -> str:
 def shipped_lines(one: Shipped) -> list[str]:
     """Some lines about a shipped reader: size, accuracy, licence, hash."""
     facts = one.describe()
-    accuracy = [f"accuracy: {row.strip()}" for row in one.accuracy().replace("), ", ")\n").splitlines()]
     return [
         f"{one.name} ({one.model}, {one.size / 2**20:.1f} MiB, {facts.get('parameters', 0) / 1e6:.2f} M parameters)",
-        *map(_wrapped, accuracy),
+        *(_wrapped(f"accuracy: {row}") for row in one.accuracies()),
         _wrapped(f"trained on {facts.get('data', 'data not stated')}"),
         _wrapped(f"licence {facts.get('licence', 'Apache-2.0')}; {facts.get('terms', 'no further terms')}"),
         f"    sha256 {facts['sha256']}",

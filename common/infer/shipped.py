@@ -63,13 +63,21 @@ class Shipped:
     def size(self) -> int:
         return self.path.stat().st_size
 
-    def accuracy(self) -> str:
-        """How well it reads what: one clause for each set, with the 95 % interval and the number of words."""
+    def accuracies(self) -> list[str]:
+        """How well it reads each measured set: word accuracy, its 95 % interval, and the number of words."""
         parts = []
         for row in self.metadata.get("accuracy") or []:
             low, high = interval(row)
             parts.append(f"{row['set']} {row['accuracy']:.1f} % ({low:.1f} to {high:.1f}, {row['words']} words)")
-        return ", ".join(parts) or "accuracy not measured"
+        return parts or ["not measured"]
+
+    def summary(self) -> str:
+        """One figure for all measured words together, as `reads 63 % of 7,301 test words`."""
+        rows = self.metadata.get("accuracy") or []
+        if not (words := sum(row["words"] for row in rows)):
+            return "accuracy not measured"
+        right = sum(row["accuracy"] * row["words"] for row in rows)
+        return f"reads {right / words:.0f} % of {words:,} test words"
 
     def describe(self) -> dict[str, Any]:
         """Name, size, accuracy, licence and hash as plain data, for `strlab models --json` and `strlab.models()`."""
@@ -149,15 +157,8 @@ def find(name: str) -> Shipped:
 
 @functools.cache
 def announce(name: str) -> None:
-    """Report on stderr, once a process, which shipped reader is used and how well it reads what."""
-    one = find(name)
-    terms = one.metadata.get("data") or "data not stated"
-    print(
-        f"reader: {one.name} ({one.model}, {one.size / 2**20:.1f} MiB, trained on {terms}). "
-        f"Word accuracy, {one.metadata.get('protocol', '36 characters')}: {one.accuracy()}",
-        file=sys.stderr,
-        flush=True,
-    )
+    """Report on stderr, once a process and in one short line, which shipped reader is used and how well it reads."""
+    print(f"reader: {name} {find(name).summary()} (more: strlab models)", file=sys.stderr, flush=True)
 
 
 def write(path: Path, state: Mapping[str, Any], metadata: Mapping[str, Any]) -> Shipped:

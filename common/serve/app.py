@@ -125,7 +125,7 @@ class Readers:
             charset = opened.charset if opened else str(one.metadata.get("charset", "")) if one else ""
             found.append({
                 "name": name, "default": name == self.default, "model": opened.name if opened else one.model,
-                "charset": charset, "accuracy": one.accuracy() if one else "",
+                "charset": charset, "accuracy": ", ".join(one.accuracies()) if one else "",
                 "licence": str(one.metadata.get("licence", "Apache-2.0")) if one else "",
             })  # fmt: skip
         return found

@@ -144,7 +144,6 @@ def test_a_shipped_reader_is_chosen_by_name(shelf: Path, capsys: pytest.CaptureF
     assert strlab.load(shelf / "bright.safetensors", device="cpu").reader.model.sharpness == 9
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[1] for line in lines] == ["dim", "bright"]  # each once, though dim was opened twice
-    assert "IIIT5k-val 75.0 % (70.5 to 79.0, 400 words)" in lines[0] and "trained on rendered words" in lines[0]
     with pytest.raises(strlab.UserError, match="no shipped reader is called 'brigth'; there are: bright"):
         strlab.load("brigth")
 
@@ -173,7 +172,9 @@ def test_commands_use_the_shipped_reader(
     (tmp_path / "a\nb.png").write_bytes(toy.crop("a"))
     assert cli.main(["read", str(tmp_path), "--device", "cpu"]) == 0
     out, err = capsys.readouterr()
-    assert out.split("\t")[1] == "a" and "a\\nb.png" in out and out.count("\n") == 1 and err.startswith("reader: dim ")
+    assert out.split("\t")[1] == "a" and "a\\nb.png" in out and out.count("\n") == 1
+    first = err.splitlines()[0]
+    assert first == "reader: dim reads 75 % of 400 test words (more: strlab models)" and len(first) < 80
     assert cli.main(["read", str(tmp_path), "--weights", "bright", "--checkpoint", "x"]) == 2
     assert cli.main(["read", str(tmp_path), "--weights", "nothing"]) == 2
     capsys.readouterr()
