@@ -24,7 +24,6 @@ from typing import NamedTuple
 from common import __version__, registry
 from common.errors import UserError, command
 from common.flags import Parser
-from common.help_format import use_everywhere
 
 
 class Command(NamedTuple):
@@ -54,7 +53,7 @@ COMMANDS: dict[str, Command] = {
     "paint": Command("paint a word into a picture", single_module="paint"),
     "export": Command("write a checkpoint as ONNX and check it", "common.infer.export"),
     "serve": Command("a web page and an HTTP API that read pictures", "common.serve.command"),
-    "train": Command("train the default reader on rendered and real words", "common.reader.train"),
+    "train": Command("train the small reader that ships; a paper: reproduce", "common.reader.train"),
     "report": Command("write the reports of finished runs again", "common.report.command"),
     "reproduce": Command("run a project's recipe, evaluate, write the report", "common.reproduce.command"),
     "curve": Command("how many labelled words are needed: table and chart", "common.reproduce.curve"),
@@ -122,7 +121,6 @@ def build_parser(wanted: str = "") -> argparse.ArgumentParser:
             _add_full(place, leaf, entry)
         else:
             place.add_parser(leaf, help=entry.help, add_help=False)
-    use_everywhere(parser)
     return parser
 
 

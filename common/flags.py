@@ -17,7 +17,9 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import inf, isfinite
@@ -27,6 +29,7 @@ from typing import Any, NoReturn, TypeVar
 from common.errors import UserError, is_first
 
 NO_EFFECT_TITLE = "accepted for compatibility, no effect"
+LONGEST_CHOICES = 28  # characters of "{a,b,c}" that fit next to a flag
 
 
 def at_home(value: Any) -> Any:
@@ -41,6 +44,70 @@ def at_home(value: Any) -> Any:
     return type(value)(map(at_home, value)) if type(value) in (list, tuple) else value
 
 
+class HelpFormatter(argparse.HelpFormatter):
+    """Keeps the paragraphs of a description and wraps each; lines that are indented keep their place and hang."""
+
+    def __init__(self, prog: str, indent_increment: int = 2, max_help_position: int = 24, width: int | None = None):
+        width = min(width or shutil.get_terminal_size().columns, 80)
+        super().__init__(prog, indent_increment, max_help_position, width - 1)
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """Count the indentation of the commands too: argparse does not, and breaks the line after the longest one."""
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            longest = max((len(name) for name in action.choices), default=0)
+            indent = self._current_indent + self._indent_increment
+            self._action_max_length = max(self._action_max_length, longest + indent)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        blocks: list[str] = []
+        for block in re.split(r"\n\s*\n", text.strip("\n")):
+            plain: list[str] = []
+            for line in [*block.splitlines(), None]:
+                if line is not None and not line.startswith("    "):
+                    plain.append(line)
+                    continue
+                if plain:
+                    blocks.append(textwrap.fill(" ".join(plain), width, break_on_hyphens=False))
+                    plain = []
+                if line is not None:
+                    column = len(line) - len(line.lstrip())
+                    hang = column + (match.end() if (match := re.match(r"\S+( \S+)*? {2,}", line.lstrip())) else 4)
+                    blocks.append(textwrap.fill(line.strip(), width, initial_indent=" " * column,
+                                                subsequent_indent=" " * hang, break_on_hyphens=False))  # fmt: skip
+            blocks.append("")
+        return "\n".join(blocks).rstrip()
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        """Not the flag's name a second time."""
+        return {int: "N", float: "X", Path: "PATH"}.get(action.type, "VALUE")
+
+    def _long_choices(self, action: argparse.Action) -> bool:
+        named = action.metavar is None and action.choices is not None and bool(action.option_strings)
+        longest = LONGEST_CHOICES if action.nargs is None else LONGEST_CHOICES // 4  # a repeated one is shown twice
+        return named and len(",".join(map(str, action.choices))) > longest
+
+    def _metavar_formatter(self, action: argparse.Action, default_metavar: str):
+        if not self._long_choices(action):
+            return super()._metavar_formatter(action, default_metavar)
+        return lambda size: ("NAME",) * size
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if self._long_choices(action):
+            text = f"{text + '; ' if text else ''}one of {', '.join(map(str, action.choices)).replace('%', '%%')}"
+        return text
+
+
+class DefaultsFormatter(HelpFormatter):
+    """Also shows the default of each flag that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = super()._get_help_string(action)
+        has = action.default not in (None, False, "", argparse.SUPPRESS) and "(default" not in text
+        return f"{text} (default: %(default)s)".strip() if has and action.option_strings else text
+
+
 class Parser(argparse.ArgumentParser):
     """An argparse parser that puts the home folder in place of `~` in every value, and refuses in one line.
 
@@ -48,6 +115,9 @@ class Parser(argparse.ArgumentParser):
     """
 
     literal: tuple[str, ...] = ("character", "charset", "text")
+
+    def __init__(self, *args: Any, formatter_class: type[argparse.HelpFormatter] = HelpFormatter, **more: Any) -> None:
+        super().__init__(*args, formatter_class=formatter_class, **more)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
         """Parse as argparse does; `--batch-size` and `--batch_size` are one flag, and values that are paths get the
@@ -87,8 +157,7 @@ class Parser(argparse.ArgumentParser):
 
 def new_parser(script: str, description: str) -> argparse.ArgumentParser:
     """A parser whose help shows defaults; flags cannot be shortened, as two published ones often share a beginning."""
-    kind = argparse.ArgumentDefaultsHelpFormatter
-    return Parser(script, description=description, formatter_class=kind, allow_abbrev=False)
+    return Parser(script, description=description, formatter_class=DefaultsFormatter, allow_abbrev=False)
 
 
 Options = TypeVar("Options")
@@ -153,8 +222,6 @@ class Flag:
             words["action"] = "store_false" if self.const is False else "store_true"
         else:
             words["type"] = self.type
-            if self.type in (int, float) and self.choices is None:
-                words["metavar"] = "N" if self.type is int else "X"  # not the flag's name a second time
             words |= {
                 key: getattr(self, key) for key in ("nargs", "choices", "const") if getattr(self, key) is not None
             }
@@ -197,7 +264,7 @@ class Table:
     def parser(self, prog: str, description: str, variant: str = "", suppress: bool = False) -> Parser:
         """The parser of a variant. Flags cannot be shortened, as two published ones often share a beginning."""
         required = [flag for flag in self.flags(variant) if flag.required and not suppress]
-        words = [f"{flag.names.split()[0]} {flag.name.upper()}" for flag in required]  # dozens of flags are no usage
+        words = [f"{flag.names.split()[0]} VALUE" for flag in required]  # dozens of flags are no usage
         usage = " ".join(["%(prog)s", *words, "[options]"])
         parser = Parser(prog, usage=usage, description=description, epilog=self.epilog, allow_abbrev=False)
         dead = []

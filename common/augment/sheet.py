@@ -105,7 +105,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--each", action="store_true", help="every operation on its own; --recipe names its preset")
     parser.add_argument("--images", type=Path, metavar="DIR", help="word crops to use; without it eight drawn words")
     parser.add_argument("--columns", type=int, default=8, help="draws per image (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="another seed draws other variations (default 0)")
     parser.set_defaults(run=run)
 
 

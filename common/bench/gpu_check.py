@@ -47,7 +47,8 @@ VITS = {"ViT-Ti/4": "vit_tiny_patch16_224", "ViT-S/4": "vit_small_patch16_224", 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("gpu-check", help="checks and throughput of a GPU, as JSON", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("outputs/gpu-check"), metavar="FOLDER")
+    parser.add_argument("--out", type=Path, default=Path("outputs/gpu-check"), metavar="FOLDER",
+                        help="where the JSON file is written (default: outputs/gpu-check)")  # fmt: skip
     parser.add_argument("--minutes", type=float, default=9.0, help="time for everything (default 9)")
     parser.add_argument("--small", action="store_true", help="tiny sizes (always without a GPU)")
     parser.add_argument("--validation", type=Path, nargs="*", default=[], metavar="FOLDER",

@@ -13,7 +13,6 @@ The clients are threads of this process on the same machine, so that they and th
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import http.client
 import io
@@ -198,8 +197,7 @@ def sigterm(server: Server, clients: int = 8) -> dict[str, Any]:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure everything and print it as Markdown, or as JSON."""
-    parser = Parser(prog="python -m common.bench.serve_load", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = Parser(prog="python -m common.bench.serve_load", description=__doc__)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 64], help="of each round")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each round")
     parser.add_argument("--serve", nargs="*", default=[], metavar="WORD", help="more arguments of `strlab serve`")

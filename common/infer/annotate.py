@@ -62,7 +62,6 @@ def open_reader(name: str) -> Read:
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "annotate", help="find and read the words of pictures", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("folder", metavar="FOLDER", help="pictures, searched for in folders below it too")
     parser.add_argument("out", type=Path, metavar="OUT.json", help="the scene file to write")

@@ -27,7 +27,7 @@ from common.errors import UserError
 from common.metrics.protocols import PROTOCOL_36
 from common.reader.store import CropStore
 from common.text.charset import CHARSET_94
-from common.text.coverage import check_coverage
+from common.text.coverage import DEFAULT_SHARE, check_coverage
 from common.text.normalise import keep_only
 
 # (difficulty, style) and its share: mostly medium, every kind of hardship of the public sets in moderation.
@@ -123,16 +123,20 @@ class RealWords:
     """Words of real sets that are trained on: not the validation tenth, reduced to the 94 characters.
 
     Every picture is decoded once at the start: those that cannot be are listed in `bad` and never drawn. exclude: a
-    list that `strlab doctor --against` wrote, of words that are not drawn either. Raises `UserError` where no word is
-    left, and for more than 1 % of bad pictures.
+    list that `strlab doctor --against` wrote, of words that are not drawn either. unsupported_share: largest share of
+    the labels that may lose characters to the 94. Raises `UserError` above that share, where no word is left, and for
+    more than 1 % of bad pictures.
     """
 
-    def __init__(self, folders: Sequence[Path], exclude: Path | None = None) -> None:
+    def __init__(
+        self, folders: Sequence[Path], exclude: Path | None = None, unsupported_share: float = DEFAULT_SHARE
+    ) -> None:
         if not folders:
             raise UserError("--real: no folder is given")
         paths = [path for folder in folders for path in discover(folder)]
         self.words = WordDataset(paths, max_length=25, keep=_known, exclude=exclude)
-        for line in check_coverage(self.words.coverage(), 1.0, "the default reader has the 94 characters of ASCII"):
+        fix = "not this reader's 94 characters of ASCII: a paper's training takes another"
+        for line in check_coverage(self.words.coverage(), unsupported_share, fix):
             print(line)
         advice = "look with `strlab doctor`, which also writes a copy without them"
         self.bad, self.numbers, self.kept_back = BadSamples(len(self.words), fix=advice), [], 0

@@ -33,7 +33,7 @@ CALIBRATION = 512  # rendered words
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("checkpoint", type=Path, help="best.pth or a training state of `strlab train`")
     parser.add_argument("--name", required=True, help="name of the shipped reader")
     parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="FOLDER", help="word sets to measure on")
@@ -43,9 +43,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--images", type=int, required=True, help="images seen in training")
     parser.add_argument("--hours", type=float, default=0.0, help="processor hours of the training")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="of the training (default 1)")
     parser.add_argument("--default", action="store_true", help="the reader that is used when none is named")
-    parser.add_argument("--out", type=Path, default=Path("common/weights"), metavar="FOLDER")
+    parser.add_argument(
+        "--out", type=Path, default=Path("common/weights"), metavar="FOLDER", help="default: common/weights"
+    )
     return parser.parse_args(argv)
 
 

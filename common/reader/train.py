@@ -1,12 +1,15 @@
-"""`strlab train`: the default reader, from rendered words and, if folders are given, real ones.
+"""`strlab train`: train the small reader that ships, `strlab/compact`, and no method of a paper.
 
-Rendered words never end and never repeat exactly; a share of `--real_share` of the images comes from the `--real` word
-sets. The rate warms up, stays, and falls linearly to zero over the last `--decay_images`; so a run can be extended by
-the same command with more `--images` as long as the fall has not begun. `--out` gets `metrics.jsonl` (a line for each
-validation), `progress.svg` (the same as a picture), `training_state-*.pth`, from which the same command resumes
-exactly, and `best.pth`, the averaged weights that read most validation words, with the metadata file that `strlab read
---checkpoint` needs. A resumed run may have other values of flags that do not decide the result (`--out`, `--store`,
-`--device`, `--workers`, `--save_every`, `--eval_every`, `--max_steps`, `--validation`); other changes are refused.
+The papers' trainings are `strlab reproduce NAME` (siga, mgpstr, dig, ssm, textssr) and the published scripts, as
+`projects/siga/train.py`; the README of each project lists them. Here the reader learns from rendered words and, if
+folders are given, real ones. Rendered words never end and never repeat exactly; a share of `--real_share` of the images
+comes from the `--real` word sets. The rate warms up, stays, and falls linearly to zero over the last `--decay_images`;
+so a run can be extended by the same command with more `--images` as long as the fall has not begun. `--out` gets
+`metrics.jsonl` (a line for each validation), `progress.svg` (the same as a picture), `training_state-*.pth`, from which
+the same command resumes exactly, and `best.pth`, the averaged weights that read most validation words, with the
+metadata file that `strlab read --checkpoint` needs. A resumed run may have other values of flags that do not decide the
+result (`--out`, `--store`, `--device`, `--workers`, `--save_every`, `--eval_every`, `--max_steps`, `--validation`,
+`--unsupported_share`); other changes are refused.
 
 Of real word sets, the tenth of the words whose hash is 0 is for validation and is never trained on.
 """
@@ -41,6 +44,7 @@ from common.reader.reader import HALF, build, load_weights
 from common.report.charts import Curve, line_chart
 from common.text.charset import CHARSET_94
 from common.text.codecs import CtcCodec
+from common.text.coverage import DEFAULT_SHARE
 from common.train.distributed import Dist, wrap
 from common.train.jobs import Evaluate, States, every, save_published
 from common.train.log import Meters, MetricsLog
@@ -50,7 +54,7 @@ from common.train.session import session
 from common.train.state import TrainingState, newest_state
 
 MODEL = "strlab/compact"
-SAFE = {"out", "store", "device", "workers", "save_every", "eval_every", "max_steps", "validation"}
+SAFE = {"out", "store", "device", "workers", "save_every", "eval_every", "max_steps", "validation", "unsupported_share"}
 ENDLESS = 12_000_000  # crops that the store has room for, as holes in a file
 WORDS = SynthOptions(min_length=1, max_length=25, charset="94", digit_share=0.1, vocabulary=120_000)
 
@@ -80,6 +84,7 @@ class Options:
     eval_every: int
     max_steps: int
     exclude: Path | None = None
+    unsupported_share: float = DEFAULT_SHARE
 
     def check(self) -> Options:
         """Return self, or raise `UserError` that names the first bad field."""
@@ -90,25 +95,30 @@ class Options:
             raise UserError(f"--real_share {self.real_share:g}: from 0 to 1, and above 0 only with --real FOLDER")
         if self.exclude and not self.real:
             raise UserError("--exclude: it lists real words: give them with --real FOLDER")
+        if not 0 <= self.unsupported_share <= 1:
+            raise UserError(f"--unsupported_share {self.unsupported_share:g}: from 0 to 1")
         if not 0 <= self.decay_images <= self.images:
             raise UserError(f"--decay_images {self.decay_images}: from 0 to --images ({self.images})")
         return self
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser("train", help="train the default reader", description=__doc__)
+    parser = subparsers.add_parser("train", help="train the default reader, not a paper's method", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the run is kept")
     parser.add_argument("--images", type=int, default=1_500_000, help="images to see in all (default 1,500,000)")
     parser.add_argument("--decay_images", type=int, default=150_000, help="the rate falls over the last so many")
     parser.add_argument("--batch", type=int, default=64, help="images of a step and process (default 64)")
     parser.add_argument("--lr", type=float, default=1e-3, help="rate of AdamW (default 0.001)")
     parser.add_argument("--warmup", type=int, default=500, help="steps until that rate (default 500)")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="of the words and the start weights (default 1)")
     parser.add_argument("--repeat", type=int, default=3, help="show each rendered crop about so often (default 3)")
     parser.add_argument("--store", type=Path, metavar="FOLDER", help="keep rendered crops (default: OUT/crops)")
     parser.add_argument("--real", type=Path, nargs="*", default=[], metavar="FOLDER", help="real word sets to learn")
     parser.add_argument("--real_share", type=float, help="share of real images (default 0.5 with --real, else 0)")
     parser.add_argument("--exclude", type=Path, metavar="LIST", help="real words not to train on, from `strlab doctor`")
+    parser.add_argument("--unsupported_share", type=float, default=DEFAULT_SHARE, metavar="SHARE",
+                        help="largest share of the real labels that lose characters to the 94 of the reader "
+                        "(default 0.05)")  # fmt: skip
     parser.add_argument("--validation", type=Path, nargs="*", metavar="FOLDER", help="word sets (default: --real)")
     parser.add_argument("--init", metavar="FILE", help="start from this file, or shipped reader by its name")
     parser.add_argument("--fonts", nargs="*", default=[], metavar="FONT", help="default: every installed fontpkg-*")
@@ -254,7 +264,7 @@ def train(options: Options) -> Path:
             options.store,
             easy_first=0 if options.init else EASY_FIRST,
         )
-        real = RealWords(options.real, options.exclude) if options.real else None
+        real = RealWords(options.real, options.exclude, options.unsupported_share) if options.real else None
         if dist.is_main and real is not None:
             print(real.describe())
         bad = real.bad if real else BadSamples(1)

@@ -46,7 +46,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="FOLDER", help="word sets to read")
     parser.add_argument("--select", nargs="*", metavar="NAME", help="only sets with one of these in their path")
     parser.add_argument("--max-samples", type=int, default=0, metavar="N", help="the first N words of a set (0: all)")
-    parser.add_argument("--out", type=Path, default=Path("outputs/compare"), metavar="FOLDER")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("outputs/compare"),
+        metavar="FOLDER",
+        help="where table and page are written (default: outputs/compare)",
+    )
     parser.add_argument("--any-data", action="store_true", help="compare readers trained on different data")
     parser.add_argument("--no-speed", action="store_true", help="skip the measurement of speed")
     parser.set_defaults(run=_run)

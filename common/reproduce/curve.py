@@ -50,7 +50,6 @@ START = {"scratch": " --lr 0.001 --real_share 1", "rendered": " --lr 0.0003 --re
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "curve", help="how many labelled words are needed", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="FOLDER", help="labelled word sets")
     parser.add_argument("--validation", type=Path, nargs="*", default=[], metavar="FOLDER",
@@ -64,7 +63,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the subsets and the training (default 1)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.add_argument("--amp", default="no", choices=["no", "bf16"], help="of scratch and rendered")
-    parser.add_argument("--out", type=Path, default=Path("outputs/curve"), metavar="FOLDER")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("outputs/curve"),
+        metavar="FOLDER",
+        help="where table and chart are written (default: outputs/curve)",
+    )
     parser.set_defaults(run=_run)
 
 

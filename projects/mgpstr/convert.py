@@ -227,7 +227,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("mgpstr", help="MGP-STR <-> transformers", description=__doc__)
     parser.add_argument("source", type=Path, help="published .pth file, or a transformers folder or weight file")
     parser.add_argument("target", type=Path, help="folder to write for --to hf, file for --to original")
-    parser.add_argument("--to", choices=("hf", "original"), required=True)
+    parser.add_argument(
+        "--to",
+        choices=("hf", "original"),
+        required=True,
+        help="form to write: of Hugging Face transformers, or the published one",
+    )
     parser.add_argument(
         "--character", help="the charset of the checkpoint, for --to hf; default: what its metadata file says"
     )

@@ -27,9 +27,14 @@ def yes_or_no(text: str) -> bool:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="create_lmdb_dataset.py", description=__doc__.splitlines()[0])
-    names = ("inputPath", "gtFile", "outputPath")
+    about = {
+        "inputPath": "folder in which the paths of the list begin",
+        "gtFile": "list of the pictures: path, tab, label in each line",
+        "outputPath": "folder of the LMDB",
+    }
+    names = tuple(about)
     for name in names:
-        parser.add_argument(f"--{name}", type=Path)
+        parser.add_argument(f"--{name}", type=Path, help=about[name])
     parser.add_argument("places", type=Path, nargs="*", metavar="PATH", help=f"{', '.join(names)} without their flags")
     parser.add_argument("--checkValid", type=yes_or_no, default=True, help="decode every picture (default: True)")
     args = parser.parse_args(argv)

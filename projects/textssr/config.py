@@ -52,6 +52,22 @@ OURS = {
     "allow_changes": _SWITCH,
 }
 """Additional keys, all with defaults that leave the published behaviour as it is."""
+OUR_HELP = {
+    "font_path": "font of the glyph conditions",
+    "exact_crop": "keep the crop on the word, where the published code may start one pixel late",
+    "clean_glyph": "keep whole strokes in the glyph of the word",
+    "tight_glyph": "let the ink of the glyph fill the region",
+    "cache_latents": "encode each region once and keep its mean and variance below output_dir/latents",
+    "fit_scaling_factor": "train_vae: the factor of the latents is that of its own data (a VAE from random weights)",
+    "compile_backend": "torch.compile with this backend, as inductor",
+    "log_every": "updates between logged losses (1)",
+    "sample_sheet": "samples that are painted at each checkpoint (8; 0: none)",
+    "condition_dropout": "share of samples with blank character planes, for --guidance of infer.py",
+    "region_loss_weight": "weight of the loss inside the text region (1)",
+    "min_snr_gamma": "min-SNR weighting of the loss, as 5",
+    "allow_changes": "resume although keys that decide the result have changed",
+}
+"""One line for each additional key, for `--help`."""
 OUR_DEFAULTS = {
     **dict.fromkeys(("font_path", "compile_backend"), None),
     **dict.fromkeys(("exact_crop", "clean_glyph", "tight_glyph", "cache_latents", "fit_scaling_factor"), False),

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """How well painted words can be read, and how near they are to the pictures they replace.
 
-python projects/textssr/evaluate.py OUTPUT [OUTPUT …] --reader best.pth
+    python projects/textssr/evaluate.py OUTPUT [OUTPUT …] --reader best.pth
 
 OUTPUT is a folder of `infer.py`. Written into it: `evaluation.json`, `predictions.csv`, `contact_sheet.png`; several
 folders are compared in one table. SeqAcc: exact string equality, nothing folded. word36: lower case, letters and digits
@@ -14,7 +14,6 @@ runs with each other and is no FID.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import importlib.util
 import io
@@ -230,11 +229,11 @@ def evaluate(run: Path, read: Read | None, reader: str, device: str = "cpu") -> 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure all runs and print one table."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="OUTPUT", help="folders of infer.py")
     parser.add_argument("--reader", default=DEFAULT, metavar="READER", help=f"{READER_HELP}; none: no reading")
     parser.add_argument("--reader-model", default=None, help="its model, where it has no metadata file")
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     options = parser.parse_args(argv)
     read = options.reader != "none"
     reader = open_reader(options.reader, options.reader_model, options.device) if read else None

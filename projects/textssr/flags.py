@@ -12,8 +12,7 @@ from pathlib import Path
 
 from common.data.parts import add_shard_argument
 from common.errors import UserError
-from common.flags import Parser, fill
-from common.help_format import DefaultsFormatter
+from common.flags import DefaultsFormatter, Parser, fill
 from common.metrics.protocols import PROTOCOLS
 from projects.textssr.conditions import settled
 from projects.textssr.fonts import PUBLISHED
@@ -104,7 +103,7 @@ def parse_infer(argv: Sequence[str] | None, description: str) -> InferOptions:
     parser.add_argument(
         "--data", type=Path, default=Path("./benchmark/ic13/test.json"), help="JSON file or LMDB folder"
     )
-    parser.add_argument("--output", type=Path, default=Path("./output/ic13"))
+    parser.add_argument("--output", type=Path, default=Path("./output/ic13"), help="folder of what is painted")
     add_data_flags(parser)
     parser.add_argument("--text", default=None, help="paint this into every region instead of its own text")
     parser.add_argument("--limit", type=int, default=None, help="stop after so many words")
@@ -161,22 +160,35 @@ def add_data_flags(parser: argparse._ActionsContainer) -> None:
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that name models, font and the way of sampling."""
     models = parser.add_argument_group("models")
-    models.add_argument("--vae", type=Path, default=Path("./model/vae_ft/checkpoint-150000/vae"))
-    models.add_argument("--unet", type=Path, default=Path("./model/step2/checkpoint-25000/unet"))
-    models.add_argument("--scheduler", type=Path, default=Path("./model/stable-diffusion-v2-1/scheduler"))
+    models.add_argument(
+        "--vae", type=Path, default=Path("./model/vae_ft/checkpoint-150000/vae"), help="folder of the VAE"
+    )
+    models.add_argument(
+        "--unet", type=Path, default=Path("./model/step2/checkpoint-25000/unet"), help="folder of the UNet"
+    )
+    models.add_argument(
+        "--scheduler",
+        type=Path,
+        default=Path("./model/stable-diffusion-v2-1/scheduler"),
+        help="folder of the noise schedule",
+    )
     models.add_argument("--font", type=Path, default=None, help=FONT_HELP)
     models.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (the published script: cuda)")
-    models.add_argument("--precision", choices=sorted(PRECISIONS), default="fp32")
+    models.add_argument("--precision", choices=sorted(PRECISIONS), default="fp32", help="of UNet and VAE")
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--steps", type=int, default=20, help="denoising steps")
     sampling.add_argument("--sampler", choices=SAMPLERS, default="ddpm", help="dpm-solver: DPM-Solver++, for few steps")
     sampling.add_argument("--guidance", type=float, default=1.0, help="classifier-free guidance (1: none)")
-    sampling.add_argument("--batch-size", type=int, default=32)
+    sampling.add_argument("--batch-size", type=int, default=32, help="words that are painted together")
     sampling.add_argument(
         "--resolution", type=int, default=256, help="of the crop, unless the UNet's conditions.json says"
     )
-    sampling.add_argument("--ttf-size", type=int, default=64)
-    sampling.add_argument("--max-len", type=int, default=25)
+    sampling.add_argument(
+        "--ttf-size", type=int, default=PLANE_SIZE, help="side of a character's plane; the model takes this one"
+    )
+    sampling.add_argument(
+        "--max-len", type=int, default=PLANES, help="characters of a word; the model takes this number"
+    )
     sampling.add_argument("--seed", type=int, default=42, help="of the crops")
     sampling.add_argument("--exact-crop", action="store_true", help="fix the published off-by-one of the crop's place")
     sampling.add_argument("--clean-glyph", action="store_true", help="whole strokes in the word glyph (tiny models)")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Paint words into the regions of scenes. The defaults are the values that are fixed in the published script.
 
-python projects/textssr/infer.py --data ./benchmark/ic13/test.json --output ./output/ic13
+    python projects/textssr/infer.py --data ./benchmark/ic13/test.json --output ./output/ic13
 
 OUTPUT gets `local/<n>.png` (the whole crop), `region/<n>.png` (the word's bounding box in it), `full/<n>.png` (the
 picture with the word pasted back), `source/<n>.png` (the crop before) and `labels.json` {"<n>.png": text}; without

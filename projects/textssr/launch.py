@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -12,14 +11,21 @@ from pathlib import Path
 import torch
 
 from common.flags import Parser
+from projects.textssr.config import OUR_HELP
 
 
 def parse(argv: Sequence[str] | None = None, description: str = "") -> tuple[str | None, list[str]]:
     """Values of the published flag `--config`, and of `--set` (additional, not in the original)."""
-    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    keys = "\n".join(f"    {name:<18}  {text}" for name, text in OUR_HELP.items())
+    more = f"The configuration files list the published keys. Additional keys, off unless they are set:\n\n{keys}"
+    parser = Parser(description=description, epilog=more)
     parser.add_argument("--config", default=None, help="a configuration file; see projects/textssr/configs")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="values that win over the file's (additional)"
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="values in place of the file's, as `--set train_batch_size=2 max_train_steps=100` (additional)",
     )
     options = parser.parse_args(argv)
     return options.config, options.set

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Make a Stable Diffusion folder with random weights: `vae/`, `unet/`, `scheduler/` in the usual layout, reduced width.
 
-python projects/textssr/make_base.py OUT --size tiny
+    python projects/textssr/make_base.py OUT --size tiny
 
 It stands where the published commands want Stable Diffusion 2.1, for tests and for runs without its weights. `tiny`
 halves the picture twice (latents of a quarter, where SD has an eighth), so that letters survive at 64 pixels; `narrow`
@@ -10,7 +10,6 @@ and `mid` have SD 2.1's topology at a fraction of its width. The VAE begins as a
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from projects.textssr.model.build import SCHEDULER, SIZES, build_vae, unet_optio
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("out", type=Path, help="new folder")
     parser.add_argument("--size", choices=SIZES, default="tiny", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the weights")

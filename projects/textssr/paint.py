@@ -213,7 +213,6 @@ def parse_box(text: str) -> list[float]:
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "paint", help="paint a word into a picture", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("image", type=Path, metavar="PICTURE", help="the picture")
     parser.add_argument(

@@ -1,7 +1,8 @@
 #!/usr/bin/env python
-"""Make a word data set: scenes -> other words for their regions -> painting -> a reader keeps what it reads right.
+r"""Make a word data set: scenes -> other words for their regions -> painting -> a reader keeps what it reads right.
 
-python projects/textssr/synthesize.py scenes/test.json OUT --reader best.pth --match 36 --vae … --unet … --scheduler …
+    python projects/textssr/synthesize.py scenes/test.json OUT --reader best.pth \
+        --match 36 --vae … --unet … --scheduler …
 
 OUT gets `words/` (num-samples, image-%09d as PNG, label-%09d: all other projects train on it), `rejected/` (the
 pictures that were not kept, %09d.png), `manifest.jsonl` (a line for each attempt: label, prediction, confidence, source

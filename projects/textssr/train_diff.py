@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 r"""Train the character-aware diffusion model (step 1 from Stable Diffusion 2.1, step 2 from step 1).
 
-accelerate launch --num_processes 8 projects/textssr/train_diff.py \
-    --config projects/textssr/configs/train_diff_step1_cfg.py
+    accelerate launch --num_processes 8 projects/textssr/train_diff.py \
+        --config projects/textssr/configs/train_diff_step1_cfg.py
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 #!/usr/bin/env python
-"""Fine-tune the VAE on scene crops: mean squared error of the reconstruction through the posterior's mode.
+r"""Fine-tune the VAE on scene crops: mean squared error of the reconstruction through the posterior's mode.
 
-accelerate launch --num_processes 8 projects/textssr/train_vae.py --config projects/textssr/configs/train_vae_cfg.py
+    accelerate launch --num_processes 8 projects/textssr/train_vae.py \
+        --config projects/textssr/configs/train_vae_cfg.py
 """
 
 from __future__ import annotations

@@ -189,7 +189,11 @@ def test_validation_words_are_never_trained_on(tmp_path) -> None:
 def test_wrong_options_are_refused_in_one_line(tmp_path, capsys) -> None:
     from common.cli import main
 
-    for more, word in ((("--real_share", "0.5"), "--real"), (("--batch", "0"), "--batch")):
+    for more, word in (
+        (("--real_share", "0.5"), "--real"),
+        (("--unsupported_share", "2"), "from 0 to 1"),
+        (("--batch", "0"), "--batch"),
+    ):
         assert main([*command(tmp_path / "out"), *more]) == 2
         error = capsys.readouterr().err
         assert word in error and len(error.splitlines()) == 1

@@ -87,7 +87,9 @@ def test_dig_counts_what_becomes_unknown(tmp_path) -> None:
 
 def test_the_default_reader_counts_what_it_cannot_write(tmp_path, capsys) -> None:
     folder = write_words(tmp_path / "w", ["\u4e2dab", "cd", "\u4e2d", *(f"w{i}" for i in range(20))])
-    RealWords([folder])
+    with pytest.raises(UserError, match=r"2 of 23 \(8.7%, limit 5.0%\).*--unsupported_share 0.087"):
+        RealWords([folder])
+    RealWords([folder], unsupported_share=0.1)
     out = capsys.readouterr().out
     assert "2 of 23 labels have characters outside the charset ('\u4e2d' x 2); 1 become empty" in out
     with pytest.raises(UserError, match="no usable sample"):

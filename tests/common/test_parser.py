@@ -170,4 +170,4 @@ def test_the_usage_of_many_flags_is_one_line(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         Table({"data": flags}).parse(["--help"], "x.py", "Train.")
     text = capsys.readouterr().out
-    assert text.startswith("usage: x.py --data DATA [options]\n") and "--size7 N" in text
+    assert text.startswith("usage: x.py --data VALUE [options]\n") and "--size7 N" in text

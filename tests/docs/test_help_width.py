@@ -7,6 +7,7 @@ import argparse
 import pytest
 
 from common import cli
+from common.flags import Parser
 from projects.textssr import infer
 from projects.textssr.flags import parse_infer
 
@@ -35,9 +36,8 @@ def test_where_to_start(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_long_choices_are_explained() -> None:
-    parser = argparse.ArgumentParser(prog="x")
+    parser = Parser("x")
     parser.add_argument("--kind", choices=["a" * 12, "b" * 12, "c" * 12], help="which")
-    cli.use_everywhere(parser)
     text = parser.format_help()
     assert "--kind NAME" in text and "one of aaaaaaaaaaaa, bbbbbbbbbbbb," in text
 
@@ -46,7 +46,7 @@ def test_help_of_scripts_keeps_paragraphs_and_shows_what_is_a_default(capsys: py
     with pytest.raises(SystemExit):
         parse_infer(["--help"], infer.__doc__)
     text = capsys.readouterr().out
-    assert "\n\npython projects/textssr/infer.py --data" in text and "denoising steps (default: 20)" in text
+    assert "\n\n    python projects/textssr/infer.py --data" in text and "denoising steps (default: 20)" in text
     assert "default: None" not in text and "default: False" not in text
     assert not [line for line in text.splitlines() if len(line) > 80]
 

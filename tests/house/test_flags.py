@@ -72,6 +72,24 @@ def test_no_flag_is_defined_without_being_read() -> None:
     assert not dead, "options that nobody reads: " + ", ".join(dead)
 
 
+def test_every_flag_has_a_help_text() -> None:
+    """Of commands and scripts; the rows with `dead` have none, for they have no effect."""
+    silent = []
+    for path, tree in sources().items():
+        for node in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            words = {keyword.arg for keyword in node.keywords}
+            names = [arg for arg in node.args if isinstance(arg, (ast.Constant, ast.JoinedStr))]
+            if isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument" and names:
+                action = next((k.value for k in node.keywords if k.arg == "action"), None)
+                hidden = isinstance(node.func.value, ast.Name) and node.func.value.id == "first"  # never shown
+                if not words & {"help", None} and not hidden and ast.unparse(action or node) != "'version'":
+                    silent.append(f"{relative(path)}:{node.lineno}")
+            flag = isinstance(node.func, ast.Name) and node.func.id == "Flag" and len(node.args) < 4
+            if flag and not words & {"help", "dead"}:
+                silent.append(f"{relative(path)}:{node.lineno}")
+    assert not silent, "flags without a help text: " + ", ".join(silent)
+
+
 def test_common_knows_no_project_by_name() -> None:
     found = []
     for path, tree in sources().items():

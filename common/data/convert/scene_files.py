@@ -204,7 +204,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     for name, (_, title) in FORMS.items():
         parser = subparsers.add_parser(
             name, help=f"{title} into a scene file", description=__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
         parser.add_argument("source", type=Path, metavar="SRC", help="folder of the annotations and pictures")
         parser.add_argument("out", type=Path, metavar="OUT.json", help="the scene file to write")

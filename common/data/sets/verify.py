@@ -21,9 +21,7 @@ from common.errors import UserError
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser(
-        "verify", help="check converted sets", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = subparsers.add_parser("verify", help="check converted sets", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DST", help="every LMDB at or below it is compared")
     parser.add_argument("--set", metavar="NAME[/SUBSET]", help="what they are, where no set.json says so")
     parser.set_defaults(run=_run)

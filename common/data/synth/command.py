@@ -41,7 +41,6 @@ def add_parser(subparsers) -> None:
         "synth",
         help="render the embedded corpus of word crops",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="new folder of the corpus")
     size = parser.add_argument_group("how many and how hard")

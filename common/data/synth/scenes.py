@@ -185,7 +185,6 @@ def add_parser(subparsers) -> None:
     """Add `scenes` to the commands of `strlab data`."""
     parser = subparsers.add_parser(
         "scenes", help="render scenes with word polygons (AnyWord form)", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("out", metavar="OUT", type=Path, help="new folder")
     texts = {"train": "scenes", "more": "scenes", "test": "scenes", "height": "pixels", "width": "pixels",
@@ -195,7 +194,12 @@ def add_parser(subparsers) -> None:
         parser.add_argument(
             f"--{name.replace('_', '-')}", type=int, default=default, help=f"{unit} (default: %(default)s)"
         )
-    parser.add_argument("--difficulty", choices=DIFFICULTIES, default=SceneOptions.difficulty)
+    parser.add_argument(
+        "--difficulty",
+        choices=DIFFICULTIES,
+        default=SceneOptions.difficulty,
+        help="as of `strlab data synth` (default: %(default)s)",
+    )
     parser.add_argument("--charset", default=SceneOptions.charset, help="as of `strlab data synth` (default: 62)")
     parser.add_argument("--fonts", nargs="+", default=(), metavar="FONT", help="as of `strlab data synth`")
     parser.set_defaults(run=run)

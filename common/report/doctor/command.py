@@ -52,9 +52,7 @@ SHIPPED = True  # `--with` without a value
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser(
-        "doctor", help="check word sets", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = subparsers.add_parser("doctor", help="check word sets", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="every word set at or below it is examined")
     parser.add_argument("--charset", metavar="NAME", help="36, 62, 94, siga36, LOWERCASE, … or the characters")
     parser.add_argument("--max-length", type=int, metavar="N", help="report labels longer than this")

@@ -8,7 +8,6 @@ Every LMDB below `--data_path` gets a mask LMDB below `--mask_path`, at what fol
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import sys
@@ -47,7 +46,7 @@ class Options:
 
 def parse(argv: Sequence[str] | None) -> Options:
     """The command line. Raises UserError for a number below 1."""
-    parser = Parser(prog="generate_mask.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="generate_mask.py", description=__doc__)
     parser.add_argument(
         "--data_path", nargs="+", required=True, help="roots of picture LMDBs; a folder 'training' is in their path"
     )

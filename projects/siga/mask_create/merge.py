@@ -8,7 +8,6 @@ needed only for masks made elsewhere. Nothing is joined where a parent folder ho
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,7 +50,7 @@ def refuse_others(parent: Path, shards: list[Path]) -> None:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Join what is there; the numbered folders are replaced by the whole."""
-    parser = Parser(prog="merge.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="merge.py", description=__doc__)
     parser.add_argument("--mask_path", type=Path, required=True, help="root of the mask LMDBs")
     options = parser.parse_args(argv)
     groups = numbered(options.mask_path)
