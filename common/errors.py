@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import io
 import os
+import re
 import select
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 
@@ -30,11 +32,14 @@ def is_first() -> bool:
     return next((rank for rank in ranks if rank), "0") == "0"
 
 
+# What torch raises for a GPU, for the processor's memory, and for cuBLAS
+OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|STATUS_ALLOC_FAILED", re.IGNORECASE)
 _PROCESSES = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 
 
 def command(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Wrap a script's `main` so that a `UserError` prints one line and gives exit status 2, without a traceback.
+    """Wrap a script's `main` so that a `UserError` prints one line and gives exit status 2, without a traceback;
+    so does memory that does not suffice.
 
     What the terminal's encoding cannot write, such as file names that are no UTF-8, is printed as an escape.
     Where the reader of our output has gone (`… | head`), the script ends quietly with status 141, as others do.
@@ -49,12 +54,14 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             sys.stdout.flush()
             return status
         except UserError as error:
-            if not is_first():
-                # where all processes met it, rank 0 shows it, and the launcher ends this one meanwhile
-                time.sleep(2)
-            sys.stderr.write(f"error: {printable(error)}\n")  # not print, which is silent on these ranks
-            sys.stderr.flush()
-            return 2
+            return _refuse(error)
+        except (MemoryError, RuntimeError) as error:  # torch's OutOfMemoryError is a RuntimeError
+            if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+                raise
+            return _refuse(
+                f"out of memory ({textwrap.shorten(str(error), 150)}): make the batch smaller (--batch_size and the "
+                "like); on a GPU, half precision (--amp) also halves most of what is kept"
+            )
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr, flush=True)
             return 130
@@ -71,6 +78,16 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
                 time.sleep(0.3)
 
     return wrapped
+
+
+def _refuse(error: object) -> int:
+    """Print the one line of an error; returns the exit status."""
+    if not is_first():
+        # where all processes met it, rank 0 shows it, and the launcher ends this one meanwhile
+        time.sleep(2)
+    sys.stderr.write(f"error: {printable(error)}\n")  # not print, which is silent on these ranks
+    sys.stderr.flush()
+    return 2
 
 
 def _output_is_closed() -> bool:

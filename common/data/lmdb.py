@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +28,19 @@ CURE = "copy the folder again, or look with `strlab doctor`"
 
 
 key = PUBLISHED.key  # of what is written: `key("image", 0)` is `image-000000001`
+
+
+def is_alive(process: int) -> bool:
+    """Whether a process of this number runs on this machine; taken for granted on Windows."""
+    if os.name == "nt":  # os.kill would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        pass
+    return True
 
 
 def lmdb_folders(root: str | Path) -> list[Path]:
@@ -327,6 +342,7 @@ class LmdbWriter:
             self.path = self.path.resolve()  # of a linked folder what the link leads to
         self.count = 0
         self._pending: list[tuple[bytes, bytes]] = []
+        self._look_for_leftovers()
         if self.path.exists() and not overwrite:
             raise UserError(f"{self.path}: it exists: give a new folder")
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
@@ -340,6 +356,21 @@ class LmdbWriter:
             raise UserError(
                 f"{self.path}: cannot write there ({error}): choose another folder or free some space"
             ) from None
+
+    def _look_for_leftovers(self) -> None:
+        """What a killed process left next to `path`: put the older folder back where none has the name, report the
+        rest."""
+        leftovers = re.compile(rf"\.{re.escape(self.path.name)}\.(\d+)\.(old|tmp)")
+        found = sorted(self.path.parent.iterdir()) if self.path.parent.is_dir() else []
+        for folder in found:
+            match = leftovers.fullmatch(folder.name)
+            if match is None or is_alive(int(match[1])):
+                continue
+            if match[2] == "old" and not self.path.exists():
+                folder.replace(self.path)
+                print(f"{self.path}: put back: a run was killed while it replaced it", file=sys.stderr)
+            else:
+                print(f"{folder}: left by a run that was killed, and not used: delete it", file=sys.stderr)
 
     def __enter__(self) -> LmdbWriter:
         return self

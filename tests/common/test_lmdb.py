@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,25 @@ def test_map_grows_and_loses_nothing(tmp_path):
     words = WordLmdb(tmp_path / "big")
     assert len(words) == 200
     assert [len(words.image_bytes(i)) for i in range(200)] == [1000 + 97 * i for i in range(200)]
+
+
+def test_a_replacement_that_was_killed_is_recovered(tmp_path, capsys):
+    """Between the two renames the older folder has only a hidden name; an unfinished new one is reported."""
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    dead, path = int(done.stdout), tmp_path / "x"
+    write_words(path, ["old"]).rename(tmp_path / f".x.{dead}.old")
+    (tmp_path / f".x.{dead}.tmp").mkdir()
+    (tmp_path / f".xy.{dead}.old").mkdir()  # another folder's
+    with pytest.raises(RuntimeError), LmdbWriter(path, overwrite=True):
+        raise RuntimeError
+    assert WordLmdb(path).label(0) == "old"
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and "x: put back" in lines[0] and f".x.{dead}.tmp: left by a run" in lines[1]
+    (tmp_path / f".x.{os.getpid()}.old").mkdir()  # of a process that runs
+    (tmp_path / f".x.{dead}.tmp").rmdir()
+    with LmdbWriter(path, overwrite=True) as writer:
+        writer.add(b"i", "new")
+    assert WordLmdb(path).label(0) == "new" and not capsys.readouterr().err
 
 
 def test_failure_leaves_nothing(tmp_path):

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 from common.cli import build_parser
+from common.errors import command
 from common.flags import Flag, Parser, Table, at_home
 from projects.siga.flags import parse_training
 from projects.ssm.finetune import config as hydra_config
@@ -171,3 +173,31 @@ def test_the_usage_of_many_flags_is_one_line(capsys: pytest.CaptureFixture[str])
         Table({"data": flags}).parse(["--help"], "x.py", "Train.")
     text = capsys.readouterr().out
     assert text.startswith("usage: x.py --data VALUE [options]\n") and "--size7 N" in text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError("Unable to allocate 7.3 TiB for an array"),
+    ],
+)
+def test_memory_that_does_not_suffice_is_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    @command
+    def train() -> None:
+        raise error
+
+    assert train() == 2
+    text = capsys.readouterr().err
+    assert text.startswith(f"error: out of memory ({str(error)[:40]}") and "make the batch smaller" in text
+    assert text.count("\n") == 1
+
+
+def test_other_errors_of_torch_keep_their_traceback() -> None:
+    @command
+    def train() -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        train()
