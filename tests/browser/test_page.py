@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import json
 import os
 import shutil
 import time
@@ -247,4 +248,22 @@ def test_whole_pictures(browser: object, monkeypatch: pytest.MonkeyPatch) -> Non
         assert texts(page, 1)[0].split() == ["c", "c"]
         assert page.locator(".overlay polygon").count() == 2
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page.close()
+
+
+def test_a_wide_table_of_a_report_says_that_it_scrolls(browser: object, tmp_path: Path) -> None:
+    from common.report.page import Report
+
+    wide = [f"protocol {number}" for number in range(8)]
+    report = Report("a", "b").table(wide, [[1.5] * 8] * 3).table(["x"], [[1]])
+    file, _ = report.write(tmp_path)
+    for width, hidden in ((390, [False, True]), (1280, [True, True])):
+        page = browser.new_page(viewport={"width": width, "height": 700})
+        page.goto(file.as_uri())
+        page.wait_for_function("document.querySelectorAll('p.hint').length === 2", timeout=PATIENCE)
+        page.wait_for_function(
+            f"JSON.stringify([...document.querySelectorAll('p.hint')].map(hint => hint.hidden)) === "
+            f"'{json.dumps(hidden, separators=(',', ':'))}'",
+            timeout=PATIENCE,
+        )
         page.close()
