@@ -1,4 +1,4 @@
-"""The picture at the head of the README: rendered words, and what each reader made of them.
+"""The picture on the page of the default reader: rendered words, and what each reader made of them.
 
     python docs/words.py                       # the shipped readers, and every finished `make reproduce-NAME`
     python docs/words.py ssm=outputs/ssm/gpu   # and others, as `strlab compare` takes them

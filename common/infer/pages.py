@@ -41,7 +41,7 @@ class Word:
 
     @property
     def text(self) -> str:
-        """The characters that were read, possibly none."""
+        """The characters that were read, at least one."""
         return self.prediction.text
 
     @property

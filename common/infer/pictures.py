@@ -116,19 +116,39 @@ def annotated(image: np.ndarray, words: Sequence[tuple[np.ndarray, str]]) -> np.
     """A picture uint8 [h, w, 3] with the box, corners [4, 2] in pixels, and the text of each word drawn over it."""
     sheet = Image.fromarray(np.ascontiguousarray(image))
     draw = ImageDraw.Draw(sheet)
+    height, width = image.shape[:2]
     thick = max(1, round(max(image.shape[:2]) / 600))
-    for number, (box, text) in enumerate(words):
-        colour = tuple(int(value) for value in PALETTE[number % len(PALETTE)])
+    colours = [tuple(int(value) for value in PALETTE[number % len(PALETTE)]) for number in range(len(words))]
+    taken = [(*np.min(box, 0), *np.max(box, 0)) for box, _ in words]  # the words, then the labels too
+    for (box, _), colour in zip(words, colours):
         corners = [(float(x), float(y)) for x, y in box]
         draw.line([*corners, corners[0]], colour, thick, joint="curve")
-        size = float(np.clip(0.5 * np.linalg.norm(np.asarray(box[3]) - box[0]), 11, 0.03 * max(image.shape[:2]) + 6))
-        font = ImageFont.load_default(size=size)
-        left, bottom = corners[0][0], min(y for _, y in corners[:2])
-        bottom = bottom if bottom >= size * 1.2 else max(y for _, y in corners) + size * 1.2  # no room above
-        area = draw.textbbox((left, bottom), text or "?", font=font, anchor="lb")
+    for number, ((box, text), colour) in enumerate(zip(words, colours)):
+        left, top, right, bottom = (float(value) for value in taken[number])
+        size = float(np.clip(0.5 * np.linalg.norm(np.asarray(box[3]) - box[0]), 11, 0.03 * max(height, width) + 6))
+        sizes = [size, max(11.0, 0.7 * size)]
+        places = [(left, top - 2, "lb"), (right, top - 2, "rb"), (left, bottom + 2, "lt"), (right, bottom + 2, "rt")]
+        areas = []
+        for size in sizes:  # the label goes where it covers least: above or below, to the left or right, or smaller
+            font = ImageFont.load_default(size=size)
+            areas += [(draw.textbbox((x, y), text or "?", font=font, anchor=a), font, (x, y), a) for x, y, a in places]
+        area, font, place, anchor = min(areas, key=lambda one: _covered(one[0], taken, (width, height)))
+        taken.append(area)
         draw.rectangle((area[0] - 2, area[1] - 1, area[2] + 2, area[3] + 1), fill=colour)
-        draw.text((left, bottom), text or "?", "white", font=font, anchor="lb")
+        draw.text(place, text or "?", "white", font=font, anchor=anchor)
     return np.asarray(sheet)
+
+
+def _covered(area: tuple[float, ...], taken: Sequence[tuple[float, ...]], size: tuple[int, int]) -> float:
+    """Pixels of other rectangles (left, top, right, bottom) that one covers, and of its own outside the picture."""
+    left, top, right, bottom = area
+
+    def common(one: Sequence[float]) -> float:
+        wide, high = min(right, one[2]) - max(left, one[0]), min(bottom, one[3]) - max(top, one[1])
+        return max(0.0, wide) * max(0.0, high)
+
+    outside = (right - left) * (bottom - top) - common((0, 0, *size))
+    return outside + sum(common(one) for one in taken)
 
 
 def captioned(

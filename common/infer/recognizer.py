@@ -234,7 +234,8 @@ class Recognizer:
             detector: what finds the words; by default the installed one.
 
         Returns:
-            The words in reading order, each with `box` (four corners in pixels), `text` and `confidence`.
+            The words in reading order, each with `box` (four corners in pixels), `text` and `confidence`; boxes in
+            which nothing is read are skipped.
 
         Raises:
             UserError: no detector is installed (`pip install 'strlab[detect]'`).
@@ -243,7 +244,7 @@ class Recognizer:
         from common.infer import pages  # only where whole pictures are read
 
         boxes, crops = (detector or pages.detector()).words(as_array(image, self.upright, self.published))
-        return [pages.Word(box, prediction) for box, prediction in zip(boxes, self(crops))]
+        return [pages.Word(box, prediction) for box, prediction in zip(boxes, self(crops)) if prediction.text]
 
     async def aread(self, images: ImageLike | Iterable[ImageLike], attention: bool = False) -> Any:
         """Read without blocking the event loop: what a call returns, from a thread."""

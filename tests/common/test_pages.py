@@ -15,7 +15,8 @@ import strlab
 from common import cli
 from common.errors import UserError
 from common.infer import pages, pp_ocr
-from common.infer.recognizer import Recognizer
+from common.infer.pictures import annotated
+from common.infer.recognizer import Prediction, Recognizer
 from tests.common import toy
 
 TEXTS = ("Morning coffee house", "open daily from seven", "Fresh bread")
@@ -182,3 +183,23 @@ def test_the_api(page: Path) -> None:
         assert reading["text"].split() == [word["text"] for word in reading["words"]]
         status, answer, _ = running.ask("POST", "/read?detect=1", b"no picture", Content_Type="image/png")
         assert status == 422 and answer["error"]
+
+
+def test_labels_cover_neither_words_nor_each_other() -> None:
+    boxes = [np.float32([[x, y], [x + 90, y], [x + 90, y + 30], [x, y + 30]]) for x, y in ((5, 2), (5, 60), (120, 2))]
+    labels = annotated(np.zeros((140, 260, 3), np.uint8), [(box, "word") for box in boxes])
+    inside = np.zeros((140, 260), bool)
+    for left, top in ((5, 2), (5, 60), (120, 2)):
+        inside[top + 3 : top + 27, left + 3 : left + 87] = True
+    assert not labels[inside].any()  # every word can still be seen, also those at the upper edge
+    white = (labels == 255).all(axis=2)
+    assert all(white[:, left : left + 90].any() for left in (5, 120))
+
+
+def test_boxes_without_text_are_no_words() -> None:
+    found = np.float32([[[2, 2], [90, 2], [90, 18], [2, 18]]])
+    finder = pages.Detector(lambda image: found, "given")
+    assert brightness().read_page(np.zeros((60, 100, 3), np.uint8), finder)
+    recognizer = brightness()
+    recognizer.reader.read = lambda images, attention=False: [Prediction("", 0.0) for _ in images]
+    assert recognizer.read_page(np.zeros((60, 100, 3), np.uint8), finder) == []
