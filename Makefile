@@ -15,7 +15,7 @@ RECIPES := $(patsubst projects/%/recipe.toml,%,$(wildcard projects/*/recipe.toml
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 	@echo "reproduce-NAME  run a recipe: $(RECIPES)   [SCALE=smoke|cpu|gpu|release|paper|paper-MODEL] [DATA=folder] [PRETRAINED=file]"
-	@echo "release-NAME    train the readers of a recipe that can be compared with the other recipes' [IMAGES=number]"
+	@echo "release-NAME    train the readers of a recipe that can be compared with the other recipes' [WORDS=full|numbers] [IMAGES=number]"
 	@echo "sanity-NAME     overfit 64 images with the recipe's recogniser"
 
 $(VENV)/.ready: pyproject.toml requirements.lock
@@ -75,7 +75,7 @@ $(addprefix reproduce-,$(RECIPES)): reproduce-%: $(VENV)/.ready
 	$(BIN)/strlab reproduce $* --scale $(SCALE) $(if $(DATA),--data "$(DATA)") $(if $(PRETRAINED),--pretrained "$(PRETRAINED)")
 
 $(addprefix release-,$(RECIPES)): release-%: $(VENV)/.ready
-	$(BIN)/strlab reproduce $* --scale release $(if $(IMAGES),--images $(IMAGES))
+	$(BIN)/strlab reproduce $* --scale release $(if $(WORDS),--words $(WORDS)) $(if $(IMAGES),--images $(IMAGES))
 
 $(addprefix sanity-,$(RECIPES)): sanity-%: $(VENV)/.ready
 	$(BIN)/strlab sanity $*

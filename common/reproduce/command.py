@@ -48,8 +48,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--images",
         type=int,
         metavar="N",
-        help=f"of --scale release: images that every reader sees, and the size of the corpus (default: "
-        f"{release.IMAGES:,}); recipes with equal N can be compared",
+        help="of --scale release: images that every reader sees, and the size of the corpus (default: "
+        f"{release.FULL.images:,}, and {release.NUMBERS.images:,} with --words numbers); recipes with equal N can be "
+        "compared",
+    )
+    parser.add_argument(
+        "--words",
+        choices=tuple(release.WORDS),
+        help="of --scale release, the corpus: full (default) has words of up to 25 letters and takes hours for each "
+        "reader; numbers has plain numbers of two digits and takes a minute for each",
     )
     parser.add_argument(
         "--fresh", action="store_true", help="start anew: earlier results get another name; a rendered corpus is kept"
@@ -78,8 +85,11 @@ def _reproduce(args: argparse.Namespace) -> int:
         )
     if scale_name == "release" and args.data is not None:
         raise UserError("--data: the readers of --scale release are compared and all learn from the rendered corpus")
-    if args.images is not None:
-        scale = replace(scale, images=release.check_images(scale_name, args.images))
+    for flag, given in (("--images", args.images), ("--words", args.words)):
+        if given is not None and scale_name != "release":
+            raise UserError(f"{flag}: only --scale release has it; {scale_name} has none")
+    if scale_name == "release":
+        scale = replace(scale, **release.budget(args.words or "full", args.images))
     out = (args.out or runner.usual_out(recipe.name, scale_name, scale)).absolute()
     print(f"{recipe.title}\nscale {scale_name}: {scale.note}", flush=True)
     # A terminated run ends its child, as an interrupted one does.

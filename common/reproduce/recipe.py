@@ -36,7 +36,7 @@
                                               # recipes: corpus, images, seeds and threads are those of release.py
     [[release.steps]]
     name = "train seed {seed}"                # repeated for every seed
-    run = "{python} … --num_iter {images/32} --manual_seed {seed} --resume auto"
+    run = "{python} … --num_iter {steps} --batch_size {batch} --manual_seed {seed} --resume auto"
     outputs = ["{out}/run-{seed}/best.pth"]
     [[release.steps]]
     name = "compare"                          # in a step without, a word with {seed} is repeated for each
@@ -52,9 +52,9 @@
     at_least = 95.0                           # % of words that must be read, 36-character protocol
 
 Placeholders: {data} {out} {python} {strlab} {device} (cpu or cuda) {scale}, {pretrained} for the value of
-`--pretrained`; in [release] also {seed}, {images} for the images that a reader sees, and {images/32} for their 32nd
-part (the steps of batches of 32). Paths with blanks are safe: a command is split first and filled in afterwards. A step
-that was interrupted is run again, so its command should resume by itself.
+`--pretrained`; in [release] also {seed}, {images} for the images that a reader sees, {images/32} for their 32nd part,
+and what `release.values` describes ({steps}, {rate}, …). Paths with blanks are safe: a command is split first and
+filled in afterwards. A step that was interrupted is run again, so its command should resume by itself.
 """
 
 from __future__ import annotations
@@ -101,6 +101,7 @@ class Scale:
     evaluate_flags: str = ""
     run: str = "{out}"
     at_least: float = 0.0
+    words: str = ""
     images: int = 0
     seeds: tuple[int, ...] = ()
     threads: int = 0
@@ -181,7 +182,7 @@ def load(project: str) -> Recipe:
 
 def _scale(path: Path, name: str, table: dict[str, Any], model: str) -> Scale:
     """One table of a scale as an object."""
-    shared = {"images", "seeds", "threads"}
+    shared = {"words", "images", "seeds", "threads"}
     known = {f.name for f in fields(Scale)} - shared - ({"corpus"} if name == "release" else set())
     _only(path, f"[{name}]", table, known)
     steps = []
@@ -196,7 +197,7 @@ def _scale(path: Path, name: str, table: dict[str, Any], model: str) -> Scale:
     allowed = PLACEHOLDERS
     if name == "release":
         table |= release.budget()
-        allowed = PLACEHOLDERS | {"seed", "images"}
+        allowed = PLACEHOLDERS | release.PLACEHOLDERS
     scale = Scale(**table)
     for text in [scale.corpus, scale.evaluate, scale.evaluate_data, scale.run, *(step.run for step in steps)]:
         used = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}

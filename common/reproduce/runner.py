@@ -59,7 +59,7 @@ class Runner:
             "scale": self.scale_name,
             "device": default_device(),
             "pretrained": self.pretrained or "auto",
-            "images": str(self.scale.images),
+            **(release.values(self.scale.words, self.scale.images) if self.scale.words else {}),
         })  # fmt: skip
 
     def plan(self) -> list[tuple[str, list[str], tuple[Path, ...], Path]]:
@@ -131,7 +131,7 @@ class Runner:
             again = f"strlab reproduce {self.recipe.name} --scale {self.scale_name}"
             again = f"strlab sanity {self.recipe.name}" if self.scale_name == "sanity" else again
             again += f" --data {shlex.quote(str(self.data))}" if self.own_data else ""
-            again += f" --images {self.scale.images}" if self.scale.images not in (0, release.IMAGES) else ""
+            again += release.flags(self.scale.words, self.scale.images)
             again += f" --pretrained {shlex.quote(self.pretrained)}" if self.pretrained else ""
             again += f" --out {shlex.quote(str(self.out))}" if self.out != self.usual_out() else ""
             raise UserError(f"step {name}: {failure}; finished steps are kept: continue with `{again}`") from None
@@ -159,9 +159,8 @@ def programs() -> dict[str, str]:
 
 
 def usual_out(project: str, scale_name: str, scale: Scale) -> Path:
-    """`outputs/NAME/SCALE`, with the number of images where it is not the usual one of `release`."""
-    other = f"-{scale.images}" if scale.images not in (0, release.IMAGES) else ""
-    return ROOT / "outputs" / project / f"{scale_name}{other}"
+    """`outputs/NAME/SCALE`, with the corpus and the number of images where they are not the usual ones of `release`."""
+    return ROOT / "outputs" / project / f"{scale_name}{release.folder(scale.words, scale.images)}"
 
 
 def _stamp(path: Path, digest: str, outputs: Iterable[Path]) -> dict[str, Any] | None:

@@ -65,16 +65,20 @@ class Source:
 
 
 class BoxMasks(MaskSource):
-    """Masks of character core areas drawn from the `boxes-%09d` value of a sample, for the resized picture."""
+    """Masks of character core areas from the `boxes-%09d` value of a sample, for the picture resized to `size`."""
+
+    def __init__(self, size: tuple[int, int] = SIZE) -> None:
+        super().__init__()
+        self.size = size
 
     def native(self, image: np.ndarray, words: WordLmdb, number: int) -> np.ndarray:
-        """uint8 [32, 128] of 0 and 1. Raises `BadImage` for boxes that cannot be read."""
+        """uint8 [32, 128], or of another size, of 0 and 1. Raises `BadImage` for boxes that cannot be read."""
         height, width = image.shape[:2]
         try:
             boxes = parse_boxes(words.value("boxes", number), f"boxes-{number + 1:09d}")
         except UserError as error:
             raise BadImage(str(error)) from None
-        return mask_from_boxes(boxes, width, height, SIZE)
+        return mask_from_boxes(boxes, width, height, self.size)
 
 
 def make_dataset(
@@ -93,8 +97,8 @@ def make_dataset(
     loader keeps them (`keep_empty`). `exclude`: a list of words that are no part of the set.
     """
     return WordDataset(
-        list(paths), image_size=SIZE, max_length=length, drop_empty=not keep_empty, pad=network.pad, augment=augment,
-        augment_at=RESIZED, masks=masks, keep=label_normaliser(network.character, network.sensitive),
+        list(paths), image_size=network.size, max_length=length, drop_empty=not keep_empty, pad=network.pad,
+        augment=augment, augment_at=RESIZED, masks=masks, keep=label_normaliser(network.character, network.sensitive),
         exclude=exclude or None,
     )  # fmt: skip
 
@@ -135,7 +139,7 @@ def training_data(
         # the published filter counts the entries of the box table, which has one more for the word
         length = None if length is None else length - 1
         refuse_pickles(paths)
-    masks = BoxMasks() if boxes else None
+    masks = BoxMasks(network.size) if boxes else None
     dataset = make_dataset(
         paths, network, length=length, augment=augment, masks=masks, keep_empty=keep_empty, exclude=exclude
     )
@@ -300,7 +304,7 @@ class ListedBatches:
             for number, label, file in self.rows[start : start + self.size]:
                 try:
                     data = (self.path.parent / file).read_bytes()
-                    pictures.append(fit(decode_rgb(data), SIZE, self.network.pad))
+                    pictures.append(fit(decode_rgb(data), self.network.size, self.network.pad))
                 except (OSError, BadImage) as error:
                     print(f"{file}: skipped ({error})")
                     self.bad.add([BadSample(str(self.path), number, f"{file}: {error}")])

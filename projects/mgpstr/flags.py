@@ -16,7 +16,7 @@ from common.data.words import source_names
 from common.errors import UserError
 from common.flags import LAUNCH, Flag, Parser, Table, device_of, fill, per, share
 from common.text.charset import CHARSET_36, CHARSET_94
-from projects.mgpstr.model.names import ACDS, MICRO, MODELS, TRANSFORMERS
+from projects.mgpstr.model.names import ACDS, ACDS_SMALL, MICRO, MODELS, TRANSFORMERS
 
 if TYPE_CHECKING:
     from common.augment.randaugment import RandAugment
@@ -66,7 +66,7 @@ MODEL = (
     Flag("--batch_max_length", int, 25, "longest label; the model has two positions more", range=POSITIVE),
     Flag("--granularities", default="char-bpe-wp", help="heads of mgp-str, char first"),
     Flag("--imgH", int, 32, "height of the input; the models have 32"),
-    Flag("--imgW", int, 128, "width of the input; the models have 128"),
+    Flag("--imgW", int, 128, "width of the input; the published models have 128, the small ones take others"),
     Flag("--PAD", bool, help="keep the aspect ratio, black to the right"),
 )
 DATA = (
@@ -211,6 +211,12 @@ class Network:
     granularities: str = "char-bpe-wp"
     sensitive: bool = False
     pad: bool = False
+    imgW: int = 128
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the input."""
+        return 32, self.imgW
 
     @property
     def name(self) -> str:
@@ -226,6 +232,7 @@ class Network:
         """What, in addition to the registry entry's own options, builds the network and its reader."""
         names = ["character", "batch_max_length", "pad", "sensitive"]
         names += ["granularities"] if self.transformer == "mgp-str" else []
+        names += ["imgW"] if self.imgW != 128 else []
         return {name: getattr(self, name) for name in names}
 
 
@@ -377,13 +384,18 @@ def check(values: dict[str, Any]) -> None:
     method, model, amp = values["Transformer"], values["TransformerModel"], values["amp"]
     character, size, boxes = values["character"], (values["imgH"], values["imgW"]), values["is_mask_supervision"]
     models, methods = (*MODELS, *MICRO), ", ".join(TRANSFORMERS)
+    small = model in MICRO or method in ACDS_SMALL
     refusals = (
         (method not in TRANSFORMERS, f"--Transformer: no method is called {method!r}; there are {methods}"),
         (
             model and model not in models,
             f"--TransformerModel: no model is called {model!r}; there are {', '.join(models)}",
         ),
-        (size != (32, 128), f"--imgH, --imgW: {size[0]}x{size[1]}: the models are made for 32x128"),
+        (
+            size != (32, 128) and not (small and size[0] == 32 and 32 <= size[1] <= 512 and size[1] % 16 == 0),
+            f"--imgH, --imgW: {size[0]}x{size[1]}: the models are made for 32x128; the micro and nano ones also take "
+            "widths from 32 to 512 that 16 divides",
+        ),
         (values["lr"] <= 0, f"--lr: {values['lr']} must be positive"),
         (
             not character or len(set(character)) != len(character),

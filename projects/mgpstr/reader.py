@@ -32,7 +32,7 @@ def adopt_card(network: Network, given: Iterable[str], checkpoint: Path) -> Netw
     card, given = read_card(checkpoint).get("options") or {}, {*given}
     given |= {"pad"} if "PAD" in given else set()
     given |= {"character"} if "sensitive" in given else set()
-    names = ("character", "batch_max_length", "granularities", "sensitive", "pad")
+    names = ("character", "batch_max_length", "granularities", "sensitive", "pad", "imgW")
     taken = {n: card[n] for n in names if n in card and n not in given and card[n] != getattr(network, n)}
     if taken:
         words = " ".join(f"--{'PAD' if name == 'pad' else name}={value}" for name, value in taken.items())
@@ -46,7 +46,8 @@ def open_reader(path: Path, options: Mapping[str, Any], device: torch.device) ->
     load_weights(model, path)
     charset, length = options.get("character", CHARSET_36), options.get("batch_max_length", 25)
     codes = LabelCodes(charset, length, model.granularities)
-    return MgpReader(model.to(device).eval(), codes, device, bool(options.get("pad")))
+    size = (SIZE[0], options.get("imgW", SIZE[1]))
+    return MgpReader(model.to(device).eval(), codes, device, bool(options.get("pad")), size)
 
 
 class MgpReader:
@@ -56,16 +57,22 @@ class MgpReader:
     found an end the text is empty with confidence 0, for the published rule gives no answer then.
     """
 
-    image_size = SIZE
-
-    def __init__(self, model: nn.Module, codes: LabelCodes, device: torch.device, pad: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        codes: LabelCodes,
+        device: torch.device,
+        pad: bool = False,
+        image_size: tuple[int, int] = SIZE,
+    ) -> None:
+        self.image_size = image_size
         self.model, self.codes, self.device, self.pad = model, codes, device, pad
         self.charset = codes.char.charset
         self.codec = codes.char
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """Fit a crop uint8 [h, w, 3] into the input."""
-        return fit(image, SIZE, self.pad)
+        return fit(image, self.image_size, self.pad)
 
     def read(self, images: torch.Tensor, attention: bool = False) -> list[Prediction]:
         """uint8 [B, 32, 128, 3] on the model's device -> one prediction each."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from common.registry import ModelRow, Weights
 from common.text.charset import CHARSET_36
-from projects.mgpstr.model.names import ACDS, MICRO, MODELS
+from projects.mgpstr.model.names import ACDS, ACDS_SMALL, MICRO, MODELS
 
 MGP_PAPER = "Multi-Granularity Prediction for Scene Text Recognition, ECCV 2022"
 ACDS_PAPER = "Attention Guidance by Cross-Domain Supervision Signals for Scene Text Recognition, IEEE TIP 2025"
@@ -20,14 +20,15 @@ PUBLISHED = {
 
 
 def _row(transformer: str, model: str) -> ModelRow:
-    name, acds, micro = model or transformer, transformer in ACDS, "icro" in (model or transformer)
+    name, acds = model or transformer, transformer in ACDS
+    small = name in (*MICRO, *ACDS_SMALL)
     where = "a file share, linked from github.com/xuefanfu/ACDS-STR" if acds else RELEASE
     return ModelRow(
         name=f"mgpstr/{name}", kind="recogniser", image_size=(32, 128), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),
         charset=CHARSET_36, build="projects.mgpstr.model.build:build_row", open="projects.mgpstr.reader:open_reader",
-        options={"transformer": transformer, "model": model}, meta=not micro,
+        options={"transformer": transformer, "model": model}, meta=not small,
         weights=tuple(Weights(file, TERMS, where) for file in PUBLISHED.get(name, ())),
-        paper=ACDS_PAPER if acds else MGP_PAPER, status="small form, not published" if micro else "parity tested",
+        paper=ACDS_PAPER if acds else MGP_PAPER, status="small form, not published" if small else "parity tested",
     )  # fmt: skip
 
 

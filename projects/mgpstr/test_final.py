@@ -23,7 +23,6 @@ from common.train.log import sources_block
 from common.train.session import check_writable, precision_note
 from projects.mgpstr import files
 from projects.mgpstr.data import (
-    SIZE,
     ListedBatches,
     benchmark,
     evaluation_sets,
@@ -62,10 +61,10 @@ def evaluate_all(
     return results
 
 
-def flops(model: torch.nn.Module, device: torch.device) -> str:
+def flops(model: torch.nn.Module, device: torch.device, size: tuple[int, int]) -> str:
     """`--flops`: operations of a forward pass of one image, counted by torch."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, 3, *SIZE, device=device))
+        model(torch.zeros(1, 3, *size, device=device))
     return f"{counter.get_total_flops() / 1e9:.3f} GFLOP for one image (a multiply-add counts as two)"
 
 
@@ -81,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if codes.collision():
         print(codes.collision())
     if o.flops:
-        print(flops(model, device))
+        print(flops(model, device, network.size))
     rows, millions = [], sum(parameter.numel() for parameter in model.parameters()) / 1e6
     for path in chosen:
         load_weights(model, path)

@@ -9,13 +9,14 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from common import cli, registry
 from common.errors import UserError
-from common.reproduce import command, runner
+from common.reproduce import command, release, runner
 from common.reproduce import recipe as recipes
 from common.reproduce.run_command import run_command
 
@@ -210,7 +211,10 @@ run = """{COUNT}{{out}}/all A={{out}}/run-{{seed}}"""
 
 def test_the_release_scale_repeats_steps_for_every_seed(project: Path, capsys, monkeypatch) -> None:
     corpus = "{python} -c 'import pathlib, sys; pathlib.Path(sys.argv[1]).mkdir(parents=True)' {data} {images}"
-    monkeypatch.setattr(recipes.release, "CORPUS", corpus)
+    for name, words in release.WORDS.items():
+        monkeypatch.setitem(
+            release.WORDS, name, replace(words, corpus=corpus.replace("{images}", f"{{images}} {name}"))
+        )
     monkeypatch.setattr(recipes.release, "SEEDS", (1, 2))
     (project / "recipe.toml").write_text(recipe_text() + RELEASE)
     words = ["reproduce", "toy", "--scale", "release"]
@@ -226,7 +230,11 @@ def test_the_release_scale_repeats_steps_for_every_seed(project: Path, capsys, m
     capsys.readouterr()
     assert cli.main([*words, "--images", "3200"]) == 0
     assert capsys.readouterr().out.count("finished before") == 4
+    assert cli.main([*words, "--words", "numbers"]) == 0  # another corpus, another folder
+    other = json.loads((folder.with_name("release-numbers") / "about.json").read_text())
+    assert "numbers" in other["data"] and other["data"] != about["data"]
     assert cli.main(["reproduce", "toy", "--scale", "smoke", "--images", "3200"]) == 2
+    assert cli.main(["reproduce", "toy", "--scale", "smoke", "--words", "numbers"]) == 2
     assert cli.main([*words, "--images", "10"]) == 2 and cli.main([*words, "--data", str(project)]) == 2
 
 
@@ -243,17 +251,23 @@ def test_a_step_computes_with_the_threads_of_its_scale(tmp_path: Path) -> None:
     assert (tmp_path / "said").read_text() == "1"
 
 
-def test_every_reader_of_the_release_scale_has_three_seeds_and_the_same_budget() -> None:
+@pytest.mark.parametrize("corpus, images, batch", [("full", 1_000_000, 32), ("numbers", 8_000, 8)])
+def test_every_reader_of_the_release_scale_has_three_seeds_and_the_same_budget(corpus, images, batch) -> None:
     corpora = set()
     for name in ("siga", "mgpstr", "dig", "ssm"):
         recipe = recipes.load(name)
-        plan = runner.Runner(recipe, "release", recipe.scales["release"], Path("out"), None).plan()
+        scale = replace(recipe.scales["release"], **release.budget(corpus, images))
+        plan = runner.Runner(recipe, "release", scale, Path("out"), None).plan()
         corpora.add(tuple(plan[0][1][3:]))
         seeds = Counter(step.rpartition(" seed ")[0] for step, *_ in plan if " seed " in step)
         assert seeds and set(seeds.values()) == {3}, name
         for step, words, *_ in plan:
-            steps = [words[i + 1] for i, word in enumerate(words) if word in ("--num_iter", "--batch_size")]
-            assert steps in ([], ["32"], ["31250"], ["32", "31250"], ["31250", "32"]), (name, step)
+            text = " ".join(words).replace("=", " ").split()
+            steps = [
+                text[i + 1] for i, word in enumerate(text) if word in ("--num_iter", "--batch_size", "model.batch_size")
+            ]
+            assert set(steps) <= {str(batch), str(images // batch)}, (name, step)
+            assert steps or not {"train", "finetune", "scratch", "pretrain"} & set(step.split()), (name, step)
         compared = next(words for step, words, *_ in plan if step == "compare")
         assert sum("=" in word for word in compared) == sum(seeds.values())
     assert len(corpora) == 1

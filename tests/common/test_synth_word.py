@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from common.data.decode import decode_rgb
 from common.data.synth import SynthOptions, render_word
 from common.data.synth.fonts import coverage_report, find_faces
 from common.data.synth.geometry import Warp
-from common.data.synth.lexicon import TextSource, split_of
+from common.data.synth.lexicon import SPLITS, TextSource, split_of
 from common.errors import UserError
 from common.text.charset import CHARSET_94
 
@@ -100,6 +101,15 @@ def test_fonts_of_evaluation_are_not_those_of_training(tmp_path):
     broken.write_bytes(b"not a font")
     with pytest.raises(UserError, match="cannot be opened as a font"):
         find_faces(("roboto", str(broken)), "abc")
+
+
+def test_numbers_of_ten_digits_need_no_word():
+    options = SynthOptions(charset="10", min_length=2, max_length=2, digit_share=0, punctuation_share=0, random_share=1)
+    drawn = {split: set(TextSource(options, split).draw(200, np.random.default_rng(0))) for split in SPLITS}
+    assert all(len(text) == 2 and text.isdecimal() for texts in drawn.values() for text in texts)
+    assert not drawn["train"] & drawn["evaluation"]
+    with pytest.raises(UserError, match="no train word"):
+        TextSource(replace(options, random_share=0.5), "train")
 
 
 @pytest.mark.parametrize("charset", ["36", "62", "94"])

@@ -19,7 +19,7 @@ from projects.mgpstr.convert import export_hf, import_hf
 from projects.mgpstr.evaluate import read_batch
 from projects.mgpstr.label_codes import LabelCodes
 from projects.mgpstr.model.a3 import aggregate
-from projects.mgpstr.model.build import build_model, load_weights, start_model
+from projects.mgpstr.model.build import build_model, build_row, load_weights, start_model
 from projects.mgpstr.model.mgp_str import decode_top1
 from projects.mgpstr.reader import MgpReader, open_reader
 from projects.mgpstr.sheets import demo_sheet
@@ -91,6 +91,18 @@ def test_acds_of_any_charset_and_length() -> None:
     reading = model.eval().read(torch.rand(2, 3, 32, 128))
     assert torch.isfinite(model.character_loss(reading, targets["char"]))
     assert reading.decoded["char"].ids.shape == (2, 11) and reading.maps["map"].shape == (2, 32, 128)
+
+
+@pytest.mark.parametrize("method, name", [("ACDS-STR-Nano", ""), ("char-str", "char_str_micro_patch16x8_3_32_128")])
+def test_small_models_read_narrow_pictures(method: str, name: str) -> None:
+    model = build_row(method, name, "ab", batch_max_length=3, imgW=64)
+    masks = (torch.zeros(2, 32, 64),) if method.startswith("ACDS") else ()
+    losses = model.losses(torch.rand(2, 3, 32, 64), {"char": torch.ones(2, 5, dtype=torch.long)}, *masks)
+    assert torch.isfinite(sum(losses.values()))
+    reader = MgpReader(model.eval(), LabelCodes("ab", 3, model.granularities), torch.device("cpu"), image_size=(32, 64))
+    recognizer = Recognizer(reader)
+    assert recognizer.image_size == (32, 64)
+    assert len(recognizer([np.zeros((20, 60, 3), dtype=np.uint8)])) == 1
 
 
 def test_freezing_leaves_conv_fpn_and_layer5() -> None:

@@ -35,6 +35,7 @@ def refused(status: int, capsys: pytest.CaptureFixture, text: str) -> None:
         (["--train_data=/nowhere"], "no such folder"),
         (["--total_data_usage_ratio=2"], "at most 1"),
         (["--imgH=64"], "32x128"),
+        (["--imgW=72"], "32x72: the models are made for 32x128; the micro and nano ones also take widths"),
         (["--TransformerModel=vit_b"], "no model is called 'vit_b'"),
         (["--TransformerModel=mgp_str_tiny_patch4_3_32_128"], "does not belong to --Transformer char-str"),
         (["--saved_model=/nowhere.pth"], "no such checkpoint"),

@@ -8,10 +8,12 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from torch import nn
 
 from common.errors import UserError
 from projects.ssm.finetune.config import CONFIGS, explained, settle
 from projects.ssm.model.build import build_recogniser
+from projects.ssm.model.crnn import CRNN
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
@@ -97,3 +99,10 @@ def test_values_that_stay() -> None:
     plain = settle(OmegaConf.create(config))
     assert plain.trainer["limit_train_batches"] == 2 and plain.trainer["max_epochs"] == 3
     assert plain.model["dec_depth"] == 6 and plain.model["lr"] == pytest.approx(3e-4)
+
+
+def test_a_narrow_crnn_has_all_widths_in_proportion() -> None:
+    """`output_channel` is additional; 512 is the published network."""
+    published, narrow = ([m.out_channels for m in CRNN(36, output_channel=width).modules() if isinstance(m, nn.Conv2d)]
+                         for width in (512, 128))  # fmt: skip
+    assert published == [64, 128, 256, 256, 512, 512, 512] and narrow == [width // 4 for width in published]

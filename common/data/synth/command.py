@@ -62,9 +62,9 @@ def add_parser(subparsers) -> None:
     text.add_argument(
         "--charset",
         default=default.charset,
-        metavar="36|62|94[+LETTERS]",
-        help="what may be drawn: 36 digits and lower case, 62 with capitals, 94 with punctuation; more letters after "
-        "a plus, as in 62+éèàç (default: %(default)s)",
+        metavar="10|36|62|94[+LETTERS]",
+        help="what may be drawn: 10 digits, 36 digits and lower case, 62 with capitals, 94 with punctuation; more "
+        "letters after a plus, as in 62+éèàç (default: %(default)s)",
     )
     text.add_argument(
         "--case",

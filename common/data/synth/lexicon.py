@@ -117,7 +117,8 @@ class TextSource:
         short = max(1, options.min_length - 2)  # a mark may lengthen a word that is too short by itself
         keep = [i for i, w in enumerate(words) if short <= len(w) <= options.max_length and split_of(w) == split]
         self.words = [words[i] for i in keep]
-        if not any(options.min_length <= len(w) for w in self.words):
+        words_wanted = options.digit_share + options.punctuation_share + options.random_share < 1
+        if words_wanted and not any(options.min_length <= len(w) for w in self.words):
             if options.words:
                 raise UserError(
                     f"--words {options.words}: no {split} word of {options.min_length} to {options.max_length} letters "

@@ -12,7 +12,7 @@ from common.text.charset import CHARSET_36, CHARSET_62, CHARSET_94, UPPER
 
 DIFFICULTIES = ("plain", "easy", "medium", "hard")
 CASES = ("ic03", "lower", "upper", "title")
-NAMED_CHARSETS = {"36": CHARSET_36, "62": CHARSET_62, "94": CHARSET_94}
+NAMED_CHARSETS = {"10": "0123456789", "36": CHARSET_36, "62": CHARSET_62, "94": CHARSET_94}
 # The number of words of the real sets: the synthetic stand-ins share `evaluation` in the same proportions.
 EVALUATION_SHARES = {
     "IIIT5k_3000": 3000,
@@ -81,7 +81,7 @@ class SynthOptions:
         if self.case not in CASES:
             raise UserError(f"--case: {self.case!r} is not one of {', '.join(CASES)}")
         if self.charset.partition("+")[0] not in NAMED_CHARSETS:
-            raise UserError(f"--charset: {self.charset!r}: give 36, 62 or 94, or with more letters 94+éèü")
+            raise UserError(f"--charset: {self.charset!r}: give 10, 36, 62 or 94, or with more letters 94+éèü")
         if self.case in ("upper", "title") and not set(UPPER) <= set(self.characters):
             raise UserError(f"--case {self.case}: charset {self.charset} has no capitals: use --charset 62 or 94")
         shares = (self.digit_share, self.punctuation_share, self.random_share)

@@ -50,12 +50,12 @@ def build_model(
         num_classes: characters + 2.
         length: output positions, longest label + 2.
         granularities: heads of mgp-str joined by "-"; "char" must come first.
-        sizes: overrides of dim, depth, heads, patch.
+        sizes: overrides of dim, depth, heads, patch, image_size.
 
     Raises `UserError` for an unknown name or a model of the other method.
     """
     if transformer in ACDS:
-        return AcdsStr(num_classes, length, image_size=IMAGE_SIZE, **{**ACDS[transformer], **sizes})
+        return AcdsStr(num_classes, length, **{"image_size": IMAGE_SIZE, **ACDS[transformer], **sizes})
     if transformer not in TRANSFORMERS:
         raise UserError(f"--Transformer: no method is called {transformer!r}; there are {', '.join(TRANSFORMERS)}")
     if model not in ALL:
@@ -65,7 +65,7 @@ def build_model(
     heads = ("char",) if transformer == "char-str" else tuple(granularities.split("-"))
     if heads[0] != "char" or not set(heads) <= {"char", "bpe", "wp"}:
         raise UserError(f"--granularities: {granularities!r} must be char, bpe and wp joined by '-', char first")
-    return MgpStr(heads, num_classes, length, image_size=IMAGE_SIZE, **{**ALL[model], **sizes})
+    return MgpStr(heads, num_classes, length, **{"image_size": IMAGE_SIZE, **ALL[model], **sizes})
 
 
 def start_model(model: nn.Module, name: str, pretrained: str, download: bool) -> tuple[str, list[str]]:
@@ -108,7 +108,11 @@ def build_row(
     granularities: str = "char-bpe-wp",
     **sizes: Any,
 ) -> nn.Module:
-    """The registry's `build`: the network for a charset. `pad` and `sensitive` only decide how words are read."""
+    """The registry's `build`: the network for a charset and an input of `imgW` columns (128).
+
+    `pad` and `sensitive` only decide how words are read.
+    """
+    sizes["image_size"] = (IMAGE_SIZE[0], sizes.pop("imgW", IMAGE_SIZE[1]))
     for name in ("pad", "sensitive"):
         sizes.pop(name, None)
     return build_model(transformer, model, len(character) + 2, batch_max_length + 2, granularities, **sizes)

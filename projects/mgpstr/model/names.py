@@ -22,5 +22,9 @@ ACDS = {
     "ACDS-STR-Micro": {
         "depth": 4, "first_guided": 1, "dim": 128, "heads": 4, "stage_widths": (16, 16, 24, 32, 48, 64),
     },
+    "ACDS-STR-Nano": {
+        "depth": 3, "first_guided": 0, "dim": 64, "heads": 1, "stage_widths": (8, 8, 8, 16, 24, 32),
+    },
 }  # fmt: skip
+ACDS_SMALL = ("ACDS-STR-Micro", "ACDS-STR-Nano")  # additional
 TRANSFORMERS = ("mgp-str", "char-str", *ACDS)

@@ -39,7 +39,10 @@ class CTCRecogniser(nn.Module):
 
 
 class CRNN(CTCRecogniser):
-    """Reads `[B, 3, 32, W]` crops, normalised to [-1, 1]: logits `[B, W // 4 + 1, C + 1]`."""
+    """Reads `[B, 3, 32, W]` crops, normalised to [-1, 1]: logits `[B, W // 4 + 1, C + 1]`.
+
+    `output_channel` (additional): width of the last convolutions; the others become narrower in proportion.
+    """
 
     def __init__(
         self,
@@ -49,11 +52,12 @@ class CRNN(CTCRecogniser):
         *,
         hidden_size: int = 256,
         leaky_relu: bool = False,
+        output_channel: int = 512,
     ) -> None:
         super().__init__()
         if img_size[0] % 16:
             raise ValueError(f"CRNN: img_size: height {img_size[0]} must be a multiple of 16")
-        self.model = CRNNBackbone(charset_size + 1, hidden_size, leaky_relu)
+        self.model = CRNNBackbone(charset_size + 1, hidden_size, leaky_relu, output_channel)
 
 
 class CRNNBackbone(nn.Module):
@@ -64,11 +68,12 @@ class CRNNBackbone(nn.Module):
     # convolution -> (kernel, stride, padding): the last two halve the height only, so that narrow letters keep columns
     pools = {0: (2, 2, 0), 1: (2, 2, 0), 3: (2, (2, 1), (0, 1)), 5: (2, (2, 1), (0, 1))}
 
-    def __init__(self, classes: int, hidden_size: int, leaky_relu: bool) -> None:
+    def __init__(self, classes: int, hidden_size: int, leaky_relu: bool, output_channel: int = 512) -> None:
         super().__init__()
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         width = 3
-        for index, channels in enumerate(self.channels):
+        for index, published in enumerate(self.channels):
+            channels = published * output_channel // self.channels[-1]
             last = index == len(self.channels) - 1
             norm = index in self.normalised
             layers[f"conv{index}"] = nn.Conv2d(
