@@ -1,4 +1,5 @@
 # strlab on a CPU: docker build -t strlab . && docker run --rm -p 8080:8080 strlab
+# This file was checked by reading; it has not been built by those who wrote it.
 FROM python:3.12-slim
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /opt/strlab
