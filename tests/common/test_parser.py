@@ -201,3 +201,9 @@ def test_other_errors_of_torch_keep_their_traceback() -> None:
 
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         train()
+
+
+def test_near_names_of_a_configuration_are_of_its_kind_and_each_once() -> None:
+    told = hydra_config.one_line("In 'main': Could not find 'experiment/parsek'")
+    near = told.partition("near names: ")[2].split(", ")
+    assert near[0] == "parseq" and len(set(near)) == len(near) and "main" not in near

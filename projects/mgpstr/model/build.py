@@ -59,7 +59,9 @@ def build_model(
     if transformer not in TRANSFORMERS:
         raise UserError(f"--Transformer: no method is called {transformer!r}; there are {', '.join(TRANSFORMERS)}")
     if model not in ALL:
-        raise UserError(f"--TransformerModel: {transformer} needs one of {', '.join(ALL)}; got {model!r}")
+        fit = (name for name in ALL if name.startswith("char_str") == (transformer == "char-str"))
+        given = f"{model!r} is none of them" if model else "not given"
+        raise UserError(f"--TransformerModel: {transformer} needs one of {', '.join(fit)}; {given}")
     if (transformer == "char-str") != model.startswith("char_str"):
         raise UserError(f"--TransformerModel: {model} does not belong to --Transformer {transformer}")
     heads = ("char",) if transformer == "char-str" else tuple(granularities.split("-"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -166,12 +167,18 @@ def explained(task: Callable) -> Callable:
     return wrapped
 
 
+def is_no_advertisement(record: logging.LogRecord) -> bool:
+    """Lightning praises its other products at every start."""
+    return "Tip: For seamless" not in record.getMessage()
+
+
 def quietly(job: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
     """Keep a job's errors of input from Hydra, which would add a line of its own; `start` raises them."""
 
     @wraps(job)
     def wrapped(config: DictConfig) -> None:
         BEGUN.append(True)
+        logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advertisement)
         try:
             explained(job)(config)
         except UserError as error:
@@ -212,7 +219,9 @@ def one_line(message: str) -> str:
     asked = re.search(r"Could not find '(?:\w+/)*([^']+)'|Could not load '(?:\w+/)*([^']+)'", message)
     if asked:
         wanted = next(word for word in asked.groups() if word)
-        names = [path.stem for path in CONFIGS.rglob("*.yaml")]
+        group = re.search(r"'(\w+)/", asked[0])  # experiment, model, …: names of the same kind only
+        folder = CONFIGS / group[1] if group else CONFIGS
+        names = sorted({path.stem for path in folder.rglob("*.yaml")})
         near = get_close_matches(wanted, names, n=4, cutoff=0.3)
         return f"{told}; near names: {', '.join(near) or 'none'}"
     key = re.search(r"Key '([^']+)' is not in struct|Could not override '([^']+)'", message)
