@@ -205,7 +205,8 @@ def _point(out: Path, start: Start, size: int, args: argparse.Namespace, ready: 
     )  # fmt: skip
     if ready is None:
         try:
-            run_command(recipes.command_line(start.command, values), runner.ROOT, folder / "train.log")
+            command = [runner.script(word) for word in recipes.command_line(start.command, values)]
+            run_command(command, runner.ROOT, folder / "train.log")
         except StepFailed as failure:
             raise UserError(f"{title}: {failure}; finished points are kept") from None
     checkpoint = ready or Path(recipes.fill(start.checkpoint, values))

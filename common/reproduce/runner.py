@@ -71,7 +71,7 @@ class Runner:
             plan.append(("corpus", command, (self.data,), self.data.with_name(self.data.name + ".done.json")))
         for step in self.scale.each_step():
             outputs = tuple(ROOT / recipes.fill(path, values) for path in step.outputs)
-            command = [_script(word) for word in recipes.command_line(step.run, values, self.scale.seeds)]
+            command = [script(word) for word in recipes.command_line(step.run, values, self.scale.seeds)]
             plan.append((step.name, command, outputs, stamps / f"{step.name}.json"))
         if self.scale.evaluate:
             text = "{strlab} eval --checkpoint " + self.scale.evaluate + " --data " + self.scale.evaluate_data
@@ -184,7 +184,7 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def _script(word: str) -> str:
+def script(word: str) -> str:
     """A word of a command; a script of a project by its full path where the working folder is not the repository."""
     return str(SOURCE / word) if word.startswith("projects/") and ROOT != SOURCE else word
 

@@ -14,6 +14,7 @@ from common.models.compact import CompactReader
 from common.reader.data import is_validation
 from common.reproduce import curve
 from common.reproduce import recipe as recipes
+from common.reproduce.run_command import StepFailed
 from tests.common.lmdbs import write_words
 
 WORDS = [f"{a}{b}{c}" for a in "abcdefgh" for b in "stuvw" for c in "xyz"]
@@ -107,3 +108,18 @@ def test_the_commands_of_dig_and_ssm_are_accepted(tmp_path: Path) -> None:
     assert (options.epochs, options.batch_size, Path(options.data_path[0]).name) == (34, 32, "d")
     command = recipes.command_line(curve.find_start("ssm", "no").command, values)
     assert "data.train_dir=100" in command and "data.root_dir=r" in command
+
+
+def test_the_script_of_a_start_is_found_from_any_folder(tmp_path: Path, quick: list, monkeypatch) -> None:
+    """`projects/dig/…` lies in the repository, not in the working folder."""
+    monkeypatch.setattr(curve.runner, "ROOT", tmp_path)
+    data, out = write_words(tmp_path / "set", WORDS), tmp_path / "out"
+    words = ["curve", "--data", str(data), "--start", "dig", "--words", "40", "--images", "1280", "--device", "cpu"]
+
+    def fail(command: list[str], cwd: Path, log: Path) -> float:
+        quick.append(command)
+        raise StepFailed("ended here")
+
+    monkeypatch.setattr(curve, "run_command", fail)
+    assert main([*words, "--out", str(out)]) == 2
+    assert Path(next(word for word in quick[0] if word.endswith(".py"))).is_file()
