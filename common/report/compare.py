@@ -4,7 +4,7 @@ Each READER is a checkpoint, the folder of a reproduction (its evaluated checkpo
 reader, or a peer (`tesseract`, `rapidocr`, `nano-ocr`), with an optional label before it (`SIGA=outputs/siga/cpu`).
 Readers with the same label count as seeds of one method: the table then gives their mean and range. For every set and
 protocol the table shows word accuracy in % with its 95 % Wilson interval and the number of words; McNemar's test
-compares each reader with the first one on the same words; speed is measured on one core.
+compares each reader with the first one on the same words; speed is measured on one core, for seeds of one method once.
 
 Readers that were trained on different data are refused without `--any-data`: such a table would compare the data and
 not the methods.
@@ -70,7 +70,8 @@ def _run(args: argparse.Namespace) -> int:
         print(f"{entry.label}: {entry.path}", flush=True)
         if entry.model not in PEERS:
             _measure_size(entry, recognizer)
-            entry.speed = {} if args.no_speed else measure_speed(recognizer)
+            seed = next((e for e in entries if e.speed and (e.label, e.flops) == (entry.label, entry.flops)), None)
+            entry.speed = {} if args.no_speed else seed.speed if seed else measure_speed(recognizer)
         entry.words = read_words(recognizer, sets, args.max_samples, args.out / "cache", entry.sha256)
     for name in sets:
         if entries[0].accuracy("36", name) is None:

@@ -11,6 +11,7 @@ import torch
 from common.cli import main
 from common.metrics.intervals import mcnemar
 from common.models.compact import CompactReader
+from common.report import compare
 from common.report.compare_page import accuracy_table, latex, seeds_table
 from common.report.compared import Entry, Word, paired
 from tests.common.lmdbs import write_words
@@ -69,6 +70,17 @@ def test_the_files_are_written_and_reading_is_not_repeated(two_readers, capsys, 
     capsys.readouterr()
     assert main([*command, "--no-speed", "--any-data"]) == 0
     assert capsys.readouterr().out.count("read before") == 2
+
+
+def test_the_speed_of_a_method_is_measured_once_for_all_seeds(two_readers, tmp_path, monkeypatch) -> None:
+    files, data = two_readers
+    measured: list[float] = []
+    monkeypatch.setattr(compare, "measure_speed", lambda _: measured.append(1) or {1: 7.0, 32: 70.0})
+    words = ["--data", str(data), "--any-data", "--out", str(tmp_path / "out")]
+    assert main(["compare", *(f"net={file}" for file in files), *words]) == 0
+    assert len(measured) == 1 and (tmp_path / "out" / "compare.md").read_text().count("70") >= 2
+    assert main(["compare", *map(str, files), *words]) == 0
+    assert len(measured) == 3  # other labels are other methods
 
 
 def test_peers_take_part_whatever_they_were_trained_on(two_readers, capsys, tmp_path, monkeypatch) -> None:
