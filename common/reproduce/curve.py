@@ -197,10 +197,11 @@ def _point(out: Path, start: Start, size: int, args: argparse.Namespace, ready: 
         print(f"{title}: {point['accuracy']:.1f} % (measured before)", flush=True)
         return point
     print(title, flush=True)
+    epochs = math.ceil(args.images / max(BATCH, size // BATCH * BATCH))
     values = recipes.Values(
         root=str(out), words=str(size), data=str(out / "training" / str(size)), out=str(folder), batch=str(BATCH),
         validation=str(out / "validation"), images=str(args.images), seed=str(args.seed), pretrained=start.weights,
-        epochs=str(math.ceil(args.images / max(BATCH, size // BATCH * BATCH))),
+        epochs=str(epochs), last=str(epochs - 1),
         device=runner.default_device() if args.device == "auto" else args.device, **runner.programs(),
     )  # fmt: skip
     if ready is None:

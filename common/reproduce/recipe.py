@@ -46,7 +46,7 @@
                                               # {root}/training/{words}, {batch} and {epochs} give the budget
     run = "{python} … --data_path {data} --eval_data_path {validation} --epochs {epochs} --output_dir {out}"
     start = "--finetune {pretrained}"         # added where weights to start from are given
-    checkpoint = "{out}/checkpoint-last.pth"
+    checkpoint = "{out}/checkpoint-{last}.pth"  # {last}: the number of the last epoch, from 0
 
     [sanity]                                  # `strlab sanity NAME` overfits 64 images; same keys as a scale, and
     at_least = 95.0                           # % of words that must be read, 36-character protocol

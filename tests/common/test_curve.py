@@ -10,11 +10,11 @@ import torch
 
 from common.cli import main
 from common.data.lmdb import WordLmdb
+from common.errors import UserError
 from common.models.compact import CompactReader
 from common.reader.data import is_validation
 from common.reproduce import curve
 from common.reproduce import recipe as recipes
-from common.reproduce.run_command import StepFailed
 from tests.common.lmdbs import write_words
 
 WORDS = [f"{a}{b}{c}" for a in "abcdefgh" for b in "stuvw" for c in "xyz"]
@@ -110,16 +110,19 @@ def test_the_commands_of_dig_and_ssm_are_accepted(tmp_path: Path) -> None:
     assert "data.train_dir=100" in command and "data.root_dir=r" in command
 
 
-def test_the_script_of_a_start_is_found_from_any_folder(tmp_path: Path, quick: list, monkeypatch) -> None:
-    """`projects/dig/…` lies in the repository, not in the working folder."""
+def test_a_start_of_dig_runs_from_any_folder_and_reads_its_last_checkpoint(tmp_path: Path, monkeypatch) -> None:
+    """`projects/dig/…` lies in the repository, not in the working folder; DiG writes `checkpoint-EPOCH.pth`."""
     monkeypatch.setattr(curve.runner, "ROOT", tmp_path)
-    data, out = write_words(tmp_path / "set", WORDS), tmp_path / "out"
+    commands, read = [], []
+
+    def reading(checkpoint: Path, **_) -> None:
+        read.append(checkpoint.name)
+        raise UserError("read in another test")
+
+    monkeypatch.setattr(curve, "run_command", lambda command, cwd, log: commands.append(command))
+    monkeypatch.setattr(curve, "open_recognizer", reading)
+    data = write_words(tmp_path / "set", WORDS)
     words = ["curve", "--data", str(data), "--start", "dig", "--words", "40", "--images", "1280", "--device", "cpu"]
-
-    def fail(command: list[str], cwd: Path, log: Path) -> float:
-        quick.append(command)
-        raise StepFailed("ended here")
-
-    monkeypatch.setattr(curve, "run_command", fail)
-    assert main([*words, "--out", str(out)]) == 2
-    assert Path(next(word for word in quick[0] if word.endswith(".py"))).is_file()
+    assert main([*words, "--out", str(tmp_path / "out")]) == 2
+    assert Path(next(word for word in commands[0] if word.endswith(".py"))).is_file()
+    assert read == [f"checkpoint-{int(commands[0][commands[0].index('--epochs') + 1]) - 1}.pth"]
