@@ -66,8 +66,11 @@ def _run(args: argparse.Namespace) -> int:
     opened = [(label, open_peer(at) if at in PEERS else open_recognizer(at, engine="torch")) for label, at in wanted]
     entries = [_entry(label, recognizer) for label, recognizer in opened]
     _refuse_different_data(entries, args.any_data)
+    for entry in entries:
+        same = [other for other in entries if other.label == entry.label]
+        entry.number = next(i for i, other in enumerate(same, 1) if other is entry) if len(same) > 1 else 0
     for entry, (_, recognizer) in zip(entries, opened):
-        print(f"{entry.label}: {entry.path}", flush=True)
+        print(f"{entry.name}: {entry.path}", flush=True)
         if entry.model not in PEERS:
             _measure_size(entry, recognizer)
             seed = next((e for e in entries if e.speed and (e.label, e.flops) == (entry.label, entry.flops)), None)

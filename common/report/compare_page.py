@@ -52,7 +52,7 @@ def write_files(out: Path, entries: Sequence[Entry], sets: dict[str, Path], any_
     if seeds := seeds_table(entries):
         report.heading("Seeds").table(*seeds, "Mean and range over the readers with one label, all sets together.")
     if len(entries) > 1:
-        report.heading("Paired test").table(*pairs_table(entries), f"Against {entries[0].label}, on the same words.")
+        report.heading("Paired test").table(*pairs_table(entries), f"Against {entries[0].name}, on the same words.")
     report.heading("Size, speed, data").table(
         facts_header,
         facts,
@@ -76,7 +76,7 @@ def accuracy_table(
     rows = []
     for entry in entries:
         figures = [entry.accuracy(protocol, name) for name in (*sets, None)]
-        rows.append([entry.label, *("–" if f is None else f"{f[0]:.1f} ({f[1]:.1f} to {f[2]:.1f})" for f in figures)])
+        rows.append([entry.name, *("–" if f is None else f"{f[0]:.1f} ({f[1]:.1f} to {f[2]:.1f})" for f in figures)])
     return header, rows
 
 
@@ -95,8 +95,8 @@ def pairs_table(entries: Sequence[Entry]) -> tuple[list[str], list[list]]:
     first, rows = entries[0], []
     for other in entries[1:]:
         only_first, only_other, p = paired(first, other)
-        rows.append([other.label, only_first, only_other, "< 0.0001" if p < 1e-4 else f"{p:.4f}"])
-    return ["reader", f"only {first.label} is right", "only this one is right", "p (McNemar, exact)"], rows
+        rows.append([other.name, only_first, only_other, "< 0.0001" if p < 1e-4 else f"{p:.4f}"])
+    return ["reader", f"only {first.name} is right", "only this one is right", "p (McNemar, exact)"], rows
 
 
 def facts_table(entries: Sequence[Entry]) -> tuple[list[str], list[list]]:
@@ -104,7 +104,7 @@ def facts_table(entries: Sequence[Entry]) -> tuple[list[str], list[list]]:
     header = ["reader", "model", "parameters, M", "GFLOPs", "img/s, batch 1", "img/s, batch 32", "trained on",
               "images seen", "commit", "sha256"]  # fmt: skip
     rows = [
-        [e.label, e.model, e.parameters / 1e6 or None, e.flops / 1e9 or None, e.speed.get(1), e.speed.get(32), e.data,
+        [e.name, e.model, e.parameters / 1e6 or None, e.flops / 1e9 or None, e.speed.get(1), e.speed.get(32), e.data,
          e.images_seen if e.images_seen is not None else UNKNOWN, e.commit[:12], e.sha256[:16]]
         for e in entries
     ]  # fmt: skip
@@ -158,7 +158,7 @@ def error_browser(entries: Sequence[Entry], sets: dict[str, Path]) -> str:
         items.append({"s": name, "i": index + 1, "l": some[0].label, "r": reads, "p": picture})
     for words in lmdbs.values():
         words.close()
-    labels = [entry.label for entry in entries]
+    labels = [entry.name for entry in entries]
     data = json.dumps({"readers": labels, "items": items}, ensure_ascii=False).replace("</", "<\\/")
     options = "".join(f'<option value="{i}">{escape(label)} is wrong</option>' for i, label in enumerate(labels))
     chosen = "".join(f"<option>{escape(name)}</option>" for name in sets)

@@ -33,6 +33,7 @@ class Entry:
         parameters, flops: numbers; operations of one image (2 for each multiply-add).
         speed: images a second on one core, by batch size.
         words: one for each word that could be read, in the order of the sets.
+        number: from 1 among the readers with this label, 0 where it has the label alone.
     """
 
     label: str
@@ -46,6 +47,12 @@ class Entry:
     flops: int = 0
     speed: dict[int, float] = field(default_factory=dict)
     words: list[Word] = field(default_factory=list)
+    number: int = 0
+
+    @property
+    def name(self) -> str:
+        """The label, with a number where several readers share it."""
+        return f"{self.label} #{self.number}" if self.number else self.label
 
     def accuracy(self, protocol: str, name: str | None = None) -> tuple[float, float, float, int] | None:
         """(accuracy, low, high) in % and the number of words of a set, or of all words; None without words."""

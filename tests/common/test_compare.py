@@ -78,6 +78,8 @@ def test_the_speed_of_a_method_is_measured_once_for_all_seeds(two_readers, tmp_p
     monkeypatch.setattr(compare, "measure_speed", lambda _: measured.append(1) or {1: 7.0, 32: 70.0})
     words = ["--data", str(data), "--any-data", "--out", str(tmp_path / "out")]
     assert main(["compare", *(f"net={file}" for file in files), *words]) == 0
+    table = (tmp_path / "out" / "compare.csv").read_text()
+    assert "net #1," in table and "net #2," in table
     assert len(measured) == 1 and (tmp_path / "out" / "compare.md").read_text().count("70") >= 2
     assert main(["compare", *map(str, files), *words]) == 0
     assert len(measured) == 3  # other labels are other methods
