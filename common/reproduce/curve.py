@@ -201,7 +201,8 @@ def _point(out: Path, start: Start, size: int, args: argparse.Namespace, ready: 
     values = recipes.Values(
         root=str(out), words=str(size), data=str(out / "training" / str(size)), out=str(folder), batch=str(BATCH),
         validation=str(out / "validation"), images=str(args.images), seed=str(args.seed), pretrained=start.weights,
-        epochs=str(epochs), last=str(epochs - 1),
+        epochs=str(epochs), last=str(epochs - 1), samples=str(min(size, args.images)),
+        steps=str(min(size, args.images) // BATCH),
         device=runner.default_device() if args.device == "auto" else args.device, **runner.programs(),
     )  # fmt: skip
     if ready is None:

@@ -43,7 +43,8 @@
     run = "{strlab} compare A={out}/run-{seed}/best.pth --data {data}/evaluation --out {out}/compare"
 
     [curve]                                   # `strlab curve --start NAME=FILE`: one point; {data} is
-                                              # {root}/training/{words}, {batch} and {epochs} give the budget
+                                              # {root}/training/{words}, {batch}, {epochs} and, of
+                                              # an epoch, {samples} and {steps} give the budget
     run = "{python} … --data_path {data} --eval_data_path {validation} --epochs {epochs} --output_dir {out}"
     start = "--finetune {pretrained}"         # added where weights to start from are given
     checkpoint = "{out}/checkpoint-{last}.pth"  # {last}: the number of the last epoch, from 0

@@ -101,7 +101,7 @@ def test_the_commands_of_dig_and_ssm_are_accepted(tmp_path: Path) -> None:
     from projects.dig.flags_finetune import parse
 
     values = recipes.Values(root="r", words="100", data="d", validation="v", out="o", batch="32", images="3200",
-                            epochs="34", seed="1", pretrained="p", device="cpu", python="py", strlab="s")  # fmt: skip
+                            epochs="34", samples="100", steps="3", seed="1", pretrained="p", device="cpu", python="py", strlab="s")  # fmt: skip
     command = recipes.command_line(curve.find_start("dig", "no").command, values)
     command[command.index("d")] = str(write_words(tmp_path / "d", ["cat"]))
     options, _ = parse(command[2:])
@@ -124,5 +124,6 @@ def test_a_start_of_dig_runs_from_any_folder_and_reads_its_last_checkpoint(tmp_p
     data = write_words(tmp_path / "set", WORDS)
     words = ["curve", "--data", str(data), "--start", "dig", "--words", "40", "--images", "1280", "--device", "cpu"]
     assert main([*words, "--out", str(tmp_path / "out")]) == 2
+    assert commands[0][commands[0].index("--num_samples") + 1] == "40"
     assert Path(next(word for word in commands[0] if word.endswith(".py"))).is_file()
     assert read == [f"checkpoint-{int(commands[0][commands[0].index('--epochs') + 1]) - 1}.pth"]
