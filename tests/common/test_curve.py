@@ -100,8 +100,10 @@ def test_a_pretrained_start_adds_its_flags(tmp_path: Path) -> None:
 def test_the_commands_of_dig_and_ssm_are_accepted(tmp_path: Path) -> None:
     from projects.dig.flags_finetune import parse
 
-    values = recipes.Values(root="r", words="100", data="d", validation="v", out="o", batch="32", images="3200",
-                            epochs="34", samples="100", steps="3", seed="1", pretrained="p", device="cpu", python="py", strlab="s")  # fmt: skip
+    values = recipes.Values(
+        root="r", words="100", data="d", validation="v", out="o", batch="32", images="3200", epochs="34", samples="100",
+        steps="3", seed="1", pretrained="p", device="cpu", python="py", strlab="s",
+    )  # fmt: skip
     command = recipes.command_line(curve.find_start("dig", "no").command, values)
     command[command.index("d")] = str(write_words(tmp_path / "d", ["cat"]))
     options, _ = parse(command[2:])
