@@ -14,7 +14,7 @@ RECIPES := $(patsubst projects/%/recipe.toml,%,$(wildcard projects/*/recipe.toml
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
-	@echo "reproduce-NAME  run a recipe: $(RECIPES)   [SCALE=smoke|cpu|gpu|release|paper|paper-MODEL] [DATA=folder] [PRETRAINED=file]"
+	@echo "reproduce-NAME  run a recipe: $(RECIPES)   [SCALE=smoke|cpu|gpu|release|paper|paper-MODEL|cpu-scratch] [DATA=folder] [PRETRAINED=file]"
 	@echo "release-NAME    train the readers of a recipe that can be compared with the other recipes' [WORDS=full|numbers] [IMAGES=number]"
 	@echo "sanity-NAME     overfit 64 images with the recipe's recogniser"
 

@@ -31,7 +31,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--scale",
         default="auto",
         metavar="SCALE",
-        help=f"{', '.join(recipes.SCALES)}, or paper-NAME for another published model of the recipe; "
+        help=f"{', '.join(recipes.SCALES)}, or paper-NAME for another published model, cpu-NAME for another way "
+        "of the recipe; "
         "default auto: gpu if CUDA is there, else cpu",
     )
     parser.add_argument(

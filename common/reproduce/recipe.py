@@ -14,7 +14,7 @@
     accuracy = { IIIT5k_3000 = 95.9, SVT = 92.7 }      # keys: folder names of the evaluation sets; values: %
 
     [smoke]                                   # one table a scale: smoke, cpu, gpu, paper; and paper-NAME for the other
-                                              # published models, as paper-tiny
+                                              # published models, as paper-tiny; cpu-NAME for another way on a CPU
     note = "two minutes; tests the commands, learns nothing"
     corpus = "{strlab} data synth {data} …"   # run once where --data is not given; equal commands share one folder
     model = "siga/TRBA"                       # optional here: overrides the one above
@@ -170,7 +170,7 @@ def load(project: str) -> Recipe:
         data = tomllib.loads(path.read_text("utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
-    names = [*SCALES, *(name for name in data if name.startswith("paper-"))]
+    names = [*SCALES, *(name for name in data if name.startswith(("paper-", "cpu-")))]
     _only(path, "the top level", data, {"title", "model", "published", "sanity", "curve", *names})
     published = dict(data.get("published", {}))
     _only(path, "[published]", published, {"data", "protocol", "source", "rows"})

@@ -4,7 +4,7 @@
     POST /read     multipart files, a raw picture, or JSON {"images": ["<base64>", …]}
                    ?reader=NAME chooses a shipped reader, ?attention=1 adds maps,
                    ?detect=1 finds the words of whole pictures first
-    POST /paint    with --paint FOLDER: a word painted into a picture, by TextSSR
+    POST /paint    with --paint: a word painted into a picture, by TextSSR
     GET  /models   the readers;  /health and /ready for supervisors;  /docs and /openapi.json describe the API
 
 Requests that arrive together are read in one batch. The server listens on the loopback address unless --host says
@@ -50,7 +50,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add("--upload-seconds", type=float, default=20.0, help="time for a request to arrive (default 20)")
     add("--answer-seconds", type=float, default=60.0, help="time for an answer (default 60)")
     add("--exif", action="store_true", help="turn photographs as their EXIF orientation says")
-    add("--paint", type=Path, metavar="FOLDER", help="weights of TextSSR: adds /paint and a tab that paints words")
+    add(
+        "--paint", type=Path, nargs="?", const=True, metavar="FOLDER",
+        help="adds /paint and a tab that paints words, by TextSSR: its weights in FOLDER, or those that ship",
+    )  # fmt: skip
     add("--quiet", action="store_true", help="no line for each request")
     parser.set_defaults(run=_run)
 
@@ -80,7 +83,7 @@ def _run(args: argparse.Namespace) -> int:
         rate=args.rate, upload_s=args.upload_seconds, answer_s=args.answer_seconds,
         hosts=(args.host, *args.allow_host), api_key=os.environ.get("STRLAB_API_KEY", ""),
     )  # fmt: skip
-    paint = find_painter(args.paint) if args.paint is not None else None
+    paint = find_painter(None if args.paint is True else args.paint) if args.paint is not None else None
     app = create_app(recognizer, recognizer.source.stem, limits, args.cors, paint)
     listening.listen(1024)  # clients may connect from here on; they are answered when the server has started
     host, port = listening.getsockname()[:2]

@@ -1,8 +1,10 @@
-"""`POST /paint`: a word painted into a picture, by the generator of a project, where its weights are given.
+"""`POST /paint`: a word painted into a picture, by the generator of a project.
 
 A project offers this with a module `paint` that has a function
 
     paint(image uint8 [h, w, 3], box (left, top, right, bottom), text, *, weights, seed) -> uint8 [h, w, 3]
+
+where weights None are those that ship.
 """
 
 from __future__ import annotations
@@ -42,10 +44,10 @@ class PaintRequest(BaseModel):
     seed: int = Field(20, ge=0, lt=2**31, description="another one paints the word in another way")
 
 
-def find_painter(weights: Path) -> Paint:
+def find_painter(weights: Path | None) -> Paint:
     """The painter of the first project that has one, with these weights, tried once so that wrong ones are refused now.
 
-    Raises `UserError` where no project paints or the weights do not fit.
+    None stands for the weights that ship. Raises `UserError` where no project paints or the weights do not fit.
     """
     modules = (registry.project_module(project, "paint") for project in sorted(registry.project_modules()))
     module = next((module for module in modules if module is not None), None)

@@ -13,8 +13,12 @@ from common.files import write_text
 from projects.textssr.fonts import default_font
 
 NAME = "conditions.json"
+SHIPPED = Path(__file__).resolve().parent / "weights"
+"""The painter that ships: `unet`, `vae` and `scheduler` (`projects/textssr/shipped.py`)."""
 SETTLED = ("resolution", "ttf_size", "max_len", "exact_crop", "clean_glyph", "tight_glyph")
 """Keys that are also attributes of configurations and flags."""
+SAMPLING = ("steps", "sampler", "guidance")
+"""Flags whose defaults the key `sampling` of the conditions gives; any other value is allowed."""
 
 
 def write(folder: Path, conditions: Mapping[str, Any]) -> None:
@@ -58,7 +62,13 @@ def settled(values: Mapping[str, Any], given: set[str]) -> dict[str, Any]:
             )
         kept[name] = conditions[name]
     check_font(conditions, unet, values["font"])
-    return kept
+    return kept | {name: value for name, value in sampling(conditions).items() if name not in given}
+
+
+def sampling(conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """The way of sampling that suits a UNet, where its conditions tell one: steps, sampler, guidance."""
+    found = conditions.get("sampling", {})
+    return {name: found[name] for name in SAMPLING if name in found}
 
 
 def check_font(conditions: Mapping[str, Any], unet: Path, font: Path | None) -> None:

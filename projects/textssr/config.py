@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from common.errors import UserError
 from common.files import read_regular
 from common.flags import at_home
+from projects.textssr.conditions import SHIPPED
 from projects.textssr.model.unet import PLANE_SIZE, PLANES
 
 NO_EFFECT = ("language", "guidance_scale", "select_data_lenth", "local_rank")
@@ -111,6 +112,8 @@ WITHOUT_USE = {
 """Keys that only the other trainer uses."""
 ONLINE = ("revision", "non_ema_revision", "hub_token", "hub_model_id")
 """Published keys of downloads and uploads: models are read from folders here."""
+OF_PAINTER = {"pretrained_unet": "unet", "pretrained_vae": "vae", "scheduler_path": "scheduler"}
+"""Keys whose value may be "shipped", and the part of the painter that ships which each then names."""
 
 
 def read_config(path: str | Path, known: dict[str, tuple], changes: Sequence[str] = ()) -> SimpleNamespace:
@@ -136,13 +139,21 @@ def read_config(path: str | Path, known: dict[str, tuple], changes: Sequence[str
         if not _fits(value, types[name]):
             wanted = " or ".join("None" if kind is None else kind.__name__ for kind in types[name])
             raise UserError(f"{where}: {name}: {value!r} is not of type {wanted}")
-        values[name] = at_home(value)
+        values[name] = _shipped(name) if value == "shipped" and name in OF_PAINTER else at_home(value)
     missing = [name for name in known if name not in values and name not in OPTIONAL]
     if missing:
         raise UserError(f"{path}: missing keys: {', '.join(missing)}; copy them from projects/textssr/configs")
     for name, value in values.items():
         _check(path, name, value)
     return SimpleNamespace(**values)
+
+
+def _shipped(name: str) -> str:
+    """The folder of the painter that ships for a key. Raises UserError where none is installed."""
+    folder = SHIPPED / OF_PAINTER[name]
+    if not folder.is_dir():
+        raise UserError(f"{name}: no painter ships with this installation: give a diffusers folder")
+    return str(folder)
 
 
 def _check(path: Path, name: str, value: object) -> None:

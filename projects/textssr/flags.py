@@ -14,6 +14,7 @@ from common.data.parts import add_shard_argument
 from common.errors import UserError
 from common.flags import DefaultsFormatter, Parser, fill
 from common.metrics.protocols import PROTOCOLS
+from projects.textssr import shipped
 from projects.textssr.conditions import settled
 from projects.textssr.fonts import PUBLISHED
 from projects.textssr.judge import DEFAULT, READER_HELP
@@ -159,7 +160,9 @@ def add_data_flags(parser: argparse._ActionsContainer) -> None:
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that name models, font and the way of sampling."""
-    models = parser.add_argument_group("models")
+    models = parser.add_argument_group(
+        "models", "Where none is named and the default folders are not there, the painter that ships is taken."
+    )
     models.add_argument(
         "--vae", type=Path, default=Path("./model/vae_ft/checkpoint-150000/vae"), help="folder of the VAE"
     )
@@ -198,9 +201,15 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 def parsed(
     kind: type[InferOptions] | type[SynthesisOptions], parser: argparse.ArgumentParser, argv: Sequence[str] | None
 ) -> InferOptions | SynthesisOptions:
-    """The options of a command line, completed by what the UNet was trained with where no flag is given."""
+    """The options of a command line, completed by what the UNet was trained with where no flag is given.
+
+    Where no model is named and the published folders are not there, the painter that ships is taken.
+    """
     values = vars(parser.parse_args(argv))
     for action in parser._actions:  # a second pass without defaults finds the flags that are given
         action.default = argparse.SUPPRESS
     given = set(vars(parser.parse_args(argv)))
+    if not given & set(shipped.PARTS) and shipped.ships() and not any(values[name].exists() for name in shipped.PARTS):
+        folder = shipped.find("--unet")
+        values |= {name: folder / name for name in shipped.PARTS}
     return fill(kind, {**values, **settled(values, given)})

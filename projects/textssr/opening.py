@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from common.infer.recognizer import pick_device
+from projects.textssr import shipped
 from projects.textssr.conditions import check_vae, read
 from projects.textssr.data import JsonRegions, LmdbRegions, RegionMaker, Regions
 from projects.textssr.flags import PaintingOptions
@@ -29,6 +30,8 @@ def open_generator(options: PaintingOptions) -> Generator:
     """The models of the flags. Raises UserError for a VAE that is not the one of the UNet's training."""
     device = pick_device(options.device)
     conditions = read(options.unet)
+    if options.unet == shipped.FOLDER / "unet":
+        shipped.announce()
     if options.guidance != 1 and not conditions.get("condition_dropout"):
         told = f"warning: --guidance: {options.unet} was not trained with condition_dropout"
         print(told, file=sys.stderr, flush=True)

@@ -165,6 +165,9 @@ def start(config: SimpleNamespace) -> Accelerator:
         format="%(asctime)s - %(levelname)s - %(name)s - %(message)s", datefmt="%m/%d/%Y %H:%M:%S", level=logging.INFO
     )
     set_seed(config.seed)
+    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
+        # plain attention: for these heads PyTorch's fused backward pass in bfloat16 is several times slower on a CPU
+        torch.backends.cuda.enable_flash_sdp(False)
     torch.backends.cuda.matmul.allow_tf32 = bool(config.allow_tf32)
     for line in configuration.notices(config):
         logger.warning(line)

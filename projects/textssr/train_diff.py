@@ -23,13 +23,21 @@ from torch import Tensor, nn
 from common.errors import UserError, command
 from common.models.cpu import keep_freed_memory
 from projects.textssr.checkpoints import add_parts, load_scheduler, load_vae, place
-from projects.textssr.conditions import SETTLED, font_facts
+from projects.textssr.conditions import SETTLED, font_facts, read, sampling
 from projects.textssr.config import DIFFUSION_KEYS, read_config
 from projects.textssr.data import LmdbRegions, RegionMaker, collate
 from projects.textssr.fonts import default_font
 from projects.textssr.latents import CachedRegions, collate_cached, posteriors
 from projects.textssr.launch import parse, start_all_processes
-from projects.textssr.model.diffusion import PLAIN, Condition, Weighting, diffusion_loss, encode, normal
+from projects.textssr.model.diffusion import (
+    PLAIN,
+    Condition,
+    Posterior,
+    Weighting,
+    diffusion_loss,
+    encode,
+    normal,
+)
 from projects.textssr.model.glyphs import GlyphRenderer
 from projects.textssr.model.unet import TextUNet
 from projects.textssr.run import Run, logger, start
@@ -57,9 +65,11 @@ def cache(config: SimpleNamespace, regions: LmdbRegions, vae: AutoencoderKL, acc
 def trained_with(config: SimpleNamespace, vae: AutoencoderKL) -> dict[str, object]:
     """The conditions that painting must repeat."""
     font = font_facts(config.font_path or default_font())
-    return {name: getattr(config, name) for name in SETTLED} | {
+    facts = {name: getattr(config, name) for name in SETTLED} | {
         "font": font, "scaling_factor": vae.config.scaling_factor, "condition_dropout": config.condition_dropout
     }  # fmt: skip
+    suited = sampling(read(Path(config.pretrained_unet)))  # what suits its start suits it
+    return facts | ({"sampling": suited} if suited else {})
 
 
 class DiffusionLoss:
@@ -69,17 +79,22 @@ class DiffusionLoss:
         self, vae: AutoencoderKL, scheduler: DDPMScheduler, weighting: Weighting = PLAIN, dropout: float = 0.0
     ) -> None:
         self.vae, self.scheduler, self.weighting, self.dropout = vae, scheduler, weighting, dropout
+        self.blank: Posterior | None = None
 
     def __call__(
         self, unet: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        planes = batch["ttf_images"]
-        if self.dropout:  # blank planes, as an empty text would give
-            lost = torch.rand(len(planes), generator=generator) < self.dropout
-            planes = planes.masked_fill(lost.to(planes.device)[:, None, None, None], 1.0)
-        condition = Condition(batch.get("masked_images"), batch.get("glyphs"), planes, batch["masks"])
+        planes, glyphs = batch["ttf_images"], batch.get("glyphs")
+        lost = None
+        if self.dropout:  # blank planes and a blank word, as an empty text would give
+            lost = (torch.rand(len(planes), generator=generator) < self.dropout).to(planes.device)[:, None, None, None]
+            planes = planes.masked_fill(lost, 1.0)
+            glyphs = None if glyphs is None else glyphs.masked_fill(lost, 1.0)
+        condition = Condition(batch.get("masked_images"), glyphs, planes, batch["masks"])
         if "moments" in batch:
             image, masked, glyph = posteriors(batch["moments"])
+            if lost is not None:
+                glyph = self.blank_glyph(glyph).where(lost, glyph)
         else:
             latents = encode(self.vae, torch.cat([batch["pixel_values"], condition.masked, condition.glyph]))
             image, masked, glyph = latents.split(len(planes))
@@ -91,6 +106,13 @@ class DiffusionLoss:
             unet, self.scheduler, image, masked, glyph, condition, scale, draw, timesteps, self.weighting
         )  # fmt: skip
         return made.loss, made.by_place(condition)
+
+    def blank_glyph(self, like: Posterior) -> Posterior:
+        """The posterior `[1, 4, h, w]` of a word glyph without ink; encoded once."""
+        if self.blank is None:
+            side = like.mean.shape[-1] * 2 ** (len(self.vae.config.block_out_channels) - 1)
+            self.blank = encode(self.vae, torch.ones(1, 3, side, side, device=like.mean.device))
+        return self.blank
 
 
 @command

@@ -12,7 +12,7 @@ from common.reproduce import recipe
 from projects.textssr.flags import parse_infer
 from projects.textssr.metrics import frechet_distance
 from projects.textssr.model.build import SCHEDULER, build_unet, build_vae
-from projects.textssr.model.diffusion import PLAIN, Condition, StepOutput, Weighting
+from projects.textssr.model.diffusion import PLAIN, Condition, StepOutput, Weighting, encode
 from projects.textssr.model.diffusion import paint as sample_crops
 from projects.textssr.painting import sample_draws
 from projects.textssr.train_diff import DiffusionLoss
@@ -57,23 +57,31 @@ def test_the_loss_by_place(models) -> None:
     assert torch.allclose(0.25 * made["loss_inside"] + 0.75 * made["loss_outside"], error.mean())
 
 
-def test_dropped_conditions_are_blank_planes(models) -> None:
+@pytest.mark.parametrize("cached", [False, True])
+def test_dropped_conditions_are_blank_planes_and_a_blank_glyph(models, cached: bool) -> None:
     unet, vae, scheduler = models
-    seen = []
+    seen, glyphs = [], []
 
     class Watched(torch.nn.Module):
         def forward(self, sample, timesteps, planes):
             seen.append(planes)
+            glyphs.append(sample[:, 8:12])
             return unet(sample, timesteps, planes)
 
     batch = {"pixel_values": torch.zeros(8, 3, 64, 64), "masks": torch.ones(8, 1, 64, 64)}
-    batch |= {"masked_images": torch.zeros(8, 3, 64, 64), "glyphs": torch.ones(8, 3, 64, 64)}
+    batch |= {"masked_images": torch.zeros(8, 3, 64, 64), "glyphs": torch.full((8, 3, 64, 64), 0.5)}
+    if cached:
+        moments = [encode(vae, batch[name]) for name in ("pixel_values", "masked_images", "glyphs")]
+        batch["moments"] = torch.stack([torch.cat([one.mean, one.logvar], 1) for one in moments], 1)
     batch["ttf_images"] = torch.zeros(8, 25, 64, 64)
     for dropout in (0.0, 0.5):
         DiffusionLoss(vae, scheduler, dropout=dropout)(Watched(), batch, torch.Generator().manual_seed(0))
     blank = [(planes == 1).all((1, 2, 3)) if hasattr(planes, "all") else None for planes in seen]
     assert not blank[0].any() and 0 < int(blank[1].sum()) < 8
     assert all(float(planes.unique().numel()) == 1 for planes in seen[1])
+    white = encode(vae, torch.ones(1, 3, 64, 64)).mean
+    distance = (glyphs[1] - white).abs().mean((1, 2, 3))  # the posteriors are narrow
+    assert distance[blank[1]].max() < distance[~blank[1]].min() / 2, distance
 
 
 def paint(models, scheduler, steps: int, guidance: float = 1.0) -> np.ndarray:

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import cv2
+import matplotlib
 import numpy as np
 from PIL import Image, ImageFont
 
@@ -44,6 +45,7 @@ _KIND_WEIGHT = {
 }
 _SMALL = "abdeghnqrt"  # letters whose two cases differ in shape
 _TOO_THIN = ("Thin", "ExtraLight", "Hairline")
+_DEJAVU = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf")  # they come with matplotlib
 ALL = "all"  # in place of a font: every installed fontpkg-* family
 _SUFFIXES = {".ttf", ".otf", ".ttc"}
 
@@ -156,6 +158,8 @@ def _kind_of(family: str) -> str:
 
 
 def _package_fonts(name: str) -> list[Path]:
+    if name == "dejavu_sans":  # TextSSR draws its glyph conditions with it
+        return [Path(matplotlib.get_data_path(), "fonts", "ttf", file) for file in _DEJAVU]
     spec = importlib.util.find_spec(f"fontpkg_{name}")
     if spec is None or not spec.submodule_search_locations:
         return []

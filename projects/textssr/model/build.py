@@ -25,6 +25,12 @@ UNETS = {
         "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
         "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
     },
+    "small": {  # the painter that ships: fewer tokens' channels than tiny, more where the word glyph enters
+        "sample_size": 16, "block_out_channels": [64, 96], "layers_per_block": 1, "norm_num_groups": 8,
+        "cross_attention_dim": 64, "attention_head_dim": [2, 2],
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    },
     "narrow": _SD | {
         "sample_size": 32, "block_out_channels": [32, 32, 64, 64], "norm_num_groups": 16, "cross_attention_dim": 1024,
         "attention_head_dim": [1, 2, 4, 4],
@@ -37,11 +43,12 @@ UNETS = {
 VAES = {
     "sd21": ([128, 256, 512, 512], 32, 768, 2),
     "tiny": ([16, 32, 64], 8, 64, 1),
+    "small": ([16, 32, 64], 8, 64, 1),
     "narrow": ([32, 32, 64, 64], 16, 256, 1),
     "mid": ([64, 128, 256, 256], 32, 128, 1),
 }
 """Channels of each level, norm groups, picture side, blocks a level. Pictures are halved once between levels."""
-SIZES = ("tiny", "narrow", "mid")
+SIZES = ("tiny", "small", "narrow", "mid")
 """Those that are trained from scratch; sd21 is loaded."""
 LATENT_LOGVAR = -7.0  # a deviation of 0.03
 

@@ -56,6 +56,11 @@ class Posterior:
         deviation = torch.exp(0.5 * self.logvar.clamp(-30, 20))
         return (self.mean + deviation * draw(name, self.mean)) * scale  # scale brings latents to unit variance
 
+    def where(self, chosen: Tensor, other: Posterior) -> Posterior:
+        """This posterior where `chosen` `[B, 1, 1, 1]` is true, `other` elsewhere."""
+        mean, logvar = self.mean.to(other.mean), self.logvar.to(other.logvar)
+        return Posterior(torch.where(chosen, mean, other.mean), torch.where(chosen, logvar, other.logvar))
+
     def split(self, size: int) -> list[Posterior]:
         """Parts of `size` pictures each, of a batch that was encoded in one call."""
         return [Posterior(*parts) for parts in zip(self.mean.split(size), self.logvar.split(size))]
@@ -190,7 +195,8 @@ def paint(
     """Sample crops `[B, 3, R, R]` in [-1, 1] (not clamped) by ancestral denoising.
 
     With a scheduler other than DDPM's its own steps are taken. `guidance` other than 1 is classifier-free guidance (Ho
-    and Salimans 2022): away from the prediction for blank character planes; for UNets trained with condition dropout.
+    and Salimans 2022): away from the prediction for no text, with blank planes and a blank word glyph; for UNets
+    trained with condition dropout.
     Models in half precision compute in it; the latents between the steps stay float32.
 
     Draws, in order: `glyph`, `masked`, `init`, then `step` once per step (the last one has practically no weight).
@@ -202,12 +208,15 @@ def paint(
     latents = draw("init", masked) * scheduler.init_noise_sigma
     mask = condition.small_mask(latents)
     context = unet.ttf_net(condition.planes.to(unet.dtype))  # the planes do not change from step to step
-    blank = unet.ttf_net(torch.ones_like(condition.planes).to(unet.dtype)) if guidance != 1 else None
+    if guidance != 1:
+        no_planes = unet.ttf_net(torch.ones_like(condition.planes).to(unet.dtype))
+        no_glyph = encode(vae, torch.ones_like(condition.glyph)).mean * scale
     for timestep in scheduler.timesteps:
         sample = predictor_input(scheduler.scale_model_input(latents, timestep), masked, glyph, mask)
         prediction = unet(sample.to(unet.dtype), timestep, context).sample.to(latents.dtype)
-        if guidance != 1:  # a second pass, whose planes are white: no characters
-            without = unet(sample.to(unet.dtype), timestep, blank).sample.to(latents.dtype)
+        if guidance != 1:  # a second pass, without a text
+            sample = predictor_input(scheduler.scale_model_input(latents, timestep), masked, no_glyph, mask)
+            without = unet(sample.to(unet.dtype), timestep, no_planes).sample.to(latents.dtype)
             prediction = without + guidance * (prediction - without)
         if isinstance(scheduler, DDPMScheduler):
             latents = ancestral_step(scheduler, prediction, timestep, latents, draw)
