@@ -29,6 +29,7 @@ from common.infer.recognizer import Recognizer, find_images
 CHECKED = 32
 BATCHES = (1, 7)
 OPSET = 18
+PLAIN_FIT = "bicubic resize with antialiasing, aspect ratio ignored"
 INSTALL = "is not installed; run `pip install -e '.[export]'` in the repository"
 
 
@@ -168,7 +169,7 @@ def describe(recognizer: Recognizer, model: str) -> dict[str, Any]:
             "type": "uint8",
             "shape": ["batch", *recognizer.image_size, 3],
             "channels": "RGB, 0 to 255; the graph normalises them",
-            "fit": "the reader's own way" if own else "bicubic resize with antialiasing, aspect ratio ignored",
+            "fit": getattr(recognizer.reader, "fit_rule", "the reader's own way") if own else PLAIN_FIT,
         },
         "outputs": [
             {"name": f"output_{i}", "type": str(output.dtype)[len("torch.") :], "shape": ["batch", *output.shape[1:]]}

@@ -44,6 +44,10 @@ class OnnxReader:
         """Read uint8 [B, H, W, 3]."""
         if attention:
             return self.reader.read(images, attention=True)
+        settle = getattr(self.reader, "settle", None)
+        return settle(images, self._read_once) if settle else self._read_once(images)
+
+    def _read_once(self, images: torch.Tensor) -> list[Prediction]:
         return self._decode(self.session.run(None, {"images": images.cpu().numpy()}))
 
 

@@ -47,6 +47,12 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, batches: bool = Tr
     )
     if not batches:
         return
+    parser.add_argument(
+        "--single-look",
+        dest="second_look",
+        action="store_false",
+        help="the default reader: do not read unsure words in several ways, which is faster and reads fewer",
+    )
     parser.add_argument("--batch-size", type=int, default=64, help="images a forward pass (default 64)")
     parser.add_argument("--amp", default="no", choices=["no", "fp16", "bf16"], help="precision (default no: fp32)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads that decode images (default 2)")
@@ -63,7 +69,11 @@ def open_from(args: argparse.Namespace, **how: Any) -> Recognizer:
             options[key] = json.loads(value)
         except ValueError:
             options[key] = value
-    given = {name: getattr(args, name) for name in ("batch_size", "amp", "workers", "engine") if hasattr(args, name)}
+    given = {
+        name: getattr(args, name)
+        for name in ("batch_size", "amp", "workers", "engine", "second_look")
+        if hasattr(args, name)
+    }
     how = {**given, **how}
     if args.checkpoint is not None and args.weights is not None:
         raise UserError("--weights: give either --checkpoint FILE or --weights NAME, not both")

@@ -68,6 +68,8 @@ class Reader(Protocol):
 
     - `prepare(image uint8 [h, w, 3]) -> uint8 [H, W, 3]`: fit a crop into the input, where that is not the bicubic
       resize to `image_size` (padding, keeping the ratio); called from several threads;
+    - `settle(images, read) -> list[Prediction]`: read a batch with `read`, which may be that of an exported graph, as
+      often as the reader likes (a second look at unsure words);
     - `codec`: what its ids stand for is written into an exported file;
     - `export_module() -> (module, decode)`: a module from uint8 [B, H, W, 3] to a tensor or tuple of tensors, free of
       loops over data, and `decode(list of numpy arrays) -> list[Prediction]`; raise `UserError` for a mode that cannot
@@ -111,6 +113,7 @@ class Recognizer:
         workers: threads that decode images.
         upright: turn files and bytes as their EXIF orientation says; the papers' loaders ignore it.
         published: decode files and bytes as the papers' loaders do: transparency is dropped, deep greys are clipped.
+        second_look: let a reader that does so look at unsure words in several ways (`common.reader.looks`).
         name: the registry entry of the model, for `repr` and reports.
         source: the checkpoint that it was opened from.
         metadata: the metadata of that checkpoint.
@@ -127,6 +130,7 @@ class Recognizer:
         workers: int = 2,
         upright: bool = False,
         published: bool = False,
+        second_look: bool = True,
         name: str = "",
         source: Path | None = None,
         metadata: Mapping[str, Any] | None = None,
@@ -136,6 +140,11 @@ class Recognizer:
                 raise UserError(f"{flag}: {value} must be at least 1")
         autocast(torch.device("cpu"), amp)  # an unknown precision is refused before anything is read
         self.upright, self.published = upright, published
+        inner = getattr(reader, "reader", reader)
+        if not second_look:
+            if not hasattr(inner, "second_look"):
+                raise UserError("--single-look: this reader looks at every word once anyway; leave the flag away")
+            inner.second_look = False
         self.reader, self.batch_size, self.amp, self.workers = reader, batch_size, amp, workers
         self.name, self.source, self.metadata = name or type(reader).__name__, source, dict(metadata or {})
         self.bad: list[tuple[str, str]] = []

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.data.decode import resize_bicubic
 from common.errors import UserError
 from common.infer.recognizer import Prediction
 from common.models.compact import WIDTHS, CompactReader
 from common.models.images import to_float_nchw
+from common.reader.looks import second_look
 from common.text.charset import CHARSET_94
 from common.text.codecs import CtcCodec
 from common.train.checkpoint import load
@@ -69,20 +71,45 @@ def load_weights(model: CompactReader, file: Path, advice: str) -> None:
 class CtcReader:
     """Reads in one pass: the likeliest class of every column, repeats merged, blanks removed.
 
-    A character's confidence is the highest probability within its run of columns; a word's is their product.
+    A character's confidence is the highest probability within its run of columns; a word's is their product. Words that
+    are read with little confidence are looked at again (`common.reader.looks`) while `second_look` is True. Crops more
+    than twice as tall as wide are turned by a quarter, as the words of a sign that hangs down are read.
     """
 
+    fit_rule = (
+        "bicubic resize with antialiasing, aspect ratio ignored; crops more than twice as tall as wide are turned by a "
+        "quarter to the left first"
+    )
+
     def __init__(self, model: CompactReader, charset: str, device: torch.device) -> None:
-        self.model, self.charset, self.device = model, charset, device
+        self.model, self.charset, self.device, self.second_look = model, charset, device, True
         self.codec, self.image_size = CtcCodec(charset), (32, 128)
 
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Crop uint8 `[h, w, 3]` -> uint8 `[32, 128, 3]`."""
+        if image.shape[0] > 2 * image.shape[1]:
+            image = np.ascontiguousarray(np.rot90(image))
+        return resize_bicubic(image, self.image_size)
+
     def read(self, images: Tensor, attention: bool = False) -> list[Prediction]:
-        """uint8 `[B, 32, 128, 3]` on the device -> one prediction each."""
-        probabilities, ids = self.model(to_float_nchw(images, HALF, HALF)).float().softmax(-1).max(-1)
-        words = self.decode([ids.cpu().numpy(), probabilities.cpu().numpy()])
+        """uint8 `[B, 32, 128, 3]` on the device -> one prediction each; with `attention` of the first look alone."""
         if not attention:
-            return words
-        return [replace(word, attention=self._columns(row)) for word, row in zip(words, ids.cpu().numpy())]
+            return self.settle(images, self._read_once)
+        ids, probabilities = self._forward(images)
+        words = self.decode([ids, probabilities])
+        return [replace(word, attention=self._columns(row)) for word, row in zip(words, ids)]
+
+    def settle(self, images: Tensor, read: Callable[[Tensor], list[Prediction]]) -> list[Prediction]:
+        """Read a batch with `read`, and what is unsure once more where this reader does so."""
+        words = read(images)
+        return second_look(images, words, read) if self.second_look else words
+
+    def _forward(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        probabilities, ids = self.model(to_float_nchw(images, HALF, HALF)).float().softmax(-1).max(-1)
+        return ids.cpu().numpy(), probabilities.cpu().numpy()
+
+    def _read_once(self, images: Tensor) -> list[Prediction]:
+        return self.decode(self._forward(images))
 
     def decode(self, arrays: Sequence[np.ndarray]) -> list[Prediction]:
         """Ids and probabilities `[B, 32]` -> predictions."""

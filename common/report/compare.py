@@ -13,10 +13,11 @@ not the methods.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.console import FIRST, show
+from common.data.decode import BadImage
+from common.data.sources import open_words
 from common.errors import UserError
 from common.files import read_json, write_text
 from common.infer import shipped
 from common.infer.evaluate import NAMES, evaluate, find_sets
 from common.infer.peers import PEERS, open_peer, peer_version
-from common.infer.recognizer import Recognizer, open_recognizer, read_card
+from common.infer.recognizer import Reader, Recognizer, open_recognizer, read_card
 from common.report.compare_page import write_files
 from common.report.compared import UNKNOWN, Entry, Word
 from common.report.finished import ABOUT, Finished
@@ -74,7 +77,9 @@ def _run(args: argparse.Namespace) -> int:
         if entry.model not in PEERS:
             _measure_size(entry, recognizer)
             seed = next((e for e in entries if e.speed and (e.label, e.flops) == (entry.label, entry.flops)), None)
-            entry.speed = {} if args.no_speed else seed.speed if seed else measure_speed(recognizer)
+            entry.speed = (
+                {} if args.no_speed else seed.speed if seed else measure_speed(recognizer, sample(recognizer, sets))
+            )
         entry.words = read_words(recognizer, sets, args.max_samples, args.out / "cache", entry.sha256)
     for name in sets:
         if entries[0].accuracy("36", name) is None:
@@ -153,27 +158,52 @@ def _measure_size(entry: Entry, recognizer: Recognizer) -> None:
     """Parameters, and operations of one image by PyTorch's counter."""
     model = recognizer.reader.model.requires_grad_(False)  # the counter looks for gradients even where none are kept
     entry.parameters = sum(parameter.numel() for parameter in model.parameters())
-    with FlopCounterMode(display=False) as counter:
-        recognizer.read_batch(torch.zeros(1, *recognizer.image_size, 3, dtype=torch.uint8))
+    blank = torch.zeros(1, *recognizer.image_size, 3, dtype=torch.uint8)
+    with FlopCounterMode(display=False) as counter, one_look(recognizer.reader):
+        recognizer.read_batch(blank)
     entry.flops = int(counter.get_total_flops())
 
 
-def measure_speed(recognizer: Recognizer, seconds: float = 1.5) -> dict[int, float]:
-    """Images a second on one core at batch 1 and 32, the median of the runs within `seconds` (decoding not counted)."""
+@contextlib.contextmanager
+def one_look(reader: Reader) -> Iterator[None]:
+    """Keep a reader that would look at a blank picture again from doing so."""
+    before = getattr(reader, "second_look", None)
+    if before is None:
+        yield
+        return
+    reader.second_look = False
+    try:
+        yield
+    finally:
+        reader.second_look = before
+
+
+def sample(recognizer: Recognizer, sets: dict[str, Path], most: int = 64) -> torch.Tensor:
+    """The first words of the sets, as many of each, fitted into the reader's input: uint8 [N, H, W, 3]."""
+    crops: list[np.ndarray] = []
+    for path in sets.values():
+        words = open_words(path)
+        for number in range(min(len(words), max(1, most // len(sets)))):
+            with contextlib.suppress(BadImage, KeyError):  # counted where the words are read
+                crops.append(recognizer.prepare(words.image_bytes(number)))
+    return torch.from_numpy(np.stack(crops or [np.zeros((*recognizer.image_size, 3), np.uint8)]))
+
+
+def measure_speed(recognizer: Recognizer, crops: torch.Tensor, seconds: float = 1.5) -> dict[int, float]:
+    """Images a second on one core at batch 1 and 32: `crops` again and again for `seconds`, decoding not counted."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     found = {}
     try:
         for batch in (1, 32):
-            noise = np.random.default_rng(0).integers(0, 256, (batch, *recognizer.image_size, 3), dtype=np.uint8)
-            images, times = torch.from_numpy(noise), []
-            recognizer.read_batch(images)
-            until = time.perf_counter() + seconds
-            while time.perf_counter() < until or len(times) < 3:
-                began = time.perf_counter()
-                recognizer.read_batch(images)
-                times.append(time.perf_counter() - began)
-            found[batch] = batch / float(np.median(times))
+            parts = crops.repeat(-(-batch // len(crops)), 1, 1, 1).split(batch)
+            recognizer.read_batch(parts[0])
+            rounds, began = 0, time.perf_counter()
+            while not rounds or time.perf_counter() < began + seconds:
+                for part in parts:
+                    recognizer.read_batch(part)
+                rounds += 1
+            found[batch] = rounds * sum(map(len, parts)) / (time.perf_counter() - began)
     finally:
         torch.set_num_threads(threads)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import torch
 
 from common.data.synth.options import SynthOptions
 from common.errors import UserError
+from common.infer.recognizer import Prediction, Recognizer, open_recognizer
 from common.models.compact import CompactReader
-from common.reader import data, train
+from common.reader import data, looks, train
 from common.reader.data import RenderedWords, vary
 from common.reader.reader import CtcReader, open_reader
 from common.text.charset import CHARSET_94
@@ -80,6 +82,54 @@ def test_some_words_are_steep_and_some_are_few_pixels_as_jpeg() -> None:
     assert 40 < len(small) < 100 and all(10 <= len(look) <= 40 for look in small)
     same = data._photograph(image, np.random.default_rng(7))
     assert np.array_equal(same, taken[7])
+
+
+def test_unsure_words_are_looked_at_again_and_the_looks_vote() -> None:
+    images = torch.randint(0, 256, (3, 32, 128, 3), dtype=torch.uint8)
+    asked = []
+
+    def read(batch: torch.Tensor) -> list[Prediction]:
+        asked.append(batch)
+        if len(asked) == 1:
+            return [Prediction("sure", 0.9), Prediction("cot", 0.5), Prediction("dog", 0.6)]
+        votes = [("cat", 0.7), ("dog", 0.1)] * (len(batch) // 2)
+        return [Prediction(text, confidence) for text, confidence in votes]
+
+    first = read(images)
+    found = looks.second_look(images, first, read)
+    assert [word.text for word in found] == ["sure", "cat", "dog"] and found[0] is first[0]
+    number = len(looks.LOOKS)
+    assert len(asked[1]) == 2 * number and asked[1].dtype == torch.uint8
+    assert found[1].confidence == pytest.approx(0.7 * number / (number + 1))
+    assert found[2].confidence == pytest.approx((0.6 + 0.1 * number) / (number + 1))
+    assert looks.second_look(images[:1], first[:1], read) == first[:1] and len(asked) == 2  # nothing to read again
+
+
+def test_looks_keep_size_and_type_and_a_plain_picture() -> None:
+    grey = torch.full((2, 32, 128, 3), 77, dtype=torch.uint8)
+    stroke = grey.clone()
+    stroke[:, 15:17, 20:100] = 255
+    for look in looks.LOOKS:
+        made = look(stroke)
+        assert made.shape == grey.shape and made.dtype == torch.uint8 and made.float().std() > 1
+        assert torch.equal(look(grey), grey)
+    assert not torch.equal(looks.turned(stroke, 0.4), stroke) and torch.equal(looks.turned(stroke, 0.0), stroke)
+
+
+def test_one_look_can_be_asked_for_and_tall_crops_are_turned(tmp_path) -> None:
+    torch.manual_seed(0)
+    torch.save(CompactReader(95).state_dict(), tmp_path / "random.pth")
+    crop = np.random.default_rng(0).integers(0, 256, (20, 60, 3), dtype=np.uint8)
+    many = open_recognizer(tmp_path / "random.pth", "strlab/compact", "cpu")
+    once = open_recognizer(tmp_path / "random.pth", "strlab/compact", "cpu", second_look=False)
+    plain = once(crop)
+    assert plain.confidence < looks.UNSURE
+    assert many(crop).confidence != plain.confidence
+    assert many(crop, attention=True).text == plain.text
+    tall = np.ascontiguousarray(np.rot90(crop, -1))
+    assert np.array_equal(many.fit(tall), many.fit(crop))
+    with pytest.raises(UserError, match="--single-look"):
+        Recognizer(SimpleNamespace(image_size=(32, 128)), second_look=False)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,78 @@
+"""A second look at the crops that the default reader is unsure of: softened, cut otherwise, turned; the looks vote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.infer.recognizer import Prediction
+
+UNSURE = 0.8  # words that are read with more confidence are looked at once
+
+
+def turned(images: Tensor, climb: float, height: float = 1.0, width: float = 1.0) -> Tensor:
+    """uint8 `[B, H, W, 3]`: columns moved down, the right edge by `climb` times half the height and the left one up
+    by as much, and the picture stretched around its middle by `height` and `width`; edges are repeated."""
+    pictures = images.permute(0, 3, 1, 2).float()
+    matrix = pictures.new_tensor([[1 / width, 0, 0], [climb / height, 1 / height, 0]])
+    grid = F.affine_grid(matrix.expand(len(pictures), 2, 3), list(pictures.shape), align_corners=False)
+    moved = F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
+    return moved.round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def softened(images: Tensor, sigma: float) -> Tensor:
+    """uint8 `[B, H, W, 3]`, blurred along the line by `sigma` pixels and across it by two thirds of that."""
+    pictures = images.permute(0, 3, 1, 2).float()
+    for axis, width in ((3, sigma), (2, sigma / 1.5)):
+        reach = max(1, round(3 * width))
+        taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=images.device) / width) ** 2)
+        shape = [1, 1, 1, 1]
+        shape[axis] = len(taps)
+        pad = (reach, reach, 0, 0) if axis == 3 else (0, 0, reach, reach)
+        kernel = (taps / taps.sum()).view(shape).expand(3, 1, *shape[2:])
+        pictures = F.conv2d(F.pad(pictures, pad, mode="replicate"), kernel, groups=3)
+    return pictures.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+LOOKS: tuple[Callable[[Tensor], Tensor], ...] = (
+    lambda images: softened(images, 1.2),
+    lambda images: turned(images, -0.4),
+    lambda images: turned(images, 0.4),
+    lambda images: images.flip(1, 2),  # upside down; a tall crop was turned by a quarter and may stand on its head
+)
+
+
+def second_look(
+    images: Tensor, first: Sequence[Prediction], read: Callable[[Tensor], list[Prediction]]
+) -> list[Prediction]:
+    """Read the crops that were read with a confidence below `UNSURE` in other ways too, and let the looks vote.
+
+    Args:
+        images: uint8 `[B, H, W, 3]`.
+        first: what was read in them.
+        read: reads a batch of any size.
+
+    Returns:
+        `first` with the unsure words replaced: the text with the largest sum of squared confidences, from its most
+        confident look. Its confidence is the sum of the confidences of the looks that agree, divided by their number.
+    """
+    unsure = [i for i, word in enumerate(first) if word.confidence < UNSURE]
+    if not unsure:
+        return list(first)
+    doubtful = images[unsure]
+    again = read(torch.cat([look(doubtful) for look in LOOKS]))
+    settled = list(first)
+    for row, i in enumerate(unsure):
+        votes = [first[i], *again[row :: len(unsure)]]
+        weight = {vote.text: 0.0 for vote in votes}
+        for vote in votes:
+            weight[vote.text] += vote.confidence**2
+        text = max(weight, key=weight.__getitem__)
+        agreeing = [vote for vote in votes if vote.text == text]
+        best = max(agreeing, key=lambda vote: vote.confidence)
+        settled[i] = replace(best, confidence=sum(vote.confidence for vote in agreeing) / len(votes))
+    return settled
