@@ -1,4 +1,4 @@
-"""A second look at the crops that the default reader is unsure of: softened, cut otherwise, turned; the looks vote."""
+"""A second look at the crops that the default reader is unsure of: nearer, from further away, turned; the looks vote."""
 
 from __future__ import annotations
 
@@ -24,25 +24,12 @@ def turned(images: Tensor, climb: float, height: float = 1.0, width: float = 1.0
     return moved.round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def softened(images: Tensor, sigma: float) -> Tensor:
-    """uint8 `[B, H, W, 3]`, blurred along the line by `sigma` pixels and across it by two thirds of that."""
-    pictures = images.permute(0, 3, 1, 2).float()
-    for axis, width in ((3, sigma), (2, sigma / 1.5)):
-        reach = max(1, round(3 * width))
-        taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=images.device) / width) ** 2)
-        shape = [1, 1, 1, 1]
-        shape[axis] = len(taps)
-        pad = (reach, reach, 0, 0) if axis == 3 else (0, 0, reach, reach)
-        kernel = (taps / taps.sum()).view(shape).expand(3, 1, *shape[2:])
-        pictures = F.conv2d(F.pad(pictures, pad, mode="replicate"), kernel, groups=3)
-    return pictures.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
-
-
+# Chosen among fifteen on 1,250 words of the training splits (none of the validation tenth): the best four.
 LOOKS: tuple[Callable[[Tensor], Tensor], ...] = (
-    lambda images: softened(images, 1.2),
-    lambda images: turned(images, -0.4),
-    lambda images: turned(images, 0.4),
-    lambda images: images.flip(1, 2),  # upside down; a tall crop was turned by a quarter and may stand on its head
+    lambda images: turned(images, 0.0, height=1.25, width=1.08),  # nearer
+    lambda images: turned(images, 0.0, height=0.75, width=0.85),  # further away
+    lambda images: turned(images, 0.9, height=1.4),  # as if the word climbed
+    lambda images: turned(images, -0.5, height=1.4),  # as if it fell
 )
 
 
@@ -57,8 +44,8 @@ def second_look(
         read: reads a batch of any size.
 
     Returns:
-        `first` with the unsure words replaced: the text with the largest sum of squared confidences, from its most
-        confident look. Its confidence is the sum of the confidences of the looks that agree, divided by their number.
+        `first` with the unsure words replaced: the text with the largest sum of confidences, from its most confident
+        look. Its confidence is the sum of the confidences of the looks that agree, divided by their number.
     """
     unsure = [i for i, word in enumerate(first) if word.confidence < UNSURE]
     if not unsure:
@@ -70,7 +57,7 @@ def second_look(
         votes = [first[i], *again[row :: len(unsure)]]
         weight = {vote.text: 0.0 for vote in votes}
         for vote in votes:
-            weight[vote.text] += vote.confidence**2
+            weight[vote.text] += vote.confidence
         text = max(weight, key=weight.__getitem__)
         agreeing = [vote for vote in votes if vote.text == text]
         best = max(agreeing, key=lambda vote: vote.confidence)
