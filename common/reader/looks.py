@@ -1,4 +1,4 @@
-"""A second look at the crops that the default reader is unsure of: nearer, from further away, turned; the looks vote."""
+"""A second look at crops that the default reader is unsure of: nearer, from further away, levelled; the looks vote."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from common.infer.recognizer import Prediction
 UNSURE = 0.8  # words that are read with more confidence are looked at once
 
 
-def turned(images: Tensor, climb: float, height: float = 1.0, width: float = 1.0) -> Tensor:
-    """uint8 `[B, H, W, 3]`: columns moved down, the right edge by `climb` times half the height and the left one up
-    by as much, and the picture stretched around its middle by `height` and `width`; edges are repeated."""
+def changed(images: Tensor, lift: float, height: float = 1.0, width: float = 1.0) -> Tensor:
+    """uint8 `[B, H, W, 3]`: columns moved up, the right edge by `lift` times half the height and the left one down by
+    as much, and the picture stretched around its middle by `height` and `width`; edges are repeated."""
     pictures = images.permute(0, 3, 1, 2).float()
-    matrix = pictures.new_tensor([[1 / width, 0, 0], [climb / height, 1 / height, 0]])
+    matrix = pictures.new_tensor([[1 / width, 0, 0], [lift / height, 1 / height, 0]])
     grid = F.affine_grid(matrix.expand(len(pictures), 2, 3), list(pictures.shape), align_corners=False)
     moved = F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
     return moved.round().to(torch.uint8).permute(0, 2, 3, 1)
@@ -26,10 +26,10 @@ def turned(images: Tensor, climb: float, height: float = 1.0, width: float = 1.0
 
 # Chosen among fifteen on 1,250 words of the training splits (none of the validation tenth): the best four.
 LOOKS: tuple[Callable[[Tensor], Tensor], ...] = (
-    lambda images: turned(images, 0.0, height=1.25, width=1.08),  # nearer
-    lambda images: turned(images, 0.0, height=0.75, width=0.85),  # further away
-    lambda images: turned(images, 0.9, height=1.4),  # as if the word climbed
-    lambda images: turned(images, -0.5, height=1.4),  # as if it fell
+    lambda images: changed(images, 0.0, height=1.25, width=1.08),  # nearer
+    lambda images: changed(images, 0.0, height=0.75, width=0.85),  # further away
+    lambda images: changed(images, 0.9, height=1.4),  # a word that falls is levelled
+    lambda images: changed(images, -0.5, height=1.4),  # a word that climbs is levelled
 )
 
 

@@ -113,7 +113,10 @@ def test_looks_keep_size_and_type_and_a_plain_picture() -> None:
         made = look(stroke)
         assert made.shape == grey.shape and made.dtype == torch.uint8 and made.float().std() > 1
         assert torch.equal(look(grey), grey)
-    assert not torch.equal(looks.turned(stroke, 0.4), stroke) and torch.equal(looks.turned(stroke, 0.0), stroke)
+    assert torch.equal(looks.changed(stroke, 0.0), stroke)
+    lifted = looks.changed(stroke, 0.4)[0, :, :, 0].float() - 77  # the right end stands higher, the left one lower
+    heights = [float(lifted[:, x].argmax()) for x in (24, 96)]
+    assert heights[1] < 15 < heights[0]
 
 
 def test_one_look_can_be_asked_for_and_tall_crops_are_turned(tmp_path) -> None:
