@@ -45,7 +45,7 @@ def second_look(
 
     Returns:
         `first` with the unsure words replaced: the text with the largest sum of confidences, from its most confident
-        look. Its confidence is the sum of the confidences of the looks that agree, divided by their number.
+        look. Its confidence is that look's times the share of the sum that spoke for the text.
     """
     unsure = [i for i, word in enumerate(first) if word.confidence < UNSURE]
     if not unsure:
@@ -59,7 +59,7 @@ def second_look(
         for vote in votes:
             weight[vote.text] += vote.confidence
         text = max(weight, key=weight.__getitem__)
-        agreeing = [vote for vote in votes if vote.text == text]
-        best = max(agreeing, key=lambda vote: vote.confidence)
-        settled[i] = replace(best, confidence=sum(vote.confidence for vote in agreeing) / len(votes))
+        best = max((vote for vote in votes if vote.text == text), key=lambda vote: vote.confidence)
+        share = weight[text] / max(sum(weight.values()), 1e-9)
+        settled[i] = replace(best, confidence=best.confidence * share)
     return settled

@@ -100,8 +100,8 @@ def test_unsure_words_are_looked_at_again_and_the_looks_vote() -> None:
     assert [word.text for word in found] == ["sure", "cat", "dog"] and found[0] is first[0]
     number = len(looks.LOOKS)
     assert len(asked[1]) == 2 * number and asked[1].dtype == torch.uint8
-    assert found[1].confidence == pytest.approx(0.7 * number / (number + 1))
-    assert found[2].confidence == pytest.approx((0.6 + 0.1 * number) / (number + 1))
+    assert found[1].confidence == pytest.approx(0.7 * 0.7 * number / (0.5 + 0.7 * number))
+    assert found[2].confidence == pytest.approx(0.6)  # all looks agree
     assert looks.second_look(images[:1], first[:1], read) == first[:1] and len(asked) == 2  # nothing to read again
 
 
