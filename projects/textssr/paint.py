@@ -32,7 +32,7 @@ from projects.textssr.data import RegionMaker, Sample
 from projects.textssr.fonts import default_font, known_characters
 from projects.textssr.judge import DEFAULT, READER_HELP, Read, check_reader, open_reader
 from projects.textssr.model.glyphs import GlyphRenderer
-from projects.textssr.painting import SAMPLERS, Generator, paste_back, region_of, sample_draws, save_png
+from projects.textssr.painting import SAMPLERS, Generator, blend_back, paste_back, region_of, sample_draws, save_png
 from projects.textssr.regions import BadRegion
 
 Place = Sequence[float] | Sequence[Sequence[float]]
@@ -121,11 +121,20 @@ class Painter:
         return cls(opened, RegionMaker(known.get("resolution", resolution), renderer, **switches))
 
     def __call__(
-        self, image: ImageLike, box: Place, text: str, *, seed: int = 20, tries: int = 1, read: Read | None = None
+        self,
+        image: ImageLike,
+        box: Place,
+        text: str,
+        *,
+        seed: int = 20,
+        tries: int = 1,
+        read: Read | None = None,
+        blend: bool = True,
     ) -> Painted:
         """Paint `text` into the region `box` of `image`; the same seed gives the same picture.
 
         `tries` pictures are painted from the seeds `seed`, `seed` + 1, …; the one that `read` reads best is returned.
+        `blend`: fit the ground's colours to those around the region; without, the crop is pasted as painted.
         Raises UserError for a box outside the picture and for a text that cannot be drawn.
         """
         if tries < 1 or (tries > 1 and read is None):
@@ -142,7 +151,7 @@ class Painter:
         readings = read(regions) if read is not None else [None]
         chosen = max(range(tries), key=lambda number: legibility(readings[number], text)) if read is not None else 0
         before = ((sample.image / 2 + 0.5) * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-        pasted = paste_back(picture, crops[chosen], sample.box, polygon)
+        pasted = (blend_back if blend else paste_back)(picture, crops[chosen], sample.box, polygon)
         return Painted(pasted, crops[chosen], before, regions[chosen], seed + chosen, readings[chosen])
 
     def _tries(self, sample: Sample, seeds: Sequence[int]) -> list[np.ndarray]:
@@ -288,6 +297,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--reader", metavar="READER", help=f"read the result, and choose among tries, with: {READER_HELP}"
     )
+    parser.add_argument(
+        "--no-blend", action="store_true",
+        help="paste the region as it was painted, as infer.py does: do not fit its colours to those around it",
+    )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.set_defaults(run=_run)
 
@@ -308,7 +321,7 @@ def _run(args: argparse.Namespace) -> None:
     )  # fmt: skip
     read = open_reader(reader, None, args.device) if reader else None
     box = args.box if len(args.box) == 4 else np.reshape(args.box, (4, 2)).tolist()
-    painted = painter(image, box, args.text, seed=args.seed, tries=tries, read=read)
+    painted = painter(image, box, args.text, seed=args.seed, tries=tries, read=read, blend=not args.no_blend)
     both = args.out.with_suffix(".both.png")
     save_png(args.out, painted.picture)
     save_png(both, side_by_side(image, painted.picture))

@@ -134,6 +134,30 @@ def paste_back(picture: np.ndarray, crop: np.ndarray, box: Box, polygon: Sequenc
     return result
 
 
+def blend_back(picture: np.ndarray, crop: np.ndarray, box: Box, polygon: Sequence) -> np.ndarray:
+    """As `paste_back`, with the crop's colours shifted until its ground has the median colour of the picture around the
+    polygon, and an edge of one soft pixel. Outside the polygon nothing changes.
+
+    Ground and letters of the crop are told apart by Otsu's threshold; the ground is the part that is nearer to what is
+    around it.
+    """
+    pasted = paste_back(picture, crop, box, polygon)
+    inside = np.zeros(picture.shape[:2], np.uint8)
+    cv2.fillPoly(inside, [np.array([(int(x), int(y)) for x, y in polygon], np.int32)], 255)
+    ring = cv2.dilate(inside, np.ones((9, 9), np.uint8)) - inside
+    if not ring.any():  # the polygon is the whole picture
+        return pasted
+    around = np.median(picture[ring > 0], axis=0)
+    painted = pasted[inside > 0]
+    luma = cv2.cvtColor(painted[None], cv2.COLOR_RGB2GRAY)[0]
+    threshold, _ = cv2.threshold(luma[None], 0, 255, cv2.THRESH_OTSU)
+    parts = [np.median(painted[part], axis=0) for part in (luma <= threshold, luma > threshold) if part.any()]
+    ground = min(parts, key=lambda colour: np.abs(colour - around).sum())
+    soft = cv2.GaussianBlur(inside, (0, 0), 0.7)[..., None] / 255 * (inside > 0)[..., None]
+    mixed = picture * (1 - soft) + np.clip(pasted + (around - ground), 0, 255) * soft
+    return mixed.round().astype(np.uint8)
+
+
 def save_png(path: Path, picture: np.ndarray) -> None:
     """RGB uint8 `[h, w, 3]` to a file."""
     write_bytes(path, cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))[1].tobytes())

@@ -25,6 +25,7 @@ from projects.textssr.fonts import default_font
 from projects.textssr.model.build import SCHEDULER, build_unet, build_vae
 from projects.textssr.model.glyphs import GlyphRenderer
 from projects.textssr.paint import Painter, corners, paint
+from projects.textssr.painting import blend_back, paste_back
 from projects.textssr.regions import mask_rectangle, region_mask
 
 BOX = (20, 30, 84, 54)
@@ -227,3 +228,25 @@ def test_the_picture_is_not_painted_over(
     assert cli.main(words) == 2
     assert f"{picture} is the picture to paint into" in capsys.readouterr().err
     assert Path(picture).read_bytes() == b"kept"
+
+
+@pytest.mark.parametrize("polygon", [[[15, 10], [65, 10], [65, 40], [15, 40]], [[0, 0], [40, 0], [40, 20], [0, 20]]])
+def test_blending_fits_the_ground_to_what_is_around_and_changes_nothing_outside(polygon: list[list[int]]) -> None:
+    rows, columns = np.mgrid[0:60, 0:80]
+    picture = np.stack([120 + rows // 4, 110 + columns // 4, 90 + 0 * rows], -1).astype(np.uint8)
+    (left, top), _, (right, bottom), _ = polygon
+    crop = picture[top : bottom + 1, left : right + 1] + np.uint8(50)
+    letters = np.s_[6:14, 8:-8]
+    crop[letters] = 20
+    box, inside = (left, top, right + 1, bottom + 1), np.zeros((60, 80), bool)
+    inside[top : bottom + 1, left : right + 1] = True
+    hard, soft = (paste(picture, crop, box, polygon).astype(int) for paste in (paste_back, blend_back))
+    assert np.array_equal(soft[~inside], picture[~inside]) and np.array_equal(hard[~inside], picture[~inside])
+    ground = inside.copy()
+    ground[top : bottom + 1, left : right + 1][letters] = False
+    assert np.abs(hard[ground] - picture[ground]).mean() > 45
+    assert np.abs(soft[ground] - picture[ground]).mean() < 8
+    assert soft[top : bottom + 1, left : right + 1][letters].max() < 40
+    whole = [[0, 0], [79, 0], [79, 59], [0, 59]]
+    grey = np.full((60, 80, 3), 9, np.uint8)
+    assert np.array_equal(blend_back(picture, grey, (0, 0, 80, 60), whole), grey)
