@@ -138,7 +138,7 @@ def blend_back(picture: np.ndarray, crop: np.ndarray, box: Box, polygon: Sequenc
     """As `paste_back`, with the crop's colours shifted until its ground has the median colour of the picture around the
     polygon, and an edge of one soft pixel. Outside the polygon nothing changes.
 
-    Ground and letters of the crop are told apart by Otsu's threshold; the ground is the part that is nearer to what is
+    Otsu's threshold separates ground and letters of the crop; the ground is the part that is nearer to what is
     around it.
     """
     pasted = paste_back(picture, crop, box, polygon)
