@@ -17,7 +17,6 @@ from common.infer.recognizer import open_recognizer
 from common.report.page import Cell, Report
 from common.report.standard import open_for, read_predictions, set_folders, standard_report
 from projects.mgpstr.box_masks import mask_from_boxes, parse_boxes
-from projects.mgpstr.data import SIZE
 from projects.mgpstr.evaluate import COLUMNS
 from projects.mgpstr.sheets import demo_sheet
 
@@ -88,14 +87,15 @@ def add_maps(report: Report, finished: Finished) -> None:
     if not found:
         return
     recognizer = open_recognizer(found[0])
+    size = recognizer.image_size
     crops, masks = [], []
     for words in map(open_words, discover(finished.data / "validation")):
         for index in range(min(len(words), MAPS)):
             image, boxes = decode_rgb(words.image_bytes(index)), words.value("boxes", index)
             if boxes is not None:
                 height, width = image.shape[:2]
-                crops.append(resize_bicubic(image, SIZE))
-                masks.append(mask_from_boxes(parse_boxes(boxes, str(words.path)), width, height, SIZE))
+                crops.append(resize_bicubic(image, size))
+                masks.append(mask_from_boxes(parse_boxes(boxes, str(words.path)), width, height, size))
     if not crops:
         return
     predictions = recognizer(crops)
