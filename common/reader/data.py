@@ -12,12 +12,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import simplejpeg
 import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from common.data.bad import BadSample, BadSamples
-from common.data.decode import BadImage, resize_bicubic
+from common.data.decode import BadImage, decode_rgb, resize_bicubic
 from common.data.synth.fonts import _FAMILIES, Face, find_faces
 from common.data.synth.lexicon import TextSource
 from common.data.synth.options import SynthOptions, profile_for
@@ -268,7 +269,7 @@ def _photograph(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         amount = float(rng.uniform(0.3, 1.8))
         image = cv2.addWeighted(image, 1 + amount, soft, -amount, 0)
     quality = int(rng.integers(20, 91))
-    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+    return decode_rgb(simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality, "RGB", "420"))
 
 
 def collate(items: list[tuple[np.ndarray, str]]) -> tuple[torch.Tensor, list[str]]:

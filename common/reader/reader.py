@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,24 +93,19 @@ class CtcReader:
         return resize_bicubic(image, self.image_size)
 
     def read(self, images: Tensor, attention: bool = False) -> list[Prediction]:
-        """uint8 `[B, 32, 128, 3]` on the device -> one prediction each; with `attention` of the first look alone."""
-        if not attention:
-            return self.settle(images, self._read_once)
-        ids, probabilities = self._forward(images)
-        words = self.decode([ids, probabilities])
-        return [replace(word, attention=self._columns(row)) for word, row in zip(words, ids)]
+        """uint8 `[B, 32, 128, 3]` on the device -> one prediction each; `attention` is that of the look that won."""
+        return self.settle(images, partial(self._read_once, attention=attention))
 
     def settle(self, images: Tensor, read: Callable[[Tensor], list[Prediction]]) -> list[Prediction]:
         """Read a batch with `read`, and what is unsure once more where this reader does so."""
         words = read(images)
         return second_look(images, words, read) if self.second_look else words
 
-    def _forward(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    def _read_once(self, images: Tensor, attention: bool = False) -> list[Prediction]:
         probabilities, ids = self.model(to_float_nchw(images, HALF, HALF)).float().softmax(-1).max(-1)
-        return ids.cpu().numpy(), probabilities.cpu().numpy()
-
-    def _read_once(self, images: Tensor) -> list[Prediction]:
-        return self.decode(self._forward(images))
+        rows = ids.cpu().numpy()
+        words = self.decode([rows, probabilities.cpu().numpy()])
+        return [replace(word, attention=self._columns(row)) for word, row in zip(words, rows)] if attention else words
 
     def decode(self, arrays: Sequence[np.ndarray]) -> list[Prediction]:
         """Ids and probabilities `[B, 32]` -> predictions."""

@@ -75,7 +75,7 @@ def test_the_files_are_written_and_reading_is_not_repeated(two_readers, capsys, 
 def test_the_speed_of_a_method_is_measured_once_for_all_seeds(two_readers, tmp_path, monkeypatch) -> None:
     files, data = two_readers
     measured: list[float] = []
-    monkeypatch.setattr(compare, "measure_speed", lambda _: measured.append(1) or {1: 7.0, 32: 70.0})
+    monkeypatch.setattr(compare, "measure_speed", lambda *_: measured.append(1) or {1: 7.0, 32: 70.0})
     words = ["--data", str(data), "--any-data", "--out", str(tmp_path / "out")]
     assert main(["compare", *(f"net={file}" for file in files), *words]) == 0
     table = (tmp_path / "out" / "compare.csv").read_text()
