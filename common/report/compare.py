@@ -80,7 +80,9 @@ def _run(args: argparse.Namespace) -> int:
             entry.speed = (
                 {} if args.no_speed else seed.speed if seed else measure_speed(recognizer, sample(recognizer, sets))
             )
-        entry.words = read_words(recognizer, sets, args.max_samples, args.out / "cache", entry.sha256)
+        entry.words = read_words(
+            recognizer, sets, args.max_samples, args.out / "cache", way_of_reading(entry, recognizer)
+        )
     for name in sets:
         if entries[0].accuracy("36", name) is None:
             raise UserError(f"{sets[name]}: no label has a letter or digit, so there is nothing to compare under 36")
@@ -88,6 +90,11 @@ def _run(args: argparse.Namespace) -> int:
     show(page.text, FIRST, header=True)
     print(f"written: {page.html} with compare.md, compare.csv and compare.tex")
     return 0
+
+
+def way_of_reading(entry: Entry, recognizer: Recognizer) -> str:
+    """What decides what is read in a word: the weights, and whether unsure words are looked at again."""
+    return f"{entry.sha256} second look" if getattr(recognizer.reader, "second_look", False) else entry.sha256
 
 
 def named(text: str) -> tuple[str, str]:

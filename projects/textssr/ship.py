@@ -63,7 +63,9 @@ def write_half(folder: Path, out: Path) -> int:
     """Copy a model folder with its matrices in fp16 and small tensors as they are; returns the number of values."""
     state = read_weights(folder)
     out.mkdir(parents=True)
-    shutil.copy(folder / "config.json", out / "config.json")
+    # diffusers notes the folder that a model was opened from, which is a path of the training's machine.
+    config = {name: value for name, value in read_json(folder / "config.json", dict).items() if name != "_name_or_path"}
+    write_text(out / "config.json", json.dumps(config, indent=2) + "\n")
     halves = {name: value.half() if value.numel() >= SMALL else value for name, value in state.items()}
     if not all(bool(torch.isfinite(value.float()).all()) for value in halves.values()):
         raise UserError(f"{folder}: weights that fp16 cannot hold")

@@ -153,3 +153,9 @@ def test_the_shipped_painter_is_what_its_card_says() -> None:
     assert ROOT in folder.parents
     scene = ScenePainter(SceneOptions(min_length=3, max_length=5, difficulty="easy"), "test").paint(0)
     assert scene.words and painter(scene.image, scene.words[0][0].tolist(), "open").picture.shape == scene.image.shape
+
+
+def test_no_shipped_model_names_a_folder_of_its_training() -> None:
+    files = sorted(shipped.FOLDER.rglob("config.json"))
+    assert len(files) == 2
+    assert [path for path in files if "_name_or_path" in path.read_text("utf-8")] == []
