@@ -57,6 +57,7 @@ COMMANDS: dict[str, Command] = {
     "report": Command("write the reports of finished runs again", "common.report.command"),
     "reproduce": Command("run a project's recipe, evaluate, write the report", "common.reproduce.command"),
     "curve": Command("how many labelled words are needed: table and chart", "common.reproduce.curve"),
+    "sources": Command("which words are worth training on: table and chart", "common.reproduce.sources"),
     "sanity": Command("overfit 64 images with a project's reader", "common.reproduce.sanity"),
     "bench": Command("time the data path and the models against plain code", "common.bench.command"),
     "gpu-check": Command("checks and throughput of a GPU, as JSON", "common.bench.gpu_check"),

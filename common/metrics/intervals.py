@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 Z_95 = 1.959963984540054  # two-sided 95 % of the normal distribution
 
@@ -45,3 +46,22 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
     both = only_first + only_second
     return float(binomtest(only_first, both, 0.5).pvalue) if both else 1.0
+
+
+def paired_difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float]:
+    """Return the mean of `first - second` over the same items and its 95 % interval (low, high).
+
+    The interval is that of a bootstrap over the items (2,000 draws, percentiles); the draws are always the same.
+
+    Examples:
+        >>> [round(value, 2) for value in paired_difference([1, 1, 0, 1] * 50, [1, 0, 0, 1] * 50)]
+        [0.25, 0.19, 0.31]
+    """
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    shifts = np.subtract(first, second, dtype=np.float64)
+    if len(shifts) < 2 or not np.ptp(shifts):  # nothing varies: the bootstrap has nothing to draw
+        return float(shifts.mean()), float(shifts.mean()), float(shifts.mean())
+    drawn = bootstrap((shifts,), np.mean, n_resamples=2000, method="percentile", random_state=0).confidence_interval
+    return float(shifts.mean()), float(drawn.low), float(drawn.high)

@@ -58,6 +58,7 @@ def line_chart(
     """
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.transforms import ScaledTranslation
 
     series = [(curve.name, thin([p for p in curve.points() if p[1] > 0 or not log_y])) for curve in curves]
     series = [(name, points) for name, points in series if points]
@@ -72,10 +73,12 @@ def line_chart(
             style = {"marker": "o", "markersize": 5} if len(points) == 1 else {"linewidth": 1.4}
             x, y = zip(*points)
             axes.plot(x, y, color=COLOURS[number % len(COLOURS)], label=_literal(name[:24]), **style)
-        for curve in (curve for curve in curves if curve.interval):
+        bars = [curve for curve in curves if curve.interval]
+        for number, curve in enumerate(bars):  # 2.5 points apart, or they would hide each other
             low, high = zip(*curve.interval)
             colour = COLOURS[[name for name, _ in series].index(curve.name) % len(COLOURS)]
-            axes.vlines(curve.x, low, high, color=colour, linewidth=1.0)
+            aside = ScaledTranslation((number - (len(bars) - 1) / 2) * 2.5 / 72, 0, figure.dpi_scale_trans)
+            axes.vlines(curve.x, low, high, color=colour, linewidth=1.0, transform=axes.transData + aside)
         if log_x and series:
             axes.set_xscale("log")
             axes.set_xticks(ticks := sorted({x for _, points in series for x, _ in points}))

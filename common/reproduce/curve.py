@@ -131,19 +131,29 @@ def labelled_words(folders: Sequence[Path], further: Sequence[Path]) -> tuple[Wo
 
     paths = [path for folder in folders for path in discover(folder)]
     pool = WordDataset(paths, keep=lambda label: "" if is_validation(label) else label)
-    tenth: dict[str, list] = {}
-    for path in [*paths, *(path for folder in further for path in discover(folder))]:
-        words = WordDataset([path], max_length=None)
+    return pool, validation_tenth(find_sets([*folders, *further]))
+
+
+def validation_tenth(sets: Mapping[str, Path], max_length: int | None = None) -> dict[str, list[tuple[bytes, str]]]:
+    """(picture, label) as stored of the words in the validation tenth, by the names of the sets; of at most
+    `max_length` characters. Raises `UserError` where there is none.
+    """
+    from common.reader.data import is_validation  # loads torch
+
+    tenth = {}
+    for name, path in sets.items():
+        words = WordDataset([path], max_length=max_length)
         items = [i for i in range(len(words)) if is_validation(words.label(i))]
         items = [i for i in items if PROTOCOL_36.normalise(words.label(i))]
         if items:
-            tenth[path.name] = [(_stored(words, i), words.label(i)) for i in items]
+            tenth[name] = [(stored(words, i), words.label(i)) for i in items]
     if not tenth:
-        raise UserError(f"{', '.join(map(str, folders))}: no word of the validation tenth")
-    return pool, tenth
+        raise UserError(f"{', '.join(map(str, sets.values()))}: no word of the validation tenth")
+    return tenth
 
 
-def _stored(words: WordDataset, index: int) -> bytes:
+def stored(words: WordDataset, index: int) -> bytes:
+    """The picture of a word as its set holds it."""
     source, number = words.location(index)
     return source.image_bytes(number)
 
@@ -172,13 +182,14 @@ def prepare(out: Path, pool: WordDataset, tenth: Mapping[str, list], sizes: Sequ
         )
     order = np.random.default_rng(args.seed).permutation(len(pool))
     for size in sizes:
-        _write(out / "training" / str(size), [(_stored(pool, i), pool.label(i)) for i in order[:size]])
+        write_words(out / "training" / str(size), [(stored(pool, i), pool.label(i)) for i in order[:size]])
     for name, items in tenth.items():
-        _write(out / "validation" / name, items)
+        write_words(out / "validation" / name, items)
     write_text(note, json.dumps(plan))
 
 
-def _write(path: Path, items: Sequence[tuple[bytes, str]]) -> None:
+def write_words(path: Path, items: Sequence[tuple[bytes, str]]) -> None:
+    """An LMDB of (picture, label), if it is not there yet."""
     if not path.exists():
         with LmdbWriter(path) as writer:
             for image, label in items:
