@@ -59,11 +59,15 @@ def add_verdict(report: Report, out: Path) -> None:
     own = {folder: found[folder.name] for folder in own_words(out) if folder.name in found}
     for folder, figures in own.items():
         report.text(f"{folder.name}: {verdict(figures)} {colours(folder)}".strip())
+    rows = [[name, *(figures.get(figure) for figure in FIGURES)] for name, figures in found.items()]
+    # evaluate.py says in words why a figure was not measured: once below the table, not in each cell
+    absent = {f"{name} {cell}" for row in rows for name, cell in zip(FIGURES, row[1:]) if isinstance(cell, str)}
     report.table(
         ["run", *FIGURES],
-        [[name, *(figures.get(figure) for figure in FIGURES)] for name, figures in found.items()],
+        [[row[0], *(None if isinstance(cell, str) else cell for cell in row[1:])] for row in rows],
         "SeqAcc, word36, NED in %; SSIM 1 is identical. paint_word: one and the same word everywhere; the others: the "
-        "regions' own words painted anew, so that real region, VAE and painting can be compared.",
+        "regions' own words painted anew, so that real region, VAE and painting can be compared."
+        + "".join(f" {reason}." for reason in sorted(absent)),
     )
     names = ["length", "words", *READ.values()]
     for folder, figures in own.items():

@@ -436,6 +436,18 @@ def test_the_verdict_follows_the_figures() -> None:
     assert "not read" in report.verdict({"word36": 1})
 
 
+def test_a_figure_that_was_not_measured_is_a_dash_and_a_reason_below(tmp_path) -> None:
+    reason = "not measured: the package lpips is not installed"
+    for name in ("paint_own", "paint_word"):
+        (tmp_path / name).mkdir()
+        figures = {"words": 9, "SeqAcc": 50.0, "LPIPS": reason}
+        (tmp_path / name / "evaluation.json").write_text(json.dumps(figures))
+    page = Report("TextSSR")
+    report.add_verdict(page, tmp_path)
+    text = page.markdown({})
+    assert text.count(f"LPIPS {reason}.") == text.count(reason) == 1 and text.count("| 50.00 |") == 2
+
+
 def test_wrong_use_is_one_line(trained, base, scenes, tmp_path, capfd, monkeypatch) -> None:
     find = peers.importlib.util.find_spec
     monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None if "rapidocr" in name else find(name))

@@ -10,5 +10,5 @@ cache_latents = True
 condition_dropout = 0.1
 region_loss_weight = 6
 use_ema = True
-max_train_steps = 4250
+max_train_steps = 10000
 lr_warmup_steps = 150
