@@ -79,6 +79,8 @@ def line_chart(
             colour = COLOURS[[name for name, _ in series].index(curve.name) % len(COLOURS)]
             aside = ScaledTranslation((number - (len(bars) - 1) / 2) * 2.5 / 72, 0, figure.dpi_scale_trans)
             axes.vlines(curve.x, low, high, color=colour, linewidth=1.0, transform=axes.transData + aside)
+            axes.update_datalim([*zip(curve.x, low), *zip(curve.x, high)])  # shifted lines are not counted in
+            axes.autoscale_view()
         if log_x and series:
             axes.set_xscale("log")
             axes.set_xticks(ticks := sorted({x for _, points in series for x, _ in points}))

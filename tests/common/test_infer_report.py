@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html.parser
 import json
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -167,3 +168,13 @@ def test_commands_are_shown_as_typed() -> None:
     assert typed(("/opt/env/bin/python3.11", "train.py", "--note", "a b")) == "python train.py --note 'a b'"
     assert typed(("/opt/env/bin/strlab", "eval")) == "strlab eval" and typed(("bash", "x.sh")) == "bash x.sh"
     assert typed(()) == ""
+
+
+def test_bars_of_intervals_are_within_the_axes_and_apart() -> None:
+    curves = [Curve(name, [1, 10], [50.0, 50.0], [(5.0, 95.0)] * 2) for name in ("a", "b")]
+    svg = line_chart("shares", curves, "words", "%", log_x=True)
+    bars = [list(map(float, bar)) for bar in re.findall(r'd="M (\S+) (\S+) \nL \1 (\S+) \n"', svg)]
+    top, height = map(float, re.findall(r'<rect x="\S+" y="(\S+)" width="\S+" height="(\S+)"/>', svg)[0])
+    long = [(x, *sorted(ends)) for x, *ends in bars if abs(ends[0] - ends[1]) > height / 2]
+    assert len({x for x, *_ in long}) == 5  # the bars, and the axis itself
+    assert all(top - 0.01 <= high < low <= top + height + 0.01 for _, high, low in long)
