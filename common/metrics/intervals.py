@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 Z_95 = 1.959963984540054  # two-sided 95 % of the normal distribution
 
 
@@ -57,7 +59,6 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> tuple[
         >>> [round(value, 2) for value in paired_difference([1, 1, 0, 1] * 50, [1, 0, 0, 1] * 50)]
         [0.25, 0.19, 0.31]
     """
-    import numpy as np
     from scipy.stats import bootstrap
 
     shifts = np.subtract(first, second, dtype=np.float64)
