@@ -127,11 +127,18 @@ def labelled_words(folders: Sequence[Path], further: Sequence[Path]) -> tuple[Wo
 
     Raises `UserError` where there is none.
     """
+    return training_words(folders), validation_tenth(find_sets([*folders, *further]))
+
+
+def training_words(folders: Sequence[str | Path], max_length: int = 25) -> WordDataset:
+    """The words of the sets in these folders that are not in the validation tenth, of at most `max_length` characters.
+
+    Raises `UserError` where there is none.
+    """
     from common.reader.data import is_validation  # loads torch
 
     paths = [path for folder in folders for path in discover(folder)]
-    pool = WordDataset(paths, keep=lambda label: "" if is_validation(label) else label)
-    return pool, validation_tenth(find_sets([*folders, *further]))
+    return WordDataset(paths, max_length=max_length, keep=lambda label: "" if is_validation(label) else label)
 
 
 def validation_tenth(sets: Mapping[str, Path], max_length: int | None = None) -> dict[str, list[tuple[bytes, str]]]:
@@ -217,11 +224,7 @@ def _point(out: Path, start: Start, size: int, args: argparse.Namespace, ready: 
         device=runner.default_device() if args.device == "auto" else args.device, **runner.programs(),
     )  # fmt: skip
     if ready is None:
-        try:
-            command = [runner.script(word) for word in recipes.command_line(start.command, values)]
-            run_command(command, runner.ROOT, folder / "train.log")
-        except StepFailed as failure:
-            raise UserError(f"{title}: {failure}; finished points are kept") from None
+        train([runner.script(word) for word in recipes.command_line(start.command, values)], folder, title)
     checkpoint = ready or Path(recipes.fill(start.checkpoint, values))
     recognizer = open_recognizer(checkpoint, device=values["device"], engine="torch")
     scores = evaluate(recognizer, find_sets([out / "validation"])).scores
@@ -235,6 +238,14 @@ def _point(out: Path, start: Start, size: int, args: argparse.Namespace, ready: 
     write_text(done, json.dumps(point))
     print(f"    {accuracy:.1f} % ({point['low']:.1f} to {point['high']:.1f}) of {count} validation words", flush=True)
     return point
+
+
+def train(command: Sequence[str], folder: Path, title: str) -> None:
+    """Run the training of one point, with its output in `folder`/train.log. Raises `UserError` where it fails."""
+    try:
+        run_command(command, runner.ROOT, folder / "train.log")
+    except StepFailed as failure:
+        raise UserError(f"{title}: {failure}; finished points are kept") from None
 
 
 def write_files(out: Path, points: Sequence[Mapping[str, Any]], images: int) -> None:

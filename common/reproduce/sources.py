@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from common.data.parts import add_shard_argument, find_shard
-from common.data.words import WordDataset, discover
+from common.data.words import WordDataset
 from common.errors import UserError
 from common.files import write_text
 from common.infer import shipped
@@ -38,8 +38,7 @@ from common.metrics.intervals import paired_difference, wilson
 from common.report.charts import Curve, line_chart
 from common.reproduce import recipe as recipes
 from common.reproduce import runner
-from common.reproduce.curve import BATCH, TRAIN, stored, validation_tenth, write_words
-from common.reproduce.run_command import StepFailed, run_command
+from common.reproduce.curve import BATCH, TRAIN, stored, train, training_words, validation_tenth, write_words
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -69,11 +68,14 @@ def _run(args: argparse.Namespace) -> int:
         raise UserError(f"--images {args.images}: at least 1280 are needed")
     sizes, seeds, shard = sorted(set(args.words)), sorted(set(args.seeds)), find_shard(args.shard)
     pools = open_sources(args.sources, args.max_length)
+    for mix in args.mix:
+        if mix.count("+") != 1 or len(set(mix.split("+"))) != 2:
+            raise UserError(f"--mix {mix}: give two different sources, A+B")
     mixes = {name: (name,) for name in pools} | {mix: tuple(mix.split("+")) for mix in args.mix}
     check_sizes(sizes, mixes, pools)
     start = find_start(args.init)
     out = args.out.absolute()
-    prepare(out, pools, mixes, start, args)
+    prepare(out, pools, start, args)
     points = [_point(out, "start", 0, 0, args, start)] if start else []
     for number, (seed, size, name) in enumerate((a, b, c) for a in seeds for b in sizes for c in mixes):
         if shard.has(number):
@@ -93,8 +95,6 @@ def _run(args: argparse.Namespace) -> int:
 
 def open_sources(texts: Sequence[str], max_length: int) -> dict[str, WordDataset]:
     """The words of each source to train on: not of the validation tenth, and not too long. Raises `UserError`."""
-    from common.reader.data import is_validation  # loads torch
-
     pools: dict[str, WordDataset] = {}
     for text in texts:
         name, equals, folders = text.partition("=")
@@ -102,10 +102,7 @@ def open_sources(texts: Sequence[str], max_length: int) -> dict[str, WordDataset
             raise UserError(f"{text}: not NAME=FOLDER or NAME=FOLDER,FOLDER (a name without + and /)")
         if name in pools or name == "start":
             raise UserError(f"{text}: the name {name} is taken; give another")
-        paths = [path for folder in folders.split(",") for path in discover(folder)]
-        pools[name] = WordDataset(
-            paths, max_length=max_length, keep=lambda label: "" if is_validation(label) else label
-        )
+        pools[name] = training_words(folders.split(","), max_length)
         counts = pools[name].counts
         print(
             f"{name}: {len(pools[name]):,} of {counts['stored']:,} words; {counts['too_long']:,} are longer than "
@@ -143,17 +140,11 @@ def choose(pools: Mapping[str, WordDataset], parts: Sequence[str], size: int, se
     return chosen
 
 
-def prepare(
-    out: Path,
-    pools: Mapping[str, WordDataset],
-    mixes: Mapping[str, Sequence[str]],
-    start: str,
-    args: argparse.Namespace,
-) -> None:
+def prepare(out: Path, pools: Mapping[str, WordDataset], start: str, args: argparse.Namespace) -> None:
     """Write the validation words and a note of what the runs depend on, or check that it is an earlier run's."""
     tenth = validation_tenth(find_sets(args.validation), args.max_length)
     plan = {"validation": {name: len(items) for name, items in tenth.items()}, "images": args.images, "lr": args.lr,
-            "amp": args.amp, "start": start, "words": {}}  # fmt: skip
+            "amp": args.amp, "start": shipped.sha256(Path(start)) if start else "", "words": {}}  # fmt: skip
     plan["words"] = {name: pool.fingerprint for name, pool in pools.items()}
     note = out / "plan.json"
     old = json.loads(note.read_text("utf-8")) if note.is_file() else plan
@@ -190,10 +181,7 @@ def _point(out: Path, name: str, size: int, seed: int, args: argparse.Namespace,
         checkpoint = Path(start)
     else:
         command = recipes.command_line(f"{TRAIN} --amp {args.amp} --lr {args.lr:g} --real_share 1", values)
-        try:
-            run_command([*command, "--init", start] if start else command, runner.ROOT, folder / "train.log")
-        except StepFailed as failure:
-            raise UserError(f"{title}: {failure}; finished runs are kept") from None
+        train([*command, "--init", start] if start else command, folder, title)
     recognizer = open_recognizer(checkpoint, device=values["device"], engine="torch", second_look=False)
     lines = evaluate(recognizer, find_sets([out / "validation"])).lines
     right = [int(line[COLUMNS.index("correct_36")] or 0) for line in lines]

@@ -6,35 +6,16 @@ import csv
 from pathlib import Path
 
 import pytest
-import torch
 
 from common.cli import main
 from common.data.lmdb import WordLmdb
 from common.errors import UserError
-from common.models.compact import CompactReader
 from common.reader.data import is_validation
 from common.reproduce import curve
 from common.reproduce import recipe as recipes
 from tests.common.lmdbs import write_words
 
 WORDS = [f"{a}{b}{c}" for a in "abcdefgh" for b in "stuvw" for c in "xyz"]
-
-
-@pytest.fixture
-def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Training is replaced by writing random weights; the commands are kept."""
-    commands: list[list[str]] = []
-
-    def train(command: list[str], cwd: Path, log: Path) -> float:
-        commands.append(command)
-        out = Path(command[command.index("--out") + 1])
-        out.mkdir(parents=True)
-        torch.save(CompactReader(95).state_dict(), out / "best.pth")
-        (out / "best.pth.json").write_text('{"model": "strlab/compact", "options": {}}')
-        return 0.0
-
-    monkeypatch.setattr(curve, "run_command", train)
-    return commands
 
 
 def labels(folder: Path) -> list[str]:

